@@ -1,0 +1,41 @@
+"""SA, multi-head self-attention across channels (Section III-B1, Eq. 2-6)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class SelfAttention(nn.Module):
+    """Attention between channels: every channel is a vector of all H*W positions.
+
+    [N, C, H, W] -> [N, C, H, W]. Cost is linear in H*W. No biases anywhere.
+
+    Args:
+        channels: C.
+        heads: Divides C; each head attends within its own C/heads channels.
+        scale: "temperature": q and k L2-normalised over the positions, then times a learned temperature a head
+            (Restormer's, on which the paper builds); "sqrt": q k^T / sqrt(H*W), Eq. 5 to the letter.
+    """
+
+    def __init__(self, channels: int, heads: int, scale: str = "temperature") -> None:
+        super().__init__()
+        self.heads = heads
+        self.scale = scale
+        if scale == "temperature":
+            self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1, bias=False)
+        self.qkv_dw = nn.Conv2d(3 * channels, 3 * channels, 3, padding=1, groups=3 * channels, bias=False)
+        self.proj = nn.Conv2d(channels, channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        # Eq. 2-4; one [N, heads, C/heads, H*W] each
+        q, k, v = self.qkv_dw(self.qkv(x)).reshape(n, 3, self.heads, c // self.heads, h * w).unbind(1)
+        if self.scale == "temperature":
+            attn = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT * self.temperature
+        else:
+            attn = q @ k.mT / (h * w) ** 0.5
+        y = attn.softmax(dim=-1) @ v  # Eq. 5
+        return self.proj(y.reshape(n, c, h, w))  # Eq. 6
