@@ -1,0 +1,188 @@
+"""`AMINet` as people use it: the network with named configurations, saving, loading, and help with image sizes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from . import reference
+from .config import AMINetConfig
+from .presets import get_config
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+PREFIXES = ("module.", "_orig_mod.")  # put before each key by DataParallel/DDP, and by torch.compile
+
+
+class AMINet(
+    reference.AMINet,
+    PyTorchModelHubMixin,
+    library_name="aminet_fast",
+    license="apache-2.0",
+    tags=["face-super-resolution"],
+    paper_url="https://arxiv.org/abs/2409.00591",
+):
+    """AMINet: bicubic-upsampled faces in, super-resolved faces out.
+
+    [N, 3, H, W] in [-1, 1] -> [N, 3, H, W], about [-1, 1] (not clamped); H and W divisible by ``config.multiple`` (16).
+
+    Args:
+        config: An `AMINetConfig`, or the name of one (`list_configs()`), or None for the paper's AMINet.
+    """
+
+    def __init__(self, config: AMINetConfig | str | None = None) -> None:
+        super().__init__(get_config(config) if isinstance(config, str) else config)
+
+    def load_state_dict(  # type: ignore[override]
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """As `nn.Module.load_state_dict`, and also takes the keys of a DataParallel, DDP or compiled model.
+
+        Raises RuntimeError naming every key that misses, is unknown, or has another shape; with ``strict=False`` the
+        first two are returned, not raised.
+        """
+        state = strip_prefixes(state_dict)
+        own = self.state_dict()
+        shapes = [
+            f"{k}: {list(v.shape)} given, {list(own[k].shape)} wanted"
+            for k, v in state.items()
+            if k in own and v.shape != own[k].shape
+        ]
+        missing = [k for k in own if k not in state] if strict else []
+        unknown = [k for k in state if k not in own] if strict else []
+        if shapes or missing or unknown:
+            raise RuntimeError(_mismatch(missing, unknown, shapes, len(own), self.config))
+        return super().load_state_dict(state, strict=strict, assign=assign)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        state = {k: v.detach().contiguous() for k, v in self.state_dict().items()}
+        save_file(state, save_directory / WEIGHTS, metadata={"format": "pt"})
+        (save_directory / CONFIG).write_text(self.config.to_json(), encoding="utf-8")
+
+    @classmethod
+    def _from_pretrained(  # type: ignore[override]
+        cls,
+        *,
+        model_id: str,
+        config: dict[str, Any] | AMINetConfig | None = None,
+        map_location: str | torch.device = "cpu",
+        strict: bool = True,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+    ) -> AMINet:
+        if config is None:
+            raise FileNotFoundError(f"{model_id} has no {CONFIG}; save_pretrained writes one beside the weights")
+        if isinstance(config, dict):
+            config = AMINetConfig.from_dict(config)
+        file = Path(model_id) / WEIGHTS
+        if not Path(model_id).is_dir():
+            hub = {"revision": revision, "cache_dir": cache_dir, "token": token}
+            file = Path(
+                hf_hub_download(
+                    model_id, WEIGHTS, force_download=force_download, local_files_only=local_files_only, **hub
+                )
+            )
+        model = cls(config)
+        model.load_state_dict(read_safetensors(file), strict=strict)
+        return model.to(map_location).eval()
+
+
+def strip_prefixes(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """The same tensors under the plain module's keys."""
+    state = dict(state_dict)
+    while state and (prefix := next((p for p in PREFIXES if all(k.startswith(p) for k in state)), None)):
+        state = {k.removeprefix(prefix): v for k, v in state.items()}
+    return state
+
+
+def _mismatch(
+    missing: list[str], unknown: list[str], shapes: list[str], total: int, config: AMINetConfig
+) -> str:
+    lines = [f"these weights are not those of this AMINet (width {config.width}, {total} keys):"]
+    for title, keys in (("missing", missing), ("unknown", unknown), ("of another shape", shapes)):
+        if keys:
+            lines.append(f"  {len(keys)} {title}:")
+            lines += [f"    {key}" for key in keys]
+    if shapes:
+        lines.append("  Build the AMINet with the configuration that the weights were trained with.")
+    return "\n".join(lines)
+
+
+def read_safetensors(file: str | Path) -> dict[str, Tensor]:
+    """All tensors of a .safetensors file; raises ValueError when it is cut short or not one, FileNotFoundError."""
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file} is no readable safetensors file ({error}); copy or download it again") from error
+
+
+def load_model(path: str | Path, device: str | torch.device = "cpu") -> AMINet:
+    """An AMINet in eval mode from whatever training left behind.
+
+    Args:
+        path: A run folder (its ``best``, else its ``last``), a folder of `save_pretrained`, its .safetensors file, or a
+            training checkpoint (.pt; its averaged weights where it has them).
+        device: Where to put it.
+
+    Raises:
+        FileNotFoundError: nothing of that kind is there; the message says what was looked for.
+        ValueError: the file is cut short, or is something else.
+    """
+    path = Path(path)
+    if path.is_dir():
+        for folder in (path, path / "best", path / "last"):
+            if (folder / WEIGHTS).is_file():
+                return _from_folder(folder / WEIGHTS, device)
+        raise FileNotFoundError(
+            f"{path} holds no weights: looked for {WEIGHTS} in it, in best/ and in last/ beneath it"
+        )
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path}; weights are a run folder, a .safetensors or a .pt file")
+    if path.suffix == ".safetensors":
+        return _from_folder(path, device)
+    return _from_checkpoint(path, device)
+
+
+def _from_folder(weights: Path, device: str | torch.device) -> AMINet:
+    config = weights.with_name(CONFIG)
+    if not config.is_file():
+        raise FileNotFoundError(f"{weights} has no {CONFIG} beside it, which says how wide the network is")
+    try:
+        model = AMINet(AMINetConfig.from_dict(json.loads(config.read_text(encoding="utf-8"))))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{config} is no JSON ({error})") from error
+    model.load_state_dict(read_safetensors(weights))
+    return model.to(device).eval()
+
+
+def _from_checkpoint(path: Path, device: str | torch.device) -> AMINet:
+    from .training.checkpoint import read_checkpoint
+
+    checkpoint = read_checkpoint(path)
+    model = AMINet(AMINetConfig.from_dict(checkpoint["model_config"]))
+    model.load_state_dict(checkpoint.get("ema") or checkpoint["model"])
+    return model.to(device).eval()
+
+
+def pad_to_multiple(x: Tensor, multiple: int = 16) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Grow x to the right and below, by its edge pixels, until H and W are divisible by `multiple`.
+
+    x [N, C, H, W] -> ([N, C, H', W'], crop), where ``crop(y)`` cuts a [N, C', H', W'] back to H, W::
+
+        x, crop = pad_to_multiple(x, model.config.multiple)
+        y = crop(model(x))
+    """
+    h, w = x.shape[-2:]
+    padded = F.pad(x, (0, -w % multiple, 0, -h % multiple), mode="replicate")
+    return padded, lambda y: y[..., :h, :w]
