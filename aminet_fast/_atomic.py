@@ -1,0 +1,50 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
+    """Opens a temporary file beside `path` for writing and renames it onto `path` when the block ends well.
+
+    The contents are on disk (fsync) before the rename, so a reader or a crash sees the old file or the new one. When
+    the block raises, the temporary file is removed and `path` is as it was. Missing parent folders are made.
+
+    Args:
+        path: the file to write.
+
+    Yields:
+        A binary file open for writing and seeking.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=".tmp-", suffix=target.suffix, dir=target.parent)
+    try:
+        with os.fdopen(handle, "w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, _mode(target))
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _mode(target: Path) -> int:
+    """The permissions of the file being replaced, or those the umask gives a new one (mkstemp's are 0600)."""
+    if target.exists():
+        return target.stat().st_mode & 0o777
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
