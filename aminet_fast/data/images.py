@@ -1,0 +1,177 @@
+"""Pictures: finding, reading, cropping, and the way to tensors and back."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+
+class ImageError(ValueError):
+    """A file that is no usable picture. The message names the file, `reason` says what is wrong with it."""
+
+    def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
+        super().__init__(path, reason)  # both in args, so that it pickles
+        self.path = str(path)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded picture: 8-bit RGB upright, its alpha channel (mode L) and ICC profile when it has them, and
+    `notes`, one short line for each thing that was converted or dropped."""
+
+    rgb: Image.Image
+    alpha: Image.Image | None = None
+    icc: bytes | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def find_images(path: str | os.PathLike[str]) -> list[Path]:
+    """All files under `path` whose suffix is one of SUFFIXES, recursive, sorted; a file stands for itself.
+
+    Links to folders are followed, each real folder once. Names that begin with a dot and `__MACOSX` are left
+    out. Raises FileNotFoundError when `path` does not exist.
+    """
+    root = Path(path)
+    if root.is_file():
+        return [root]
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such file or folder; wanted a picture or a folder of pictures")
+    found: list[Path] = []
+    seen: set[str] = set()
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=_warn_folder):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link that leads back up would never end
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and f != "__MACOSX")
+        # "._x.jpg" is what macOS leaves beside x.jpg in archives: no picture
+        found += [
+            Path(folder, f) for f in files if not f.startswith(".") and Path(f).suffix.lower() in SUFFIXES
+        ]
+    return sorted(found)
+
+
+def _warn_folder(error: OSError) -> None:
+    log.warning("skipped the folder %s: %s", error.filename, error.strerror)
+
+
+def read_image(path: str | os.PathLike[str]) -> Picture:
+    """Decode a picture file by Pillow to upright 8-bit RGB.
+
+    Grey, palette, CMYK and other modes become RGB; 16-bit grey is scaled by 1/257, not clipped; alpha and the
+    ICC profile come back beside it; EXIF rotation is applied; of several frames the first is taken.
+    Raises ImageError with the reason for anything that is no whole picture, and for more than
+    `PIL.Image.MAX_IMAGE_PIXELS` pixels (set that to None to lift the limit).
+    """
+    file = Path(path)
+    try:
+        if file.is_dir():
+            raise ImageError(file, "is a folder")
+        if file.stat().st_size == 0:
+            raise ImageError(file, "is empty (0 bytes)")
+        with Image.open(file) as image:
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and image.width * image.height > limit:
+                raise ImageError(file, f"is too large ({image.width}x{image.height} pixels, limit {limit})")
+            image.load()
+            return _to_picture(file, image)
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(file, f"is too large ({error})") from error
+    except FileNotFoundError as error:
+        what = "is a broken link" if file.is_symlink() else "does not exist"
+        raise ImageError(file, what) from error
+    except PermissionError as error:
+        raise ImageError(file, "may not be read (permission denied)") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(file, "is no picture that Pillow knows") from error
+    except Exception as error:  # damaged files make Pillow's plugins raise almost anything
+        raise ImageError(file, f"cannot be decoded ({str(error) or type(error).__name__})") from error
+
+
+def _to_picture(file: Path, image: Image.Image) -> Picture:
+    notes: list[str] = []
+    if getattr(image, "n_frames", 1) > 1:
+        notes.append("first of several frames")
+    icc = image.info.get("icc_profile")
+    upright = ImageOps.exif_transpose(image)
+    if upright.size != image.size or image.getexif().get(0x0112, 1) not in (0, 1):
+        notes.append("rotated by EXIF")
+    mode = upright.mode
+    if mode.startswith("I") or mode == "F":
+        upright = _to_grey(file, upright)
+        notes.append(f"{mode} scaled to 8 bits")
+    elif mode not in ("RGB", "RGBA"):
+        notes.append(f"{mode} to RGB")
+    alpha = None
+    if upright.has_transparency_data:
+        upright = upright.convert("RGBA")
+        alpha = upright.getchannel("A")
+        notes.append("alpha channel")
+    if icc and mode not in ("RGB", "RGBA", "P"):  # a grey or CMYK profile says nothing about RGB values
+        icc = None
+        notes.append(f"ICC profile for {mode} dropped")
+    return Picture(upright.convert("RGB"), alpha, icc or None, notes)
+
+
+def _to_grey(file: Path, image: Image.Image) -> Image.Image:
+    """Wide grey modes to L: 16-bit integers by 1/257, floats from [0, 1] or [0, 255]."""
+    values = np.asarray(image)
+    low, high = float(values.min()), float(values.max())
+    if not (low >= 0 and high <= 65535) or (image.mode == "F" and high > 255):
+        want = "[0, 1] or [0, 255]" if image.mode == "F" else "[0, 65535]"
+        raise ImageError(file, f"has values from {low:g} to {high:g} in mode {image.mode}, wanted {want}")
+    if image.mode == "F":
+        scaled = values.astype(np.float64) * (255.0 if high <= 1 else 1.0)
+    else:
+        scaled = values.astype(np.float64) / 257.0
+    return Image.fromarray(np.rint(scaled).astype(np.uint8))
+
+
+def center_crop(image: Image.Image, side: int | None = None) -> Image.Image:
+    """The middle square of `side` pixels, or the largest one when `side` is None or does not fit."""
+    width, height = image.size
+    side = min(width, height, side or width)
+    # rounded as torchvision's CenterCrop does it
+    left, top = round((width - side) / 2), round((height - side) / 2)
+    return image if image.size == (side, side) else image.crop((left, top, left + side, top + side))
+
+
+def to_tensor(image: Image.Image) -> torch.Tensor:
+    """PIL RGB (H, W) to float32 [3, H, W] in [-1, 1]."""
+    pixels = torch.from_numpy(np.array(image.convert("RGB")))  # [H, W, 3]
+    return (
+        pixels.permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1.0)
+    )
+
+
+def to_image(tensor: torch.Tensor) -> Image.Image:
+    """float [3, H, W] in [-1, 1] to PIL RGB, clamped and rounded half to even; undoes `to_tensor` exactly.
+
+    Raises ValueError for another shape, and for values that are not finite.
+    """
+    if tensor.ndim != 3 or tensor.shape[0] != 3:
+        raise ValueError(
+            f"to_image takes one picture [3, H, W], got {list(tensor.shape)}; index the batch first"
+        )
+    values = tensor.detach().to("cpu", torch.float32)
+    if not bool(torch.isfinite(values).all()):
+        raise ValueError("to_image got NaN or infinite values; a picture needs finite ones in [-1, 1]")
+    pixels = values.add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
