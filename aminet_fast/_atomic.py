@@ -14,8 +14,9 @@ from typing import BinaryIO
 def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     """Opens a temporary file beside `path` for writing and renames it onto `path` when the block ends well.
 
-    The contents are on disk (fsync) before the rename, so a reader or a crash sees the old file or the new one. When
-    the block raises, the temporary file is removed and `path` is as it was. Missing parent folders are made.
+    The contents are on disk (fsync) before the rename, so a reader or a crash sees the old file or the new
+    one. When the block raises, the temporary file is removed and `path` is as it was. Missing parent
+    folders are made.
 
     Args:
         path: the file to write.

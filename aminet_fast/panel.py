@@ -29,14 +29,15 @@ def save_panel(
 
     Args:
         path: where to write; .png, .jpg or .webp. Written whole or not at all.
-        columns: label -> [N, 3, h, w] floating-point pictures in [-1, 1]. N is the same for all; smaller pictures are
-            enlarged to the largest's size by nearest neighbour, so that an LR face shows its pixels.
+        columns: label -> [N, 3, h, w] floating-point pictures in [-1, 1]. N is the same for all; smaller
+            pictures are enlarged to the largest's size by nearest neighbour, so that an LR face shows its
+            pixels.
         names: N captions, written under the rows.
         scale: whole-number enlargement of every picture, by nearest neighbour.
 
     Raises:
-        ValueError: no columns or no pictures, columns of different N, names of another length, scale below 1, or an
-            unknown file suffix.
+        ValueError: no columns or no pictures, columns of different N, names of another length, scale below
+            1, or an unknown file suffix.
         TypeError: a column is not a floating-point tensor.
         OSError: the file cannot be written.
     """

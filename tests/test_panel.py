@@ -20,7 +20,9 @@ def test_layout_and_pixels(tmp_path: Path) -> None:
     sheet = np.asarray(Image.open(tmp_path / "p.png"))
     assert sheet.shape == (HEADER + 2 * (32 + GAP), GAP + 2 * (32 + GAP), 3)
     first = sheet[HEADER : HEADER + 32, GAP : GAP + 32]
-    assert (first[:16, :16] == (255, 0, 0)).all() and (first[16:] == 0).all() and (first[:, 16:] == 0).all()
+    assert (first[:16, :16] == (255, 0, 0)).all()
+    assert (first[16:] == 0).all()
+    assert (first[:, 16:] == 0).all()
     assert (sheet[HEADER : HEADER + 32, 2 * GAP + 32 : 2 * GAP + 64] == 128).all()
     assert (sheet[HEADER : HEADER + 32, GAP + 32 : 2 * GAP + 32] == 255).all()
 
@@ -30,9 +32,9 @@ def test_labels_and_names_are_written(tmp_path: Path) -> None:
     save_panel(tmp_path / "labels.png", {"bicubic": x, "AMINet": x})
     save_panel(tmp_path / "named.png", {"bicubic": x, "AMINet": x}, names=["a.png", "a long name " * 20])
     plain, named = (np.asarray(Image.open(tmp_path / f)) for f in ("labels.png", "named.png"))
-    assert (plain[:HEADER, : plain.shape[1] // 2] < 128).any() and (
-        plain[:HEADER, plain.shape[1] // 2 :] < 128
-    ).any()
+    middle = plain.shape[1] // 2
+    assert (plain[:HEADER, :middle] < 128).any()
+    assert (plain[:HEADER, middle:] < 128).any()
     assert (plain[HEADER:] == 255).all()  # white pictures on a white sheet: no text among them
     assert named.shape[0] == plain.shape[0] + 2 * 17
     assert (named[HEADER + 64 : HEADER + 64 + 17] < 128).any()

@@ -22,8 +22,8 @@ def quantise(x: Tensor, protocol: str = "fsr") -> Tensor:
 
     Args:
         x: [..., H, W] floating-point pictures; -1 is black and 1 is white, values outside are clamped.
-        protocol: ``"fsr"`` truncates ``(x + 1) * 127.5`` to the level below; ``"exact"`` rounds to the nearest
-            level, half to even, as saved pictures are.
+        protocol: ``"fsr"`` truncates ``(x + 1) * 127.5`` to the level below; ``"exact"`` rounds to the
+            nearest level, half to even, as saved pictures are.
 
     Returns:
         float64 tensor of x's shape with whole numbers 0..255; a NaN stays NaN, so that it shows in the score.
@@ -45,9 +45,9 @@ def quantise(x: Tensor, protocol: str = "fsr") -> Tensor:
 def luma(x: Tensor, protocol: str = "fsr") -> Tensor:
     """Y of MATLAB's YCbCr: ``16 + (65.481 R + 128.553 G + 24.966 B) / 255`` for 8-bit R, G, B.
 
-    ``"fsr"`` is what the scripts of SPARNet and WFEN compute: the picture is clamped and truncated to uint8, Y is
-    computed from it and truncated to uint8 again. ``"exact"`` drops both truncations: the picture is clamped and
-    rounded to uint8 (this is the picture that gets saved) and Y stays a real number.
+    ``"fsr"`` is what the scripts of SPARNet and WFEN compute: the picture is clamped and truncated to
+    uint8, Y is computed from it and truncated to uint8 again. ``"exact"`` drops both truncations: the
+    picture is clamped and rounded to uint8 (this is the picture that gets saved) and Y stays a real number.
 
     Args:
         x: [N, 3, H, W] floating-point RGB pictures in [-1, 1].

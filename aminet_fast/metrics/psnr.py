@@ -34,15 +34,15 @@ def psnr(sr: Tensor, hr: Tensor, protocol: str = "fsr") -> Tensor:
 def mean_psnr(values: Iterable[float]) -> float:
     """Average of per-picture PSNRs, leaving out the infinite ones.
 
-    A single picture that equals its original would make the plain average infinite, and hide all the others. They are
-    left out here; whoever reports the average reports their number beside it.
+    A single picture that equals its original would make the plain average infinite, and hide all the
+    others. They are left out here; whoever reports the average reports their number beside it.
 
     Args:
         values: PSNR of each picture in dB.
 
     Returns:
-        The average of the finite values and NaNs (a NaN makes it NaN); infinity when every picture is identical
-        to its original; NaN when there is none.
+        The average of the finite values and NaNs (a NaN makes it NaN); infinity when every picture is
+        identical to its original; NaN when there is none.
     """
     items = [float(v) for v in values]
     kept = [v for v in items if v != float("inf")]

@@ -1,7 +1,7 @@
 """Structural similarity on the luma channel (Wang et al., 2004), with a Gaussian window.
 
-torchmetrics 1.9 averages over the reflected border too and so differs from scikit-image in the third digit, hence
-these few lines.
+torchmetrics 1.9 averages over the reflected border too and so differs from scikit-image in the third digit,
+hence these few lines.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def ssim(sr: Tensor, hr: Tensor, protocol: str = "fsr") -> Tensor:
     """SSIM of each picture: Gaussian window 11x11, sigma 1.5, population covariance, data range 255.
 
     Equals ``skimage.metrics.structural_similarity(..., gaussian_weights=True, sigma=1.5,
-    use_sample_covariance=False, data_range=255)`` on the lumas: the mean over the positions where the whole window
-    lies inside the picture.
+    use_sample_covariance=False, data_range=255)`` on the lumas: the mean over the positions where the whole
+    window lies inside the picture.
 
     Args:
         sr: [N, 3, H, W] floating-point pictures in [-1, 1], H and W at least 11.
