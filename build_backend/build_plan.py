@@ -1,0 +1,184 @@
+"""What to compile, with what, and why not: the decisions of the build, apart from setuptools so that tests reach them."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+TORCH_REQUIREMENT = "torch>=2.11"
+OLDEST_TORCH = (2, 11)
+REQUESTS = ("auto", "none", "cpu", "cuda")
+ROOT = Path(__file__).resolve().parent.parent
+# Flags of each copy of csrc/cpu/kernels; csrc/cpu/capability.h picks the copy when the library runs.
+CAPABILITIES: dict[str, list[str]] = {"portable": []}
+if platform.machine() in ("x86_64", "AMD64"):
+    _AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+    _AVX512 = [*_AVX2, *(f"-mavx512{part}" for part in ("f", "bw", "vl", "dq")), "-mprefer-vector-width=512"]
+    CAPABILITIES |= {"avx2": _AVX2, "avx512": _AVX512}
+
+
+class BuildError(Exception):
+    """A request that cannot be met; the message is one line that ends in the remedy."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which modules to compile, and what to tell the user about those that are not."""
+
+    cpu: bool
+    cuda: bool
+    notes: tuple[str, ...] = ()
+
+
+def requested(environ: dict[str, str] | os._Environ[str] = os.environ) -> str:
+    """AMINET_FAST_BUILD, checked. Raises BuildError for an unknown value."""
+    request = environ.get("AMINET_FAST_BUILD", "auto").strip().lower() or "auto"
+    if request not in REQUESTS:
+        raise BuildError(f"AMINET_FAST_BUILD={request!r} is unknown: use one of {', '.join(REQUESTS)}")
+    return request
+
+
+def decide(request: str, compiler_problem: str, cuda_problem: str) -> Plan:
+    """Turn the request and what stands in its way ("" when nothing does) into a plan.
+
+    ``cpu`` and ``cuda`` are orders: what stands in their way is a BuildError. ``auto`` takes what it can get.
+    """
+    if request == "none":
+        return Plan(False, False, ("nothing compiled: AMINET_FAST_BUILD=none",))
+    if compiler_problem:
+        if request != "auto":
+            raise BuildError(f"AMINET_FAST_BUILD={request} cannot be met: {compiler_problem}")
+        return Plan(False, False, (f"CPU extension not compiled: {compiler_problem}",))
+    if request == "cuda" and cuda_problem:
+        raise BuildError(f"AMINET_FAST_BUILD=cuda cannot be met: {cuda_problem}")
+    if request == "cpu":
+        return Plan(True, False, ("CUDA extension not compiled: AMINET_FAST_BUILD=cpu",))
+    if cuda_problem:
+        return Plan(True, False, (f"CUDA extension not compiled: {cuda_problem}",))
+    return Plan(True, True)
+
+
+def compiler_command(environ: dict[str, str] | os._Environ[str] = os.environ) -> list[str] | None:
+    """The C++ compiler: CXX, else the first of c++, g++, clang++ on PATH."""
+    if environ.get("CXX"):
+        return shlex.split(environ["CXX"])
+    found = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
+    return [found] if found else None
+
+
+def compiler_problem(command: list[str] | None) -> str:
+    """Why `command` cannot compile a Python extension in C++20; "" when it can."""
+    if platform.system() == "Windows":
+        return "compiling is supported on Linux and macOS only; use WSL, or AMINET_FAST_BUILD=none"
+    if command is None:
+        return "no C++ compiler found; install g++ (Debian: apt-get install g++) or set CXX"
+    include = sysconfig.get_path("include")
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "probe.cpp")
+        source.write_text("#include <Python.h>\n#include <span>\nint probe() { return std::span<int>().size(); }\n")
+        arguments = [*command, "-std=c++20", f"-I{include}", "-c", str(source), "-o", str(Path(folder, "probe.o"))]
+        try:
+            result = subprocess.run(arguments, capture_output=True, text=True, check=False)
+        except OSError as error:
+            return f"the C++ compiler {command[0]!r} does not start ({error.strerror}); set CXX to one that does"
+    if result.returncode == 0:
+        return ""
+    if "Python.h" in result.stderr:
+        return f"Python.h is not in {include}; install Python's headers (Debian: apt-get install python3-dev)"
+    return f"{shlex.join(command)} cannot compile C++20; install g++ 10 or newer, or set CXX to it"
+
+
+def compiler_version(command: str) -> str:
+    """The compiler's own first line about itself."""
+    result = subprocess.run([*shlex.split(command), "--version"], capture_output=True, text=True, check=False)
+    return result.stdout.splitlines()[0] if result.stdout else command
+
+
+def cuda_problem(sources: list[str], toolkit: str | None, torch_cuda: str | None) -> str:
+    """Why the CUDA extension cannot be compiled; "" when it can."""
+    if not sources:
+        return "this version has no CUDA kernels to compile; use AMINET_FAST_BUILD=cpu or auto"
+    if torch_cuda is None:
+        return "the installed torch is a CPU build without CUDA libraries; install a CUDA build of torch"
+    if not toolkit or not Path(toolkit, "bin", "nvcc").exists():
+        return "nvcc was not found; install the CUDA toolkit and set CUDA_HOME to its folder"
+    return ""
+
+
+_FIND_TORCH = """
+import importlib.metadata as metadata, importlib.util as util, json, sys
+spec = util.find_spec("torch")
+version = None
+if spec is not None:
+    try:
+        version = metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        import torch
+        version = str(torch.__version__)
+print(json.dumps({"version": version, "path": [p for p in sys.path if p]}))
+"""
+
+
+def target_environment() -> tuple[str | None, list[str]]:
+    """(version of torch or None, sys.path) of the environment that pip installs into.
+
+    pip runs the build with that environment's own interpreter and isolates it by PYTHONPATH alone (its sitecustomize drops
+    the site-packages folders), so the same interpreter without these variables sees the environment as its user does:
+    a venv with or without system site-packages, a user site, .pth files, Debian's dist-packages. Under uv and
+    `python -m build` the interpreter belongs to the temporary environment, and so finds no torch.
+    """
+    hidden = ("PYTHONPATH", "PYTHONNOUSERSITE", "PYTHONSAFEPATH")
+    environ = {name: value for name, value in os.environ.items() if name not in hidden}
+    # A folder without modules as the working directory, so that nothing of the source tree is taken for a package.
+    result = subprocess.run(
+        [sys.executable, "-c", _FIND_TORCH], env=environ, cwd=ROOT / "csrc", capture_output=True, text=True, check=False
+    )
+    if result.returncode != 0:
+        return None, []
+    answer = json.loads(result.stdout.splitlines()[-1])
+    return answer["version"], answer["path"]
+
+
+def usable(torch_version: str | None) -> bool:
+    """Whether that torch is new enough; an older one is replaced by the install anyway."""
+    match = re.match(r"(\d+)\.(\d+)", torch_version or "")
+    return match is not None and (int(match[1]), int(match[2])) >= OLDEST_TORCH
+
+
+def build_requirements(
+    environment: Callable[[], tuple[str | None, list[str]]] = target_environment,
+    problem: Callable[[], str] = lambda: compiler_problem(compiler_command()),
+) -> list[str]:
+    """The build requirements beside setuptools: none where nothing is compiled, torch only where it is missing."""
+    request = requested()
+    if request == "none":
+        return []
+    if stands_in_the_way := problem():
+        decide(request, stands_in_the_way, "")
+        return []
+    return ["ninja"] if usable(environment()[0]) else ["ninja", TORCH_REQUIREMENT]
+
+
+def reach_torch() -> None:
+    """Make torch importable here: as it is, else from the target environment, behind everything already on sys.path."""
+    try:
+        import torch  # noqa: F401
+    except ModuleNotFoundError as error:
+        version, paths = target_environment()
+        if not usable(version):
+            raise BuildError(
+                f"torch is needed to compile and {version or 'none'} is installed; "
+                f"pip install '{TORCH_REQUIREMENT}' first, or leave out --no-build-isolation"
+            ) from error
+        sys.path.extend(path for path in paths if path not in sys.path)

@@ -1,0 +1,121 @@
+"""Compiles aminet_fast._C (CPU) and aminet_fast._C_cuda behind PyTorch's stable ABI; pyproject.toml has everything else.
+
+AMINET_FAST_BUILD=auto|none|cpu|cuda chooses; MAX_JOBS and TORCH_CUDA_ARCH_LIST are honoured (docs/install.md).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "build_backend"))
+import build_plan
+
+HERE = Path(__file__).resolve().parent
+# The oldest torch to run on (2.11): one binary serves it and every later one.
+STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020b000000000000"]
+CXX_FLAGS = ["-O3", "-std=c++20", "-fvisibility=hidden", "-fopenmp-simd", "-Wall", "-Wextra", "-Wno-unused-parameter"]
+NVCC_FLAGS = ["-O3", "-std=c++20", "-DUSE_CUDA"]
+
+def sources(pattern: str) -> list[str]:
+    """Files of csrc/, relative to this folder as setuptools wants them."""
+    return sorted(str(path.relative_to(HERE)) for path in (HERE / "csrc").glob(pattern))
+
+
+def make_plan() -> build_plan.Plan:
+    """What to compile here. Raises BuildError where the request cannot be met."""
+    request, command = build_plan.requested(), build_plan.compiler_command()
+    if request == "none":
+        return build_plan.decide(request, "", "")
+    problem = build_plan.compiler_problem(command)
+    if problem:
+        return build_plan.decide(request, problem, "")
+    # torch's build tools and setuptools must agree on the compiler that was probed.
+    os.environ.setdefault("CXX", " ".join(command or []))
+    build_plan.reach_torch()
+    import torch
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    return build_plan.decide(request, "", build_plan.cuda_problem(sources("cuda/*.cu"), CUDA_HOME, torch.version.cuda))
+
+
+def compiled(plan: build_plan.Plan) -> tuple[list[Any], type, dict[str, Any]]:
+    """(extension modules, the build_ext command, facts for aminet_fast.info)."""
+    import torch
+    from torch.utils import cpp_extension
+
+    class BuildExtension(cpp_extension.BuildExtension):
+        """Compiles csrc/cpu/kernels once per capability, each copy in a namespace of that name."""
+
+        def build_extension(self, ext: Any) -> None:
+            for capability, flags in build_plan.CAPABILITIES.items() if ext.name.endswith("._C") else ():
+                ext.extra_objects += self.compiler.compile(
+                    sources("cpu/kernels/*.cpp"),
+                    output_dir=str(Path(self.build_temp, capability).resolve()),
+                    include_dirs=[*self.include_dirs, *ext.include_dirs],
+                    extra_postargs=[*CXX_FLAGS, *flags, f"-DAMINET_CAPABILITY={capability}"],
+                )
+            super().build_extension(ext)
+
+    shared: dict[str, Any] = {"py_limited_api": True, "include_dirs": [str(HERE / "csrc")]}
+    cxx = {"cxx": [*CXX_FLAGS, *STABLE_ABI]}
+    modules = [cpp_extension.CppExtension("aminet_fast._C", sources("cpu/*.cpp"), extra_compile_args=cxx, **shared)]
+    facts: dict[str, Any] = {"torch": str(torch.__version__), "cxx_flags": cxx["cxx"], "cpu": list(build_plan.CAPABILITIES)}
+    if plan.cuda:
+        nvcc = {**cxx, "nvcc": [*NVCC_FLAGS, *STABLE_ABI]}
+        modules.append(
+            cpp_extension.CUDAExtension(
+                "aminet_fast._C_cuda", sources("cuda/*.cu"), extra_compile_args=nvcc, **shared
+            )
+        )
+        facts |= {"cuda": torch.version.cuda, "nvcc_flags": nvcc["nvcc"]}
+        facts["cuda_architectures"] = os.environ.get("TORCH_CUDA_ARCH_LIST", "of the GPUs present at the build")
+    facts["compiler"] = build_plan.compiler_version(os.environ["CXX"])
+    return modules, BuildExtension, facts
+
+
+class BuildPy(build_py):
+    """Leaves the facts of this build beside the package's modules, and no compiled module of an earlier build."""
+
+    facts: dict[str, Any] = {}
+
+    def run(self) -> None:
+        super().run()
+        package = HERE / "aminet_fast" if self.editable_mode else Path(self.build_lib, "aminet_fast")
+        for module in ("_C", "_C_cuda"):
+            for leftover in package.glob(f"{module}.*"):
+                leftover.unlink()
+        (package / "_build.json").write_text(json.dumps(self.facts, indent=2) + "\n")
+
+
+def main() -> None:
+    arguments: dict[str, Any] = {"ext_modules": [], "cmdclass": {"build_py": BuildPy}}
+    # Metadata and source archives are also asked for where there is no torch, and need none.
+    if {"bdist_wheel", "build", "build_ext", "editable_wheel", "install"} & set(sys.argv):
+        plan = make_plan()
+        BuildPy.facts = {"notes": list(plan.notes)}
+        for note in plan.notes:
+            print(f"aminet_fast: {note}", file=sys.stderr)
+        if plan.cpu:
+            modules, command, facts = compiled(plan)
+            BuildPy.facts |= facts
+            arguments["ext_modules"] = modules
+            arguments["cmdclass"]["build_ext"] = command
+            arguments["options"] = {"bdist_wheel": {"py_limited_api": "cp310"}}
+    kernels = ["aminet_fast.kernels", *(f"aminet_fast.kernels.{name}" for name in find_packages("kernels"))]
+    setup(packages=[*find_packages(include=["aminet_fast", "aminet_fast.*"]), *kernels], **arguments)
+
+
+try:
+    main()
+except build_plan.BuildError as error:
+    raise SystemExit(f"error: {error}") from None
+except RuntimeError as error:
+    remedy = "the compiler's message is above; AMINET_FAST_BUILD=none installs without compiling"
+    raise SystemExit(f"error: {error}: {remedy}") from error
