@@ -1,0 +1,224 @@
+"""Hair: its mass, its strands, and beards."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .canvas import Canvas, mix, smooth
+from .head import face_outline
+
+DARK = (14, 10, 10)
+LONG = ("long", "long_wavy", "bob")
+
+
+def _strand(canvas: Canvas, path: np.ndarray, z: float, width: float = 0.016) -> None:
+    """One strand: its shade varies, and one in a few catches the light."""
+    p, rng = canvas.person, canvas.rng
+    t = float(rng.random())
+    color = (
+        mix(p.hair, (255, 246, 230), 0.1 + 0.3 * t * t)
+        if rng.random() < 0.42
+        else mix(p.hair, DARK, 0.15 + 0.6 * t)
+    )
+    canvas.stroke(path, color, width, z)
+
+
+def _mass(canvas: Canvas, outline: np.ndarray, z: float) -> None:
+    """The hair's body, shaded like the head under it."""
+    shade = 0.42 + 0.6 * canvas.lambert(0, -0.2, 1.5, 1.9, 0.35)
+    canvas.paste_soft(canvas.soft(canvas.person.hair, shade), canvas.mask(outline, z))
+
+
+def _rims(canvas: Canvas) -> tuple[np.ndarray, np.ndarray]:
+    """Hairline and silhouette, each [n, 2] from the left ear over the head to the right one."""
+    p, rng = canvas.person, canvas.rng
+    lift = {"short": 0.14, "side": 0.2, "back": 0.22, "fringe": 0.2, "curly": 0.26, "afro": 0.62, "buzz": 0.03,
+            "bald": 0.0, "long": 0.2, "long_wavy": 0.24, "bob": 0.22, "bun": 0.12}[p.style]  # fmt: skip
+    lift *= float(rng.uniform(0.8, 1.25))
+    wide = p.cheek + 0.06 + 0.55 * lift
+    low = 0.15 if p.style in ("short", "side", "back", "buzz", "bun", "fringe") else 0.5
+    top = -1.62 - lift
+    outer = smooth([(-wide + 0.05, low), (-wide, -0.3), (-wide + 0.05, -0.85), (-0.72, top + 0.32), (0.0, top),
+                    (0.72, top + 0.32), (wide - 0.05, -0.85), (wide, -0.3), (wide - 0.05, low)])  # fmt: skip
+    line = p.forehead
+    temple = 0.82 - (0.12 * p.age if p.beard != "none" else 0)
+    peak = float(rng.uniform(-0.05, 0.1))
+    if p.style in ("fringe", "bob"):
+        line, peak = -0.52 + float(rng.uniform(-0.1, 0.05)), 0.0
+    part = float(rng.uniform(-0.5, 0.5)) if p.style in ("side", "long", "long_wavy") else 0.0
+    rise = 0.1 if part else 0.0
+    inner = smooth([(-p.cheek - 0.01, low), (-p.cheek + 0.07, -0.25), (-temple - 0.04, -0.62), (-0.5, line + 0.05 + rise),
+                    (part, line - peak * 0 + peak - rise), (0.5, line + 0.05 + rise), (temple + 0.04, -0.62),
+                    (p.cheek - 0.07, -0.25), (p.cheek + 0.01, low)])  # fmt: skip
+    return inner, outer
+
+
+def draw_back_hair(canvas: Canvas) -> None:
+    """What hangs behind the face and neck, and a bun."""
+    p, rng = canvas.person, canvas.rng
+    if p.style == "bun":
+        x, y, r = float(rng.normal(0, 0.15)), -1.95, float(rng.uniform(0.35, 0.5))
+        ring = np.linspace(0, 2 * np.pi, 24)
+        _mass(canvas, np.stack([x + r * np.cos(ring), y + 0.9 * r * np.sin(ring)], 1), 0.2)
+        for k in np.linspace(0.15, 0.95, 16):
+            arc = np.linspace(rng.uniform(0, 6), rng.uniform(7, 10), 12)
+            _strand(canvas, np.stack([x + r * k * np.cos(arc), y + 0.9 * r * k * np.sin(arc)], 1), 0.2)
+    if p.style not in LONG:
+        return
+    end = 1.35 if p.style == "bob" else float(rng.uniform(1.9, 3.2))
+    wide = p.cheek + float(rng.uniform(0.2, 0.42))
+    half = [(0.0, -1.8), (0.8, -1.45), (wide, -0.5), (wide + 0.08, 0.6), (wide, end), (0.5, end + 0.1)]
+    _mass(canvas, smooth([*half, *[(-x, y) for x, y in half[:0:-1]]], closed=True), 0.2)
+    wave = 0.08 if p.style == "long_wavy" else 0.015
+    for _ in range(110):
+        side = 1 if rng.random() < 0.5 else -1
+        x = rng.uniform(0.62, 1.0) * wide
+        y = np.linspace(rng.uniform(-1.0, 0.8), end - rng.uniform(0, 0.3), 12)
+        bend = wave * np.sin(y * rng.uniform(4, 6) + rng.uniform(0, 6)) * np.linspace(0.3, 1, 12)
+        _strand(canvas, np.stack([side * (x + bend), y], 1), 0.2)
+
+
+def draw_hair(canvas: Canvas) -> None:
+    p, rng = canvas.person, canvas.rng
+    if p.style == "bald":
+        return
+    inner, outer = _rims(canvas)
+    if p.style == "buzz":
+        _draw_buzz(canvas, inner, outer)
+        return
+    if p.style in ("short", "curly", "afro"):
+        outer = outer + rng.normal(0, 0.018 if p.style == "short" else 0.035, outer.shape)
+    if p.style in ("short", "fringe", "bob"):
+        inner = inner + rng.normal(0, 1, inner.shape) * (0.0, 0.03)
+    _mass(canvas, np.concatenate([outer, inner[::-1]]), 0.5)
+    draw = {"curly": _draw_curls, "afro": _draw_curls, "fringe": _draw_fringe, "bob": _draw_fringe,
+            "short": _draw_up, "back": _draw_up, "bun": _draw_up}.get(p.style, _draw_combed)  # fmt: skip
+    draw(canvas, inner, outer)
+    if p.style in LONG:
+        _draw_locks(canvas, inner)
+    if p.style in ("short", "side", "back") and p.beard in ("none", "stubble"):
+        for side in (-1, 1):  # sideburns
+            for _ in range(14):
+                x, y = side * (p.cheek - rng.uniform(0.0, 0.07)), rng.uniform(-0.3, 0.3)
+                _strand(canvas, np.array([(x, y), (x - side * 0.01, y + 0.14)]), 0.45, 0.012)
+
+
+def _draw_combed(canvas: Canvas, inner: np.ndarray, outer: np.ndarray) -> None:
+    """Strands from the part along the head to both ears."""
+    rng = canvas.rng
+    n = len(inner)
+    part = int(n * rng.uniform(0.38, 0.62))
+    for _ in range(150):
+        share = rng.uniform(0.02, 1.0)
+        left = rng.random() < part / n
+        a, b = sorted((part, int(rng.integers(0, part)) if left else int(rng.integers(part, n))))
+        if b - a < 6:
+            continue
+        if rng.random() < 0.5:
+            a, b = (0, part) if left else (part, n)
+        drift = np.linspace(share, np.clip(share + rng.normal(0, 0.15), 0, 1), b - a)[:, None]
+        _strand(canvas, (inner[a:b] * (1 - drift) + outer[a:b] * drift)[::3], 0.5)
+
+
+def _draw_up(canvas: Canvas, inner: np.ndarray, outer: np.ndarray) -> None:
+    """Strands from the hairline up and back."""
+    rng = canvas.rng
+    lean = float(rng.normal(0, 0.3))
+    for _ in range(190):
+        i = int(rng.integers(0, len(inner)))
+        start, stop = sorted((rng.uniform(0, 0.6), rng.uniform(0.3, 1.04)))
+        t = np.linspace(start, stop, 5)[:, None]
+        path = inner[i] * (1 - t) + outer[i] * t
+        path[:, 0] += lean * (t[:, 0] ** 2) * 0.4
+        _strand(canvas, path + rng.normal(0, 0.008, path.shape), 0.5)
+
+
+def _draw_fringe(canvas: Canvas, inner: np.ndarray, outer: np.ndarray) -> None:
+    """Strands from the crown down to the brows and ears."""
+    rng = canvas.rng
+    crown = np.array([rng.normal(0, 0.1), -1.62])
+    for _ in range(190):
+        i = int(rng.integers(0, len(inner)))
+        end = inner[i] + (0, rng.uniform(-0.05, 0.1))
+        middle = 0.45 * crown + 0.55 * outer[i] + rng.normal(0, 0.05, 2)
+        if abs(end[0]) < 0.7:
+            middle = 0.5 * crown + 0.5 * end + (0, -0.12)
+        _strand(canvas, smooth([crown + rng.normal(0, 0.06, 2), middle, end])[::3], 0.6)
+
+
+def _draw_curls(canvas: Canvas, inner: np.ndarray, outer: np.ndarray) -> None:
+    """Many small arcs, and curls over the rims."""
+    rng = canvas.rng
+    count, size = (300, 0.045) if canvas.person.style == "afro" else (190, 0.085)
+    where = rng.integers(0, len(inner), count)
+    share = rng.uniform(-0.03, 1.03, count)
+    for i, s in zip(where.tolist(), share.tolist(), strict=True):
+        center = inner[i] * (1 - s) + outer[i] * s
+        arc = np.linspace(0, rng.uniform(2.5, 5.5), 7) + rng.uniform(0, 6)
+        r = size * rng.uniform(0.6, 1.4)
+        _strand(canvas, center + r * np.stack([np.cos(arc), np.sin(arc)], 1), 0.5, 0.018)
+
+
+def _draw_locks(canvas: Canvas, inner: np.ndarray) -> None:
+    """Hair that falls in front of the cheeks and shoulders."""
+    p, rng = canvas.person, canvas.rng
+    wave = 0.07 if p.style == "long_wavy" else 0.015
+    end = 1.2 if p.style == "bob" else float(rng.uniform(1.6, 2.6))
+    for side in (-1, 1):
+        if rng.random() < 0.25:
+            continue
+        y = np.linspace(-0.75, end, 14)
+        edge = p.cheek - 0.09 + wave * np.sin(y * 5 + rng.uniform(0, 6)) + 0.05 * (y > 0.6)
+        far = edge + np.linspace(0.12, 0.34, 14)
+        _mass(
+            canvas, np.concatenate([np.stack([side * edge, y], 1), np.stack([side * far, y], 1)[::-1]]), 0.5
+        )
+        for _ in range(34):
+            share = rng.uniform(-0.04, 1.0)
+            path = np.stack([side * (edge * (1 - share) + far * share + rng.normal(0, 0.01)), y], 1)
+            _strand(canvas, path[int(rng.integers(0, 6)) :], 0.5)
+
+
+def _draw_buzz(canvas: Canvas, inner: np.ndarray, outer: np.ndarray) -> None:
+    p, rng = canvas.person, canvas.rng
+    shade = 0.4 + 0.6 * canvas.lambert(0, -0.2, 1.5, 1.9, 0.35)
+    pixels = canvas.soft(mix(p.hair, p.skin, 0.3), shade)
+    canvas.paste_soft(
+        pixels, canvas.mask(np.concatenate([outer, inner[::-1]]), 0.5).point(lambda v: v * 215 // 255)
+    )
+    _stipple(canvas, [inner[i] * (1 - s) + outer[i] * s for i, s in
+                      zip(rng.integers(0, len(inner), 420).tolist(), rng.uniform(-0.06, 1, 420).tolist(), strict=True)])  # fmt: skip
+
+
+def _stipple(canvas: Canvas, points: list[np.ndarray]) -> None:
+    p, rng = canvas.person, canvas.rng
+    for point in points:
+        tip = point + rng.normal(0, 0.02, 2)
+        canvas.stroke(
+            [point, tip], mix(mix(p.hair, DARK, 0.3), p.skin, float(rng.uniform(0, 0.45))), 0.01, 0.5
+        )
+
+
+def draw_beard(canvas: Canvas) -> None:
+    p, rng = canvas.person, canvas.rng
+    if p.beard == "none":
+        return
+    outline = face_outline(canvas)
+    w = p.mouth_width * (1 + 0.2 * max(0.0, p.smile))
+    spots = rng.uniform((-1, 0.2), (1, p.chin + 0.05), (1500, 2))
+    x, y = np.abs(spots[:, 0]), spots[:, 1]
+    low = outline[outline[:, 1] > 0]
+    order = np.argsort(low[:, 1])
+    edge = np.interp(y, low[order, 1], np.abs(low[order, 0]))
+    jaw = (x < edge) & (y > 0.55 + 0.5 * (1 - x / p.cheek)) & ((x > w + 0.04) | (y > 1.42))
+    above = (y > p.nose_length + 0.14) & (y < 0.98 + 0.12 * x) & (x < w + 0.06)
+    chin = (x < 0.3) & (y > 1.38) & (x < edge) | (x > w + 0.02) & (x < w + 0.12) & (y > 0.95) & (y < 1.5)
+    keep = {"stubble": jaw | above, "full": jaw | above, "moustache": above, "goatee": above | chin}[p.beard]
+    if p.beard == "stubble":
+        _stipple(canvas, list(spots[keep][:330]))
+        return
+    for point in np.repeat(spots[keep], 2, axis=0)[:620] + rng.normal(
+        0, 0.015, (min(620, 2 * int(keep.sum())), 2)
+    ):
+        out = np.array([0.35 * point[0], 0.12 if point[1] > 1.0 else 0.08]) * rng.uniform(0.5, 1.2)
+        _strand(canvas, np.array([point, point + out * (0.6, 1.0)]), 0.75, 0.02)
