@@ -1,0 +1,24 @@
+"""Training: `TrainConfig` says what, `train` does it (``aminet train``)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .config import TrainConfig as TrainConfig
+    from .loop import train as train
+
+__all__ = ["TrainConfig", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the loop, and Accelerate with it, only when it is asked for: ``aminet train --help`` need not wait."""
+    if name == "train":
+        from .loop import train
+
+        return train
+    if name == "TrainConfig":
+        from .config import TrainConfig
+
+        return TrainConfig
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,49 @@
+"""One small message a step by which all processes decide alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+
+class Agreement(NamedTuple):
+    """The step's mean loss over all processes, and whether any of them asked for something."""
+
+    loss: float
+    stop: bool
+    time_up: bool
+    save: bool
+
+
+def exchange(
+    accelerator: Accelerator, losses: list[Tensor], wishes: tuple[bool, bool, bool]
+) -> Callable[[], Agreement]:
+    """Start to combine losses and wishes; the result waits for them. A loss that is not finite on one process is so on all.
+
+    A signal, or the clock, reaches processes at different steps; one that stopped alone would leave the others waiting
+    for its gradients for ever.
+    """
+    numbers = torch.stack(
+        [torch.stack(losses).mean().double(), *torch.tensor(wishes).double().to(losses[0].device)]
+    )
+    if accelerator.num_processes > 1:
+        numbers = accelerator.reduce(numbers, reduction="sum")
+    ready = None
+    if numbers.is_cuda:
+        numbers = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True).copy_(
+            numbers, non_blocking=True
+        )
+        ready = torch.cuda.Event()
+        ready.record()
+
+    def wait() -> Agreement:
+        if ready is not None:
+            ready.synchronize()
+        loss, stop, time_up, save = numbers.tolist()
+        return Agreement(loss / accelerator.num_processes, stop > 0, time_up > 0, save > 0)
+
+    return wait

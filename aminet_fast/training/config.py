@@ -1,0 +1,170 @@
+"""`TrainConfig`: everything `aminet train` can be told, with the paper's recipe as the defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from ..config import AMINetConfig
+from ..data import DataConfig
+from ..presets import get_config
+
+
+@dataclass
+class TrainConfig:
+    """Train AMINet on faces; the defaults are the paper's recipe.
+
+    Args:
+        preset: Named network configuration (``aminet info`` lists them).
+        model: Fields of the network to change from the preset, as ``--model.width 12``.
+        data: Training faces; without a root, drawn ones.
+        val: Faces to validate on. None: the validation split of ``data``.
+        out: Run folder. None: runs/<preset>.
+        batch_size: Faces in a batch, on each process.
+        accumulate: Batches whose gradients are summed into one step.
+        epochs: Passes over the training faces.
+        steps: Optimiser steps; when given, ``epochs`` is not used.
+        lr: Adam's learning rate.
+        betas: Adam's betas.
+        schedule: Learning rate over the run: constant, or a cosine down to zero at the last step.
+        warmup_steps: Steps over which the learning rate rises linearly from zero.
+        loss: Training loss.
+        init: Initial weights: PyTorch's, or N(0, 0.02) in every convolution as in the SPARNet line of work.
+        precision: fp32, or bf16 autocast over fp32 weights.
+        ema: Decay of the moving average of the weights, which is then what is validated and saved; None: no average.
+        grad_clip: Largest gradient norm; None: not clipped.
+        seed: Seed of the weights, the order of the faces and their augmentation.
+        workers: Processes that load faces, on each training process; 0: none.
+        device: Where to train; auto takes the GPU when there is one.
+        channels_last: Keep pictures and weights in channels_last order, the faster one.
+        compile: Pass the network through torch.compile.
+        deterministic: Use only deterministic algorithms (slower on a GPU).
+        val_every: Steps between validations; 0: never.
+        panel_every: Steps between panel pictures; 0: never.
+        panel_faces: Validation faces on a panel.
+        checkpoint_every: Steps between checkpoints; 0: only by time and at the end.
+        checkpoint_minutes: Most minutes between checkpoints; 0: only by steps and at the end.
+        keep: Checkpoints to keep, the newest.
+        log_every: Steps between rows of metrics.csv and lines of progress.
+        resume: "auto": go on from the newest checkpoint in the run folder, if there is one; "never"; or the path of a
+            checkpoint to start from, which also allows a changed recipe.
+        stop_after_minutes: Save and stop after this many minutes; the run can be resumed.
+        tensorboard: Write TensorBoard events too (needs the extra "tracking").
+        plot: Draw the run's curves to plot.png at its end (needs the extra "plot").
+    """
+
+    preset: str = "aminet"
+    model: dict[str, Any] = field(default_factory=dict)
+    data: DataConfig = field(default_factory=DataConfig)
+    val: DataConfig | None = None
+    out: str | None = None
+    batch_size: int = 32
+    accumulate: int = 1
+    epochs: float = 150
+    steps: int | None = None
+    lr: float = 2e-4
+    betas: tuple[float, float] = (0.9, 0.99)
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_steps: int = 0
+    loss: Literal["l1", "l2"] = "l1"
+    init: Literal["pytorch", "normal"] = "pytorch"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    ema: float | None = None
+    grad_clip: float | None = None
+    seed: int = 0
+    workers: int = 2
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    channels_last: bool = True
+    compile: bool = False
+    deterministic: bool = False
+    val_every: int = 1000
+    panel_every: int = 1000
+    panel_faces: int = 8
+    checkpoint_every: int = 1000
+    checkpoint_minutes: float = 15.0
+    keep: int = 3
+    log_every: int = 50
+    resume: str = "auto"
+    stop_after_minutes: float | None = None
+    tensorboard: bool = False
+    plot: bool = False
+
+    def __post_init__(self) -> None:
+        self.betas = (float(self.betas[0]), float(self.betas[1]))  # YAML has no tuples
+        for name in ("batch_size", "accumulate", "keep", "log_every", "panel_faces"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in (
+            "workers",
+            "warmup_steps",
+            "val_every",
+            "panel_every",
+            "checkpoint_every",
+            "checkpoint_minutes",
+        ):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        for name in ("steps", "grad_clip", "stop_after_minutes"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, name, value, "above 0, or null")
+        _require(math.isfinite(self.lr) and self.lr > 0, "lr", self.lr, "above 0")
+        _require(math.isfinite(self.epochs) and self.epochs > 0, "epochs", self.epochs, "above 0")
+        _require(self.ema is None or 0 < self.ema < 1, "ema", self.ema, "between 0 and 1, or null")
+        _require(all(0 <= b < 1 for b in self.betas), "betas", self.betas, "in [0, 1)")
+
+    def network(self) -> AMINetConfig:
+        """The preset with ``model``'s changes; raises ValueError for an unknown preset or field."""
+        return get_config(self.preset).replace(**self.model)
+
+    def folder(self) -> Path:
+        return Path(self.out) if self.out else Path("runs") / self.preset
+
+    def total_steps(self, faces: int, world: int) -> int:
+        """Optimiser steps of the whole run over ``faces`` training faces on ``world`` processes."""
+        if self.steps is not None:
+            return self.steps
+        return max(1, math.ceil(self.epochs * faces / (self.batch_size * self.accumulate * world)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain YAML values, resolved: the whole network under ``model``, and the run folder under ``out``."""
+        values = dataclasses.asdict(self)
+        values["betas"] = list(self.betas)
+        values["model"] = self.network().to_dict()
+        values["out"] = str(self.folder())
+        return values
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+
+def _require(holds: bool, name: str, value: object, wanted: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} is {value!r}; it must be {wanted}")
+
+
+# What may differ between a run and its resumption without changing any of its numbers. The preset is only a way to
+# name the network, and the faces themselves are compared by their fingerprint.
+_HARMLESS = frozenset(
+    "out workers val_every panel_every panel_faces checkpoint_every checkpoint_minutes keep log_every resume"
+    " stop_after_minutes tensorboard plot preset epochs steps val data device".split()
+)
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Fields that differ between two `TrainConfig.to_dict` results and matter: dotted name -> (old, new)."""
+    flat_old, flat_new = _flatten(old), _flatten(new)
+    pairs = {name: (flat_old.get(name), flat_new.get(name)) for name in {**flat_old, **flat_new}}
+    return {n: (a, b) for n, (a, b) in pairs.items() if a != b and n.split(".")[0] not in _HARMLESS}
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat.update(_flatten(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat

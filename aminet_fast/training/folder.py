@@ -1,0 +1,110 @@
+"""The run folder: where things lie in it, and writing them so that a crash leaves the old or the new, never half."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from .._atomic import atomic_write
+
+
+class RunFolder:
+    """Paths of a run.
+
+    ``config.yaml``, ``metrics.csv``, ``log.txt``, ``checkpoints/step-00001000.pt``, ``panels/step-00001000.png``,
+    ``best/`` and ``last/`` (pretrained folders), ``nan-step-00001000/`` after a divergence.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.config = root / "config.yaml"
+        self.metrics = root / "metrics.csv"
+        self.log = root / "log.txt"
+        self.checkpoints = root / "checkpoints"
+        self.panels = root / "panels"
+        self.best = root / "best"
+        self.last = root / "last"
+
+    def prepare(self) -> None:
+        """Make the folders and try a write; raises OSError with the folder's name when that fails."""
+        try:
+            for folder in (self.root, self.checkpoints, self.panels):
+                folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root) as probe:
+                probe.write(b"x")
+        except OSError as error:
+            reason = error.strerror or error
+            raise OSError(
+                f"cannot write the run folder {self.root}: {reason}; choose another with --out"
+            ) from error
+        self._clear_leftovers()
+
+    def _clear_leftovers(self) -> None:
+        """After a kill: finish a folder swap that was cut between its renames, and drop unfinished files."""
+        for folder in (self.best, self.last):
+            old = _old(folder)
+            if old.exists() and not folder.exists():
+                old.rename(folder)
+        for parent in (self.root, self.checkpoints, self.panels):
+            for leftover in parent.glob(".tmp-*"):
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        for folder in (self.best, self.last):
+            shutil.rmtree(_old(folder), ignore_errors=True)
+
+
+def _old(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
+
+
+def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, and rename it to ``path`` once it is on the disk.
+
+    Raises whatever ``write`` or the file system raises (OSError on a full disk); ``path`` is then as it was.
+    """
+    with atomic_write(path) as file:
+        write(file)
+    _sync(path.parent)
+
+
+def write_folder(path: Path, write: Callable[[Path], object]) -> None:
+    """As `write_file`, for a folder. A crash between the two renames leaves the old one, which `prepare` puts back."""
+    fresh = Path(tempfile.mkdtemp(prefix=".tmp-", dir=path.parent))
+    try:
+        write(fresh)
+        for file in [*fresh.rglob("*"), fresh]:
+            _sync(file)
+        fresh.chmod(0o777 & ~_umask())
+        old = _old(path)
+        shutil.rmtree(old, ignore_errors=True)
+        if path.exists():
+            path.rename(old)
+        fresh.rename(path)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        if _old(path).exists() and not path.exists():
+            _old(path).rename(path)
+        raise
+    _sync(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """fsync a file or a folder: a rename is durable only once its folder is."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:  # Windows opens no folders
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,102 @@
+"""`train`: from a configuration to a trained network."""
+
+from __future__ import annotations
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from ..data import FaceDataset, open_faces
+from .config import TrainConfig
+from .folder import RunFolder, write_file
+from .logs import RunLog
+from .recorder import Recorder
+from .resume import check_faces, find_start
+from .session import Session
+from .signals import StopSignals
+from .trainer import Callback, Trainer
+from .validation import Validator
+
+
+class MemoryFullError(RuntimeError):
+    """The GPU's memory is full; the message says what makes the run smaller."""
+
+
+def train(config: TrainConfig, *, callback: Callback | None = None) -> int:
+    """Train as ``config`` says, in its run folder, from its newest checkpoint if there is one.
+
+    Args:
+        config: What to train on what.
+        callback: Called after every step with (steps done, loss); True saves and stops, as a signal does. With several
+            processes it has to answer the same on each.
+
+    Returns:
+        0 when the run is complete or was stopped cleanly, 1 when its last checkpoint could not be written.
+
+    Raises:
+        ValueError: settings that cannot be, a run folder of another run, faces without HR.
+        OSError: the run folder cannot be written, a file is not there.
+        DivergedError: the loss is not finite; the step's faces were dumped in the run folder.
+        MemoryFullError: the GPU's memory is too small for these settings.
+    """
+    config.network()  # a wrong preset or field is reported before anything is opened
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    accelerator = _accelerator(config)
+    try:
+        with RunLog(accelerator.is_main_process) as log, StopSignals() as signals:
+            trainer = _prepare(config, accelerator, log)
+            return trainer.run(signals, callback)
+    except torch.OutOfMemoryError as error:
+        raise MemoryFullError(
+            f"the GPU's memory is full with batch_size {config.batch_size}; halve it and double --accumulate, use"
+            f" --precision bf16, or a narrower --preset ({str(error).split('.')[0]})"
+        ) from error
+    finally:
+        torch.use_deterministic_algorithms(deterministic)
+        accelerator.end_training()
+        # Accelerate keeps one state a process and refuses a second run in it with another precision or device.
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def _accelerator(config: TrainConfig) -> Accelerator:
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            "device is 'cuda' and PyTorch sees no GPU; use --device cpu, or install a CUDA build of PyTorch"
+        )
+    cpu = config.device == "cpu" or not torch.cuda.is_available()
+    return Accelerator(
+        cpu=cpu,
+        mixed_precision="bf16" if config.precision == "bf16" else "no",
+        gradient_accumulation_steps=config.accumulate,
+    )
+
+
+def _prepare(config: TrainConfig, accelerator: Accelerator, log: RunLog) -> Trainer:
+    """Check everything that can be wrong, and only then touch the run folder."""
+    folder = RunFolder(config.folder())
+    start = find_start(config, folder, log.warn)
+    with accelerator.main_process_first():  # one process decodes the faces, the others find them in the cache
+        faces, validator = _open_faces(config, accelerator)
+    if start is not None:
+        named = config.resume not in ("auto", "never")
+        check_faces(start, faces.fingerprint, accelerator.num_processes, named, log.warn)
+    accelerator.wait_for_everyone()  # every process has looked at the folder before one fills it
+    if accelerator.is_main_process:
+        folder.prepare()
+        log.file = folder.log
+        write_file(folder.config, lambda file: file.write(config.to_yaml().encode()))
+    accelerator.wait_for_everyone()
+    session = Session(config, accelerator, faces, start)
+    if start is not None:
+        log.say(f"going on from step {session.step}")
+    return Trainer(session, Recorder(session, folder, log, validator), folder, log)
+
+
+def _open_faces(config: TrainConfig, accelerator: Accelerator) -> tuple[FaceDataset, Validator | None]:
+    faces = open_faces(config.data, "train", augment=True)
+    if not faces.has_hr:
+        raise ValueError("the training faces have no HR pictures to learn from; give others with --data.root")
+    if not config.val_every and not config.panel_every:
+        return faces, None
+    held_out = open_faces(config.data, "val") if config.val is None else open_faces(config.val, "all")
+    return faces, Validator(held_out, config, accelerator)

@@ -1,0 +1,148 @@
+"""What happens between steps: rows, validation, panels, checkpoints, and the weights for users."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+from .checkpoint import save_checkpoint
+from .folder import RunFolder, write_folder
+from .logs import MetricsCSV, RunLog, duration, open_tensorboard
+from .optim import learning_rate
+from .session import Session
+from .validation import Scores, Validator
+
+
+class Recorder:
+    """Writes the run folder of a session; only the main process writes."""
+
+    def __init__(self, session: Session, folder: RunFolder, log: RunLog, validator: Validator | None) -> None:
+        self.session, self.folder, self.log, self.validator = session, folder, log, validator
+        self.config, self.main = session.config, bool(session.accelerator.is_main_process)
+        self.csv = MetricsCSV(folder.metrics)
+        self.board = (
+            open_tensorboard(folder.root / "events") if self.config.tensorboard and self.main else None
+        )
+        self.save_failed = False
+        self.saved_at = time.monotonic()
+        self.scores: Scores | None = None  # the latest
+        self._steps, self._seconds = 0, 0.0  # since the last regular row, in this process
+        self._pace = 0.0
+        if self.main:
+            self.csv.open(session.step)
+
+    def count(self, loss: float, seconds: float) -> None:
+        """Take a step's loss and duration into the next row."""
+        self.session.loss_sum += loss
+        self.session.loss_count += 1
+        self._steps, self._seconds = self._steps + 1, self._seconds + seconds
+
+    def needs_weights(self, *, final: bool, save: bool) -> bool:
+        """Whether `after_step` will validate or save, so that the weights have to be checked first."""
+        return final or save or any(map(self._due, ("val_every", "panel_every", "checkpoint_every")))
+
+    def after_step(self, *, final: bool, stopping: bool, save: bool) -> None:
+        """Everything due after the session's step.
+
+        Args:
+            final: The run is complete, or its time is up: validate, too.
+            stopping: This is the last step of this process: save.
+            save: A checkpoint is due by the clock.
+        """
+        regular = self._due("log_every")
+        scores = None
+        if self.validator is not None and self.config.val_every and (final or self._due("val_every")):
+            scores = self.scores = self.validator.score(self.session.shadow.model())
+        if regular or scores is not None:
+            self._row(scores, regular)
+        elif self.main:
+            self.log.progress(self.session.step, self._line(), row=False)
+        if (
+            self.main
+            and self.validator is not None
+            and self.config.panel_every
+            and (final or self._due("panel_every"))
+        ):
+            self._try("panel", self._panel)
+        if scores is not None and scores.psnr > self.session.best:
+            self.session.best = scores.psnr
+            if self.main:
+                self._try("best/", lambda: self._weights("best"))
+        if final or stopping or save or self._due("checkpoint_every"):
+            self.save()
+
+    def save(self) -> None:
+        """A checkpoint and last/. A full disk is reported, leaves the earlier ones whole, and the run goes on."""
+        state = self.session.state()
+        self.saved_at = time.monotonic()
+        if self.main:
+            written = self._try(
+                "checkpoint", lambda: save_checkpoint(self.folder.checkpoints, state, self.config.keep)
+            )
+            self.save_failed = not (self._try("last/", lambda: self._weights("last")) and written)
+
+    def close(self) -> None:
+        if self.board is not None:
+            self.board.close()
+
+    def _due(self, name: str) -> bool:
+        every = getattr(self.config, name)
+        return bool(every) and self.session.step % every == 0
+
+    def _row(self, scores: Scores | None, regular: bool) -> None:
+        """A row at another step than every ``log_every``-th starts no new mean: the regular rows do not hang on it."""
+        s = self.session
+        self._pace = self._seconds / self._steps if self._steps else self._pace
+        row: dict[str, Any] = {
+            "step": s.step,
+            "epoch": round(s.step * s.faces_a_step / len(s.faces), 4),
+            "images": s.step * s.faces_a_step,
+            "seconds": round(s.seconds, 3),
+            "lr": learning_rate(self.config, s.step - 1, s.total),
+            "loss": s.loss_sum / s.loss_count if s.loss_count else None,
+            "images_per_s": round(s.faces_a_step / self._pace, 3) if self._pace else None,
+        }
+        if scores is not None:
+            row |= {f"val_{name}": value for name, value in dataclasses.asdict(scores).items()}
+        if self.main:
+            self._try("metrics.csv", lambda: self.csv.write(row))
+            if self.board is not None:
+                for name, value in row.items():
+                    if value is not None and name != "step":
+                        self.board.add_scalar(name, value, s.step)
+            self.log.progress(s.step, self._line(row), row=True)
+        if regular:
+            s.loss_sum, s.loss_count = 0.0, 0
+            self._steps, self._seconds = 0, 0.0
+
+    def _line(self, row: dict[str, Any] | None = None) -> str:
+        s = self.session
+        pace = self._seconds / self._steps if self._steps else self._pace
+        mean = row["loss"] if row else s.loss_sum / s.loss_count if s.loss_count else None
+        parts = [f"step {s.step}/{s.total}", f"epoch {s.step * s.faces_a_step / len(s.faces):.2f}"]
+        if mean is not None:
+            parts.append(f"loss {mean:.4f}")
+        if pace:
+            parts += [f"{s.faces_a_step / pace:.1f} images/s", f"ETA {duration((s.total - s.step) * pace)}"]
+        if self.scores is not None:
+            parts.append(f"PSNR {self.scores.psnr:.2f} dB (bicubic {self.scores.bicubic_psnr:.2f})")
+        return "  ".join(parts)
+
+    def _panel(self) -> None:
+        assert self.validator is not None
+        name = f"step-{self.session.step:08d}.png"
+        self.validator.panel(self.session.shadow.model(), self.folder.panels / name)
+
+    def _weights(self, name: str) -> None:
+        model = self.session.shadow.model()
+        write_folder(self.folder.root / name, lambda folder: model.save_pretrained(folder))
+
+    def _try(self, what: str, write: Any) -> bool:
+        """Report a failing disk, and go on: hours of training are worth more than one picture."""
+        try:
+            write()
+        except OSError as error:
+            self.log.warn(f"could not write {what} at step {self.session.step}: {error}; training goes on")
+            return False
+        return True

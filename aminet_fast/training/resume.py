@@ -1,0 +1,101 @@
+"""Deciding what a run starts from: nothing, or a checkpoint that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .checkpoint import list_checkpoints, newest_checkpoint, read_checkpoint
+from .config import TrainConfig, differences
+from .folder import RunFolder
+
+
+def find_start(config: TrainConfig, folder: RunFolder, warn: Callable[[str], None]) -> dict[str, Any] | None:
+    """The checkpoint to go on from, or None for a new run.
+
+    Raises:
+        ValueError: the run folder holds another run, or something else; the checkpoint does not fit the configuration.
+            The message names the differing fields and the remedy.
+        FileNotFoundError, CheckpointError: the checkpoint that ``config.resume`` names is not there, or not whole.
+    """
+    if config.resume not in ("auto", "never"):
+        path = Path(config.resume)
+        state = read_checkpoint(path)
+        if folder.checkpoints.resolve() != path.resolve().parent:
+            _require_empty(folder, "starting from a checkpoint elsewhere needs a new run folder")
+        elif newer := [p.name for p in list_checkpoints(folder.checkpoints) if p.name > path.name]:
+            raise ValueError(
+                f"{folder.checkpoints} has newer checkpoints ({', '.join(newer)}); remove them to go back to"
+                f" {path.name}, or choose another --out"
+            )
+        _compare(state["config"], config, folder, named=True, warn=warn)
+        return state
+    if config.resume == "never":
+        _require_empty(folder, "leave --resume out to go on with it")
+        return None
+    found = newest_checkpoint(folder.checkpoints, warn)
+    if found is not None:
+        _compare(found[1]["config"], config, folder, named=False, warn=warn)
+        return found[1]
+    if folder.config.is_file():  # ended before its first checkpoint: the same run starts again
+        _compare(
+            yaml.safe_load(folder.config.read_text(encoding="utf-8")), config, folder, named=False, warn=warn
+        )
+    else:
+        _require_empty(folder, "it is no run folder")
+    return None
+
+
+def check_faces(
+    state: dict[str, Any], fingerprint: str, world: int, named: bool, warn: Callable[[str], None]
+) -> None:
+    """Raises ValueError when the training faces or the number of processes are not the checkpoint's.
+
+    With ``named`` (the user named the checkpoint) that is a warning.
+    """
+    problems = []
+    if state["faces"] != fingerprint:
+        problems.append(
+            "the training faces are not those this run has seen so far (files or data settings changed)"
+        )
+    if state["world"] != world:
+        problems.append(f"the run had {state['world']} processes, now there are {world}")
+    for problem in problems:
+        if not named:
+            raise ValueError(
+                f"{problem}; name the checkpoint with --resume to go on all the same, or use another --out"
+            )
+        warn(f"{problem}; the numbers will not be those of one uninterrupted run")
+
+
+def _require_empty(folder: RunFolder, remedy: str) -> None:
+    if folder.root.is_dir() and any(folder.root.iterdir()):
+        raise ValueError(f"the run folder {folder.root} is not empty; {remedy}, or choose another with --out")
+    if folder.root.exists() and not folder.root.is_dir():
+        raise ValueError(f"the run folder {folder.root} is a file; choose another with --out")
+
+
+def _compare(
+    old: dict[str, Any], config: TrainConfig, folder: RunFolder, *, named: bool, warn: Callable[[str], None]
+) -> None:
+    changed = differences(old, config.to_dict())
+    if config.schedule != "constant":  # its shape hangs on the length of the run
+        changed |= {
+            n: (old[n], getattr(config, n)) for n in ("steps", "epochs") if old[n] != getattr(config, n)
+        }
+    if not changed:
+        return
+    listed = ", ".join(f"{name}: {was!r} -> {now!r}" for name, (was, now) in changed.items())
+    if any(name.startswith("model.") for name in changed):
+        raise ValueError(
+            f"the checkpoint's network is another one ({listed}); go back to it, or choose another --out"
+        )
+    if not named:
+        raise ValueError(
+            f"the run in {folder.root} has another recipe ({listed}); go back to it, choose another --out, or change it"
+            f" on purpose with --resume {folder.checkpoints}/step-....pt"
+        )
+    warn(f"the recipe changed ({listed})")

@@ -1,0 +1,94 @@
+"""Everything a run carries from step to step, and how it goes into a checkpoint and comes back."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object, set_seed
+
+from ..data import FaceDataset
+from ..model import AMINet
+from . import rng
+from .config import TrainConfig
+from .ema import Shadow
+from .optim import build_optimizer, init_normal
+
+
+class Session:
+    """Network, average, optimiser and counters: as new, or as they were at the checkpoint ``start``."""
+
+    def __init__(
+        self, config: TrainConfig, accelerator: Accelerator, faces: FaceDataset, start: dict[str, Any] | None
+    ) -> None:
+        self.config, self.accelerator, self.faces = config, accelerator, faces
+        self.world: int = accelerator.num_processes
+        self.total = config.total_steps(len(faces), self.world)
+        self.faces_a_step = config.batch_size * config.accumulate * self.world
+        self.step, self.seconds, self.best = 0, 0.0, -math.inf
+        self.loss_sum, self.loss_count = 0.0, 0  # since the last regular row of metrics.csv
+        self._clock = time.monotonic()
+
+        set_seed(config.seed, deterministic=config.deterministic)
+        torch.backends.cudnn.benchmark = not config.deterministic
+        self.net = self._network(start)
+        self.shadow = Shadow(self.net, config.ema)
+        if config.compile:
+            self.net.compile()  # in place: the keys of the state dict stay as they are
+        # DDP copies the first process's BatchNorm statistics to the others before each step, so that the first
+        # process's network is the whole state; each process still normalises by its own batch.
+        self.model, self.prepared = accelerator.prepare(self.net.train(), build_optimizer(self.net, config))
+        self.optimizer: torch.optim.Optimizer = self.prepared.optimizer
+        if start is not None:
+            self._restore(start)
+
+    def _network(self, start: dict[str, Any] | None) -> AMINet:
+        net = AMINet(self.config.network())
+        if self.config.init == "normal":
+            init_normal(net)
+        if start is not None:
+            net.load_state_dict(start["model"])
+        net.to(self.accelerator.device)
+        return net.to(memory_format=torch.channels_last) if self.config.channels_last else net  # type: ignore[call-overload]
+
+    def _restore(self, start: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(start["optimizer"])
+        if self.config.ema is not None:
+            self.shadow.average.load_state_dict(start["ema"] or start["model"])
+        for name in ("step", "seconds", "best", "loss_sum", "loss_count"):
+            setattr(self, name, start[name])
+        states = start["rng"]
+        rng.restore(states[self.accelerator.process_index % len(states)])
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds. Every process has to call it: the random generators are collected from all."""
+        return {
+            "step": self.step,
+            "config": self.config.to_dict(),
+            "model_config": self.config.network().to_dict(),
+            "model": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.shadow.average.state_dict() if self.config.ema is not None else None,
+            "rng": gather_object([rng.capture()]),
+            "faces": self.faces.fingerprint,
+            "world": self.world,
+            "seconds": self.seconds,
+            "best": self.best,
+            "loss_sum": self.loss_sum,
+            "loss_count": self.loss_count,
+        }
+
+    def is_finite(self) -> bool:
+        """Whether every weight and statistic is a number; a gradient can overflow under a finite loss."""
+        values = [v for v in self.net.state_dict().values() if v.is_floating_point()]
+        return bool(torch.stack([v.isfinite().all() for v in values]).all())
+
+    def tick(self) -> float:
+        """Seconds since the last call, added to the run's time."""
+        now = time.monotonic()
+        passed, self._clock = now - self._clock, now
+        self.seconds += passed
+        return passed

@@ -1,0 +1,162 @@
+"""The training loop itself."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+
+from .agreement import Agreement, exchange
+from .batches import Batch, to_device, train_batches
+from .divergence import DivergedError, dump_batches
+from .folder import RunFolder
+from .logs import RunLog, duration
+from .optim import LOSSES, learning_rate
+from .recorder import Recorder
+from .session import Session
+from .signals import StopSignals
+
+Callback = Callable[[int, float], bool | None]
+
+
+class Trainer:
+    """Steps a session until its end or a stop. A step is one step of the optimiser, over ``accumulate`` batches."""
+
+    def __init__(self, session: Session, recorder: Recorder, folder: RunFolder, log: RunLog) -> None:
+        self.session, self.recorder, self.folder, self.log = session, recorder, folder, log
+        self.config, self.accelerator = session.config, session.accelerator
+        self.started = time.monotonic()
+
+    def run(self, signals: StopSignals, callback: Callback | None) -> int:
+        """Train to the last step, or until something asks for a stop. Returns the exit status."""
+        s = self.session
+        if s.step >= s.total:
+            self.log.say(
+                f"{self.folder.root} is complete at step {s.step}; raise --steps or --epochs to train on"
+            )
+            return 0
+        self._greet()
+        batches = self._batches()
+        s.tick()
+        reason: str | None = None
+        while s.step < s.total and reason is None:
+            try:
+                agreed, used = self._step(batches, signals)
+            except RuntimeError as error:
+                if signals.requested is None or "DataLoader worker" not in str(error):
+                    raise
+                reason = (
+                    signals.requested
+                )  # it went to the whole process group and ended the loader's processes too
+                self.recorder.save()
+                break
+            self.recorder.count(agreed.loss, s.tick())
+            if agreed.stop:
+                reason = signals.requested or "a signal to another process"
+            elif agreed.time_up:
+                reason = f"stop_after_minutes {self.config.stop_after_minutes:g}"
+            elif callback is not None and callback(s.step, agreed.loss):
+                reason = "the callback"
+            self._between(agreed, used, reason)
+            s.tick()
+        self.recorder.close()
+        return self._farewell(reason)
+
+    def _batches(self) -> Iterator[Batch]:
+        s, accelerator = self.session, self.accelerator
+        return train_batches(
+            s.faces,
+            self.config,
+            step=s.step,
+            steps=s.total,
+            rank=accelerator.process_index,
+            world=s.world,
+            pin=accelerator.device.type == "cuda",
+        )
+
+    def _step(self, batches: Iterator[Batch], signals: StopSignals) -> tuple[Agreement, list[Batch]]:
+        config, accelerator, s = self.config, self.accelerator, self.session
+        rate = learning_rate(config, s.step, s.total)
+        for group in s.optimizer.param_groups:
+            group["lr"] = rate
+        used: list[Batch] = []
+        losses: list[torch.Tensor] = []
+        for _ in range(config.accumulate):
+            batch = next(batches)
+            used.append(batch)
+            with accelerator.accumulate(s.model):
+                given, wanted = (
+                    to_device(batch[k], accelerator.device, config.channels_last) for k in ("input", "hr")
+                )
+                loss = LOSSES[config.loss](s.model(given), wanted)
+                losses.append(loss.detach())
+                if len(used) == config.accumulate:
+                    # Before the backward pass is queued: the CPU then waits for the forward pass alone, and a GPU has
+                    # work left while the next batch is fetched.
+                    agreement = exchange(accelerator, losses, self._wishes(signals))
+                accelerator.backward(loss)
+                if config.grad_clip is not None and accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(s.model.parameters(), config.grad_clip)
+                s.prepared.step()
+                s.prepared.zero_grad()
+        agreed = agreement()
+        s.step += 1
+        if not math.isfinite(agreed.loss):
+            self._diverged("loss", used, [x.item() for x in losses])
+        s.shadow.update(s.step)
+        return agreed, used
+
+    def _wishes(self, signals: StopSignals) -> tuple[bool, bool, bool]:
+        """Whether this process was told to stop, finds its time up, or a checkpoint due. The main one has the clock."""
+        config, now = self.config, time.monotonic()
+        limit = config.stop_after_minutes
+        time_up = limit is not None and now - self.started > 60 * limit
+        save = config.checkpoint_minutes > 0 and now - self.recorder.saved_at > 60 * config.checkpoint_minutes
+        main = bool(self.accelerator.is_main_process)
+        return signals.requested is not None, main and time_up, main and save
+
+    def _between(self, agreed: Agreement, used: list[Batch], reason: str | None) -> None:
+        final = agreed.time_up or self.session.step == self.session.total
+        stopping = reason is not None
+        if (
+            self.recorder.needs_weights(final=final, save=agreed.save or stopping)
+            and not self.session.is_finite()
+        ):
+            self._diverged("network", used, [agreed.loss])
+        self.recorder.after_step(final=final, stopping=stopping, save=agreed.save)
+
+    def _diverged(self, what: str, used: list[Batch], losses: list[float]) -> None:
+        s, rank = self.session, self.accelerator.process_index
+        rate = s.optimizer.param_groups[0]["lr"]
+        folder = dump_batches(self.folder.root, used, step=s.step, lr=rate, losses=losses, rank=rank)
+        message = (
+            f"the {what} is not finite after step {s.step} (loss {losses}, lr {rate:g}); its faces are in {folder}, and"
+            " nothing of the step was saved. Go on from the last checkpoint with a lower --lr or --grad_clip 1"
+        )
+        self.log.note(f"error: {message}")
+        raise DivergedError(message)
+
+    def _greet(self) -> None:
+        s, config = self.session, self.config
+        weights = sum(p.numel() for p in s.net.parameters())
+        self.log.say(
+            f"{config.preset}: {weights:,} parameters, {len(s.faces):,} faces, {s.total:,} steps of {s.faces_a_step}"
+            f" on {s.world} x {self.accelerator.device.type} ({config.precision}); run folder {self.folder.root}"
+        )
+        self.log.start(s.step, s.total)
+
+    def _farewell(self, reason: str | None) -> int:
+        s = self.session
+        if self.recorder.save_failed:
+            self.log.warn(
+                "the last checkpoint could not be written; the run can only be resumed from an earlier one"
+            )
+        if reason is None:
+            self.log.say(f"complete: {s.total:,} steps in {duration(s.seconds)}; weights in {self.folder.best} and"
+                         f" {self.folder.last}")  # fmt: skip
+        else:
+            self.log.say(f"stopped by {reason} after step {s.step:,}; go on with:"
+                         f" aminet train --config {self.folder.config}")  # fmt: skip
+        return int(self.recorder.save_failed)

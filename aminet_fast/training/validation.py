@@ -1,0 +1,91 @@
+"""Validation while training: PSNR and SSIM against bicubic, and a panel of always the same faces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
+
+from ..data import FaceDataset
+from ..metrics import mean_psnr, psnr, ssim
+from ..panel import save_panel
+from . import rng
+from .batches import Batch, to_device
+from .config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Means over the validation faces, protocol "fsr"."""
+
+    psnr: float
+    ssim: float
+    bicubic_psnr: float
+    bicubic_ssim: float
+
+
+class Validator:
+    """Scores a network on the validation faces, dealt out over the processes.
+
+    Args:
+        faces: The validation set; raises ValueError when it has no HR pictures.
+    """
+
+    def __init__(self, faces: FaceDataset, config: TrainConfig, accelerator: Accelerator) -> None:
+        if not faces.has_hr:
+            raise ValueError(
+                "the validation faces have no HR pictures; give others with --val.root, or --val_every 0"
+            )
+        self.faces, self.config, self.accelerator = faces, config, accelerator
+        self._bicubic: Tensor | None = None  # [n, 2] of this process's share; it never changes
+
+    def score(self, model: nn.Module) -> Scores:
+        """Every process gets the same means."""
+        with rng.preserved(), torch.inference_mode():
+            ours, bicubic = [], []
+            for batch in self._batches():
+                hr, given = self._put(batch["hr"]), self._put(batch["input"])
+                ours.append(_pair(model(given), hr))
+                if self._bicubic is None:
+                    bicubic.append(_pair(given, hr))
+            if self._bicubic is None:
+                self._bicubic = torch.cat(bicubic) if bicubic else torch.empty(0, 2)
+            mine = torch.cat([torch.cat(ours) if ours else torch.empty(0, 2), self._bicubic], dim=1)  # [n, 4]
+        everyone = torch.tensor(sum(gather_object([mine.tolist()]), []), dtype=torch.float64)
+        ours_psnr, ours_ssim, bicubic_psnr, bicubic_ssim = everyone.unbind(1)
+        return Scores(
+            mean_psnr(ours_psnr.tolist()),
+            ours_ssim.mean().item(),
+            mean_psnr(bicubic_psnr.tolist()),
+            bicubic_ssim.mean().item(),
+        )
+
+    def panel(self, model: nn.Module, path: Path) -> None:
+        """LR, bicubic, ours and HR of the first faces, side by side."""
+        count = min(self.config.panel_faces, len(self.faces))
+        with rng.preserved(), torch.inference_mode():
+            batch = next(iter(self._loader(range(count), count)))
+            ours = model(self._put(batch["input"])).cpu()
+        columns = {"LR": batch["lr"], "bicubic": batch["input"], "ours": ours, "HR": batch["hr"]}
+        save_panel(path, columns, names=batch["name"])
+
+    def _batches(self) -> Iterator[Batch]:
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        yield from self._loader(range(rank, len(self.faces), world), self.config.batch_size)
+
+    def _loader(self, indices: range, batch_size: int) -> DataLoader[Batch]:
+        return DataLoader(Subset(self.faces, indices), batch_size=batch_size)
+
+    def _put(self, pictures: Tensor) -> Tensor:
+        return to_device(pictures, self.accelerator.device, self.config.channels_last)
+
+
+def _pair(pictures: Tensor, hr: Tensor) -> Tensor:
+    """PSNR and SSIM of each picture, float64 [N, 2]."""
+    return torch.stack([psnr(pictures, hr), ssim(pictures, hr)], dim=1).double().cpu()
