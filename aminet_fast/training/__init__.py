@@ -12,7 +12,7 @@ __all__ = ["TrainConfig", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    """Load the loop, and Accelerate with it, only when it is asked for: ``aminet train --help`` need not wait."""
+    """Load the loop, and Accelerate with it, only when it is asked for: help need not wait for them."""
     if name == "train":
         from .loop import train
 

@@ -22,10 +22,10 @@ class Agreement(NamedTuple):
 def exchange(
     accelerator: Accelerator, losses: list[Tensor], wishes: tuple[bool, bool, bool]
 ) -> Callable[[], Agreement]:
-    """Start to combine losses and wishes; the result waits for them. A loss that is not finite on one process is so on all.
+    """Start to combine losses and wishes; the result waits for them.
 
-    A signal, or the clock, reaches processes at different steps; one that stopped alone would leave the others waiting
-    for its gradients for ever.
+    A signal, or the clock, reaches processes at different steps; one that stopped alone would leave the others
+    waiting for its gradients for ever. A loss that is not finite on one process is not finite on all.
     """
     numbers = torch.stack(
         [torch.stack(losses).mean().double(), *torch.tensor(wishes).double().to(losses[0].device)]

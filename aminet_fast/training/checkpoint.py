@@ -31,7 +31,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any], keep: int) -> Path:
-    """Write ``state`` (plain dicts, lists, numbers and tensors, with its "step") and drop all but the newest ``keep``.
+    """Write ``state`` (plain values and tensors, with its "step"); drop all checkpoints but the newest ``keep``.
 
     Raises:
         OSError: the disk is full or not writable; the checkpoints that were there are untouched.
@@ -82,7 +82,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is no checkpoint of an aminet_fast training run")
     if state["version"] > VERSION:
         raise CheckpointError(
-            f"{path} has checkpoint format {state['version']}, this aminet_fast reads up to {VERSION}; upgrade aminet_fast"
+            f"{path} has checkpoint format {state['version']}, and this aminet_fast reads up to {VERSION};"
+            " upgrade aminet_fast"
         )
     return state
 

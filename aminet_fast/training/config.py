@@ -36,7 +36,7 @@ class TrainConfig:
         loss: Training loss.
         init: Initial weights: PyTorch's, or N(0, 0.02) in every convolution as in the SPARNet line of work.
         precision: fp32, or bf16 autocast over fp32 weights.
-        ema: Decay of the moving average of the weights, which is then what is validated and saved; None: no average.
+        ema: Decay of the moving average of the weights, which is then validated and saved; None: no average.
         grad_clip: Largest gradient norm; None: not clipped.
         seed: Seed of the weights, the order of the faces and their augmentation.
         workers: Processes that load faces, on each training process; 0: none.
@@ -51,8 +51,8 @@ class TrainConfig:
         checkpoint_minutes: Most minutes between checkpoints; 0: only by steps and at the end.
         keep: Checkpoints to keep, the newest.
         log_every: Steps between rows of metrics.csv and lines of progress.
-        resume: "auto": go on from the newest checkpoint in the run folder, if there is one; "never"; or the path of a
-            checkpoint to start from, which also allows a changed recipe.
+        resume: "auto": go on from the newest checkpoint in the run folder, if there is one; "never"; or the path
+            of a checkpoint to start from, which also allows a changed recipe.
         stop_after_minutes: Save and stop after this many minutes; the run can be resumed.
         tensorboard: Write TensorBoard events too (needs the extra "tracking").
         plot: Draw the run's curves to plot.png at its end (needs the extra "plot").
@@ -129,7 +129,7 @@ class TrainConfig:
         return max(1, math.ceil(self.epochs * faces / (self.batch_size * self.accumulate * world)))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain YAML values, resolved: the whole network under ``model``, and the run folder under ``out``."""
+        """Plain YAML values, resolved: ``model`` has the whole network, ``out`` the run folder."""
         values = dataclasses.asdict(self)
         values["betas"] = list(self.betas)
         values["model"] = self.network().to_dict()
@@ -145,12 +145,29 @@ def _require(holds: bool, name: str, value: object, wanted: str) -> None:
         raise ValueError(f"{name} is {value!r}; it must be {wanted}")
 
 
-# What may differ between a run and its resumption without changing any of its numbers. The preset is only a way to
-# name the network, and the faces themselves are compared by their fingerprint.
-_HARMLESS = frozenset(
-    "out workers val_every panel_every panel_faces checkpoint_every checkpoint_minutes keep log_every resume"
-    " stop_after_minutes tensorboard plot preset epochs steps val data device".split()
-)
+# What may differ between a run and its resumption without changing any of its numbers. The preset is only a way
+# to name the network, and the faces themselves are compared by their fingerprint.
+_HARMLESS = {
+    "out",
+    "workers",
+    "val_every",
+    "panel_every",
+    "panel_faces",
+    "checkpoint_every",
+    "checkpoint_minutes",
+    "keep",
+    "log_every",
+    "resume",
+    "stop_after_minutes",
+    "tensorboard",
+    "plot",
+    "preset",
+    "epochs",
+    "steps",
+    "val",
+    "data",
+    "device",
+}
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

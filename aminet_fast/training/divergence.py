@@ -18,7 +18,7 @@ class DivergedError(RuntimeError):
 def dump_batches(
     root: Path, batches: list[Batch], *, step: int, lr: float, losses: list[float], rank: int
 ) -> Path:
-    """Write a step's faces to ``root/nan-step-XXXXXXXX``: names and numbers as JSON, pictures as a .pt of tensors."""
+    """Write a step's faces to ``root/nan-step-XXXXXXXX``: names and numbers as JSON, pictures as .pt."""
     folder = root / f"nan-step-{step:08d}"
     folder.mkdir(exist_ok=True)
     facts = {"step": step, "lr": lr, "losses": losses, "names": [list(b["name"]) for b in batches]}

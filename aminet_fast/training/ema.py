@@ -15,8 +15,9 @@ M = TypeVar("M", bound=nn.Module)
 class Shadow:
     """A second network beside the trained one, in eval mode and without gradients.
 
-    With a decay it holds the average of the weights over the steps; without one it is brought up to date whenever it is
-    asked for. It is never compiled, wrapped by DDP or patched for autocast, so what is validated is what a user loads.
+    With a decay it holds the average of the weights over the steps; without one it is brought up to date whenever
+    it is asked for. It is never compiled, wrapped by DDP or patched for autocast, so what is validated is what a
+    user loads.
 
     Args:
         model: The network in training, before Accelerate wraps it.

@@ -1,4 +1,4 @@
-"""The run folder: where things lie in it, and writing them so that a crash leaves the old or the new, never half."""
+"""The run folder: where things lie in it, and writing them so that a crash leaves old or new, never half."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from .._atomic import atomic_write
 class RunFolder:
     """Paths of a run.
 
-    ``config.yaml``, ``metrics.csv``, ``log.txt``, ``checkpoints/step-00001000.pt``, ``panels/step-00001000.png``,
-    ``best/`` and ``last/`` (pretrained folders), ``nan-step-00001000/`` after a divergence.
+    ``config.yaml``, ``metrics.csv``, ``log.txt``, ``checkpoints/step-00001000.pt``,
+    ``panels/step-00001000.png``, ``best/`` and ``last/`` (pretrained folders), and ``nan-step-00001000/`` after a
+    divergence.
     """
 
     def __init__(self, root: Path) -> None:
@@ -71,7 +72,7 @@ def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def write_folder(path: Path, write: Callable[[Path], object]) -> None:
-    """As `write_file`, for a folder. A crash between the two renames leaves the old one, which `prepare` puts back."""
+    """As `write_file`, for a folder; a crash between the renames leaves the old one, which `prepare` puts back."""
     fresh = Path(tempfile.mkdtemp(prefix=".tmp-", dir=path.parent))
     try:
         write(fresh)

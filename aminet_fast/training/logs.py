@@ -1,8 +1,7 @@
-"""What a run says: lines on the terminal and in log.txt, rows of metrics.csv, TensorBoard events."""
+"""What a run says: lines on the terminal and in log.txt, TensorBoard events."""
 
 from __future__ import annotations
 
-import csv
 import math
 import time
 from pathlib import Path
@@ -12,18 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from .folder import write_file
-
-COLUMNS = (
-    "step", "epoch", "images", "seconds", "lr", "loss", "images_per_s",
-    "val_psnr", "val_ssim", "val_bicubic_psnr", "val_bicubic_ssim",
-)  # fmt: skip
-
 
 class RunLog:
-    """Lines for people. ``say`` also appends to the log file; ``progress`` draws a bar on a terminal and a line elsewhere.
+    """Lines for people: ``say`` also appends to the log file, ``progress`` draws a bar where there is a terminal.
 
-    On processes other than the main one everything is silent. ``file`` is set once the run folder is known to be good.
+    On processes other than the main one everything is silent. ``file`` is set once the run folder is known to be
+    good.
     """
 
     def __init__(self, main: bool) -> None:
@@ -69,42 +62,13 @@ class RunLog:
             self.console.print(escape(f"warning: cannot write {self.file}: {error.strerror}"), style="yellow")
 
     def progress(self, step: int, text: str, *, row: bool) -> None:
-        """Move the bar at every step; write ``text`` as a line when ``row`` says that a row of the CSV is due."""
+        """Move the bar at every step; write ``text`` as a line when a row of the CSV is due."""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=step, description=escape(text))
             if row:
                 self.note(text)
         elif row:
             self.say(text)
-
-
-class MetricsCSV:
-    """metrics.csv: one row every ``log_every`` steps and at each validation; columns without a value are empty."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def open(self, step: int) -> None:
-        """Start the file, or drop rows after ``step``: a resumed run writes them again, and none may be there twice."""
-        rows = [r for r in read_metrics(self.path) if int(r["step"]) <= step] if self.path.exists() else []
-        lines = [",".join(COLUMNS), *(",".join(r.get(c) or "" for c in COLUMNS) for r in rows)]
-        write_file(self.path, lambda file: file.write(("\n".join(lines) + "\n").encode()))
-
-    def write(self, row: dict[str, Any]) -> None:
-        """Append a row. Floats are written with all their digits, so that equal runs have equal files."""
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerow([_text(row.get(name)) for name in COLUMNS])
-
-
-def _text(value: object) -> str:
-    return "" if value is None else repr(value) if isinstance(value, float) else str(value)
-
-
-def read_metrics(path: Path) -> list[dict[str, str]]:
-    """Rows of a metrics.csv as written; a last line that was cut short by a kill is left out."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return [r for r in rows if (r.get("step") or "").isdigit() and None not in r and None not in r.values()]
 
 
 def duration(seconds: float) -> str:

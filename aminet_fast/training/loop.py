@@ -27,8 +27,8 @@ def train(config: TrainConfig, *, callback: Callback | None = None) -> int:
 
     Args:
         config: What to train on what.
-        callback: Called after every step with (steps done, loss); True saves and stops, as a signal does. With several
-            processes it has to answer the same on each.
+        callback: Called after every step with (steps done, loss); True saves and stops, as a signal does. With
+            several processes it has to answer the same on each.
 
     Returns:
         0 when the run is complete or was stopped cleanly, 1 when its last checkpoint could not be written.
@@ -48,13 +48,13 @@ def train(config: TrainConfig, *, callback: Callback | None = None) -> int:
             return trainer.run(signals, callback)
     except torch.OutOfMemoryError as error:
         raise MemoryFullError(
-            f"the GPU's memory is full with batch_size {config.batch_size}; halve it and double --accumulate, use"
-            f" --precision bf16, or a narrower --preset ({str(error).split('.')[0]})"
+            f"the GPU's memory is full with batch_size {config.batch_size}; halve it and double --accumulate,"
+            f" use --precision bf16, or a narrower --preset ({str(error).split('.')[0]})"
         ) from error
     finally:
         torch.use_deterministic_algorithms(deterministic)
         accelerator.end_training()
-        # Accelerate keeps one state a process and refuses a second run in it with another precision or device.
+        # Accelerate keeps one state a process and refuses another run in it at another precision.
         AcceleratorState._reset_state(reset_partial_state=True)
 
 

@@ -17,7 +17,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def init_normal(model: nn.Module, std: float = 0.02) -> None:
-    """The SPARNet line's start: convolutions N(0, std) with zero biases, BatchNorm N(1, std) with zero biases."""
+    """The SPARNet line's start: convolutions N(0, std), BatchNorm N(1, std), biases zero."""
     for module in model.modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
             nn.init.normal_(module.weight, 0.0, std)

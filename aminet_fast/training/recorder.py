@@ -8,7 +8,8 @@ from typing import Any
 
 from .checkpoint import save_checkpoint
 from .folder import RunFolder, write_folder
-from .logs import MetricsCSV, RunLog, duration, open_tensorboard
+from .logs import RunLog, duration, open_tensorboard
+from .metrics_csv import MetricsCSV
 from .optim import learning_rate
 from .session import Session
 from .validation import Scores, Validator

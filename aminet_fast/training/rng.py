@@ -12,9 +12,9 @@ import torch
 
 
 def capture() -> dict[str, Any]:
-    """State of Python's, NumPy's and PyTorch's generators, loadable with ``torch.load(weights_only=True)``."""
+    """State of Python's, NumPy's and PyTorch's generators, in types that ``weights_only`` loading takes."""
     version, words, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002
     return {
         "python": [version, list(words), gauss],
         "numpy": [
@@ -34,7 +34,7 @@ def restore(state: dict[str, Any]) -> None:
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
     torch.set_rng_state(state["torch"].cpu())
     if torch.cuda.is_available():
         for device, saved in enumerate(state["cuda"][: torch.cuda.device_count()]):
@@ -43,7 +43,7 @@ def restore(state: dict[str, Any]) -> None:
 
 @contextmanager
 def preserved() -> Iterator[None]:
-    """Whatever runs inside draws without moving the training run's generators: when we validate changes no weight."""
+    """What runs inside leaves the generators as they were, so that validating more or less changes no weight."""
     state = capture()
     try:
         yield

@@ -38,8 +38,8 @@ class Session:
         self.shadow = Shadow(self.net, config.ema)
         if config.compile:
             self.net.compile()  # in place: the keys of the state dict stay as they are
-        # DDP copies the first process's BatchNorm statistics to the others before each step, so that the first
-        # process's network is the whole state; each process still normalises by its own batch.
+        # DDP copies the first process's BatchNorm statistics to the others before each step, so that its network
+        # is the whole state; each process still normalises by its own batch.
         self.model, self.prepared = accelerator.prepare(self.net.train(), build_optimizer(self.net, config))
         self.optimizer: torch.optim.Optimizer = self.prepared.optimizer
         if start is not None:
@@ -64,7 +64,7 @@ class Session:
         rng.restore(states[self.accelerator.process_index % len(states)])
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds. Every process has to call it: the random generators are collected from all."""
+        """What a checkpoint holds. Every process has to call it: all their random generators are in it."""
         return {
             "step": self.step,
             "config": self.config.to_dict(),

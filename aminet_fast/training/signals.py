@@ -15,7 +15,7 @@ _WATCHED = (signal.SIGINT, signal.SIGTERM)
 class StopSignals:
     """Context manager; ``requested`` is the name of the signal that came, or None.
 
-    Outside the main thread Python cannot take signals; then nothing is installed and ``requested`` stays None.
+    Outside the main thread Python takes no signals; then nothing is installed and ``requested`` stays None.
     """
 
     def __init__(self) -> None:
@@ -53,5 +53,5 @@ class StopSignals:
 
 
 def ignore_interrupt(worker: int) -> None:
-    """For loader processes: Ctrl-C reaches the whole process group, and the run still needs them for its last step."""
+    """For loader processes: Ctrl-C reaches the whole process group, and the last step still needs them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

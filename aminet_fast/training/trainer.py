@@ -22,7 +22,7 @@ Callback = Callable[[int, float], bool | None]
 
 
 class Trainer:
-    """Steps a session until its end or a stop. A step is one step of the optimiser, over ``accumulate`` batches."""
+    """Steps a session until its end or a stop; a step is one of the optimiser, over ``accumulate`` batches."""
 
     def __init__(self, session: Session, recorder: Recorder, folder: RunFolder, log: RunLog) -> None:
         self.session, self.recorder, self.folder, self.log = session, recorder, folder, log
@@ -93,8 +93,8 @@ class Trainer:
                 loss = LOSSES[config.loss](s.model(given), wanted)
                 losses.append(loss.detach())
                 if len(used) == config.accumulate:
-                    # Before the backward pass is queued: the CPU then waits for the forward pass alone, and a GPU has
-                    # work left while the next batch is fetched.
+                    # Before the backward pass is queued: the CPU then waits for the forward pass alone, and a GPU
+                    # has work left while the next batch is fetched.
                     agreement = exchange(accelerator, losses, self._wishes(signals))
                 accelerator.backward(loss)
                 if config.grad_clip is not None and accelerator.sync_gradients:
@@ -109,7 +109,7 @@ class Trainer:
         return agreed, used
 
     def _wishes(self, signals: StopSignals) -> tuple[bool, bool, bool]:
-        """Whether this process was told to stop, finds its time up, or a checkpoint due. The main one has the clock."""
+        """Whether this process was told to stop, finds the time up, or a checkpoint due; the main one's clock."""
         config, now = self.config, time.monotonic()
         limit = config.stop_after_minutes
         time_up = limit is not None and now - self.started > 60 * limit
@@ -132,8 +132,9 @@ class Trainer:
         rate = s.optimizer.param_groups[0]["lr"]
         folder = dump_batches(self.folder.root, used, step=s.step, lr=rate, losses=losses, rank=rank)
         message = (
-            f"the {what} is not finite after step {s.step} (loss {losses}, lr {rate:g}); its faces are in {folder}, and"
-            " nothing of the step was saved. Go on from the last checkpoint with a lower --lr or --grad_clip 1"
+            f"the {what} is not finite after step {s.step} (loss {losses}, lr {rate:g}); its faces are in {folder},"
+            " and nothing of the step was saved. Start again from a checkpoint (--resume) with a lower --lr, or with"
+            " --grad_clip 1"
         )
         self.log.note(f"error: {message}")
         raise DivergedError(message)

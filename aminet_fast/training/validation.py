@@ -57,7 +57,9 @@ class Validator:
             if self._bicubic is None:
                 self._bicubic = torch.cat(bicubic) if bicubic else torch.empty(0, 2)
             mine = torch.cat([torch.cat(ours) if ours else torch.empty(0, 2), self._bicubic], dim=1)  # [n, 4]
-        everyone = torch.tensor(sum(gather_object([mine.tolist()]), []), dtype=torch.float64)
+        everyone = torch.tensor(
+            [face for part in gather_object([mine.tolist()]) for face in part], dtype=torch.float64
+        )
         ours_psnr, ours_ssim, bicubic_psnr, bicubic_ssim = everyone.unbind(1)
         return Scores(
             mean_psnr(ours_psnr.tolist()),

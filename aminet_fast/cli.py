@@ -1,0 +1,159 @@
+"""The command ``aminet``: each subcommand is a dataclass of options and a function; this file only joins them."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from . import __version__
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand whose options are ``module.config`` and whose work is ``runner.function(config)``."""
+
+    summary: str
+    module: str
+    config: str
+    runner: str
+    function: str
+    positional: str | None = None  # the option that is given without its name
+    positional_help: str = ""
+    many: bool = False  # it takes one or more
+
+
+COMMANDS = {
+    "train": Command("train AMINet on faces", ".training.config", "TrainConfig", ".training.loop", "train"),
+    "evaluate": Command(
+        "score weights against bicubic: PSNR, SSIM", ".evaluate", "EvaluateConfig", ".evaluate", "evaluate"
+    ),
+    "upscale": Command(
+        "super-resolve pictures of faces x8",
+        ".upscale",
+        "UpscaleConfig",
+        ".upscale",
+        "upscale",
+        "inputs",
+        "pictures, folders or globs",
+        True,
+    ),
+    "data": Command(
+        "check a folder of faces and say what is in it",
+        ".data.check",
+        "CheckConfig",
+        ".data.check",
+        "check",
+        "root",
+        "folder of faces",
+    ),
+    "plot": Command(
+        "draw runs' loss and PSNR",
+        ".plot",
+        "PlotConfig",
+        ".plot",
+        "plot",
+        "runs",
+        "run folders, or metrics.csv files",
+        True,
+    ),
+}
+INFO = "print versions, devices, and what was compiled for what"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``aminet`` with these arguments (None: the process's) and return the exit status.
+
+    A wrong request is one line on standard error and status 2; AMINET_FAST_DEBUG=1 shows the traceback instead.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    try:
+        return _dispatch(args)
+    except KeyboardInterrupt:
+        print("aminet: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output, head for one, has gone
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (it has to outlive us: Python flushes it at exit)
+        return 0
+    except Exception as error:
+        if os.environ.get("AMINET_FAST_DEBUG", "0") not in ("", "0") or not _is_request_error(error):
+            raise
+        print(f"aminet: error: {error or type(error).__name__}", file=sys.stderr)
+        return 1 if type(error).__name__ in ("DivergedError", "MemoryFullError") else 2
+
+
+def _is_request_error(error: Exception) -> bool:
+    """Errors that speak to the user; any other is a fault of the program and shows where it happened."""
+    named = ("DivergedError", "MemoryFullError")
+    return isinstance(error, (ValueError, OSError, ImportError)) or type(error).__name__ in named
+
+
+def _dispatch(args: list[str]) -> int:
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0 if args else 2
+    if args[0] == "--version":
+        print(f"aminet_fast {__version__}")
+        return 0
+    name, rest = args[0], args[1:]
+    if name == "info":
+        return int(importlib.import_module(".info", __package__).main(rest) or 0)
+    if name not in COMMANDS:
+        raise ValueError(f"there is no command {name!r}; it takes one of {', '.join([*COMMANDS, 'info'])}")
+    return run_command(name, COMMANDS[name], rest)
+
+
+def _overview() -> str:
+    summaries = {**{name: command.summary for name, command in COMMANDS.items()}, "info": INFO}
+    lines = [f"  {name:<10}{summary}" for name, summary in summaries.items()]
+    return "\n".join(
+        [
+            "usage: aminet COMMAND [options]",
+            "",
+            "AMINet face super-resolution.",
+            "",
+            *lines,
+            "",
+            "aminet COMMAND --help lists a command's options. Options may come from a YAML file (--config FILE), and",
+            "those given beside it change it. AMINET_FAST_DEBUG=1 shows where an error came from.",
+        ]
+    )
+
+
+def run_command(name: str, command: Command, args: list[str]) -> int:
+    """Parse a subcommand's arguments, build its dataclass, and run its function."""
+    # Imported here, as the commands' modules are: the overview needs none of them.
+    import jsonargparse
+
+    config_class = getattr(importlib.import_module(command.module, __package__), command.config)
+    parser = jsonargparse.ArgumentParser(prog=f"aminet {name}", description=_sentence(command.summary))
+    parser.add_argument("--config", action="config", help="YAML file of these options")
+    skip = {command.positional} if command.positional else set()
+    if command.positional:
+        _add_positional(parser, command)
+    parser.add_class_arguments(config_class, skip=skip)
+    values = parser.instantiate_classes(parser.parse_args(args)).as_dict()
+    values.pop("config", None)
+    function: Callable[[Any], int | None] = getattr(
+        importlib.import_module(command.runner, __package__), command.function
+    )
+    return int(function(config_class(**values)) or 0)
+
+
+def _add_positional(parser: Any, command: Command) -> None:
+    assert command.positional is not None
+    parser.add_argument(
+        command.positional,
+        type=str,
+        nargs="+" if command.many else None,
+        help=command.positional_help,
+    )
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + "."
