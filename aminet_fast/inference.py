@@ -1,0 +1,84 @@
+"""Running a trained network: where, on which sizes, and without leaving a trace on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from aminet_fast.model import AMINet, load_model, pad_to_multiple
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device of that name; "auto" is CUDA where there is one, else the CPU.
+
+    Raises:
+        ValueError: torch knows no such device, or this machine has none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used here ({reason}); use auto or cpu") from error
+    return device
+
+
+def load_network(weights: str | None, device: torch.device, command: str) -> AMINet:
+    """The network from `weights`, in eval mode on `device`.
+
+    Raises:
+        ValueError: `weights` is None (the message says how to get some) or holds something else.
+        FileNotFoundError: nothing is there.
+    """
+    if weights is None:
+        raise ValueError(
+            f"{command} needs weights. Train some with `aminet train`, which leaves them in its run folder, "
+            "and pass that with --weights RUN; a folder of save_pretrained, its .safetensors file or a "
+            "checkpoint (.pt) will do as well"
+        )
+    return load_model(weights, device=device)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the network's first parameter or buffer lives; the CPU for a network with none."""
+    first = next(chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Puts the network in eval mode without gradients, and every module back as it was afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def restore(model: nn.Module, x: Tensor, *, autocast: bool = False) -> Tensor:
+    """Runs the network on pictures of any size.
+
+    Args:
+        model: a network that takes and returns [N, 3, H, W], H and W multiples of its ``config.multiple`` (16
+            when it has none).
+        x: [N, 3, H, W] float32 in [-1, 1], the bicubic-upsampled LR; it is padded by its edge and the
+            result cut.
+        autocast: compute in bfloat16 where PyTorch's autocast does.
+
+    Returns:
+        [N, 3, H, W] float32 on the CPU, not clamped.
+    """
+    multiple = int(getattr(getattr(model, "config", None), "multiple", 16))
+    padded, crop = pad_to_multiple(x.to(device_of(model)), multiple)
+    with torch.autocast(padded.device.type, dtype=torch.bfloat16, enabled=autocast):
+        y = model(padded)
+    return crop(y).float().cpu()
