@@ -12,7 +12,7 @@ import torch
 from aminet_fast import AMINet, AMINetConfig
 
 TOLERANCE = 1e-10  # of the largest value: both sides compute in float64
-CONFIGS = {
+CONFIGS: dict[str, str | AMINetConfig] = {
     "nano": "aminet-nano",
     "tiny": AMINetConfig(width=4, heads=(1, 2, 2, 4), hourglass_width=5),
 }
