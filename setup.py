@@ -1,6 +1,6 @@
 """Compiles aminet_fast._C (CPU) and aminet_fast._C_cuda behind PyTorch's stable ABI; pyproject.toml has everything else.
 
-AMINET_FAST_BUILD=auto|none|cpu|cuda chooses; MAX_JOBS and TORCH_CUDA_ARCH_LIST are honoured (docs/install.md).
+AMINET_FAST_BUILD=auto|none|cpu|cuda chooses, MAX_JOBS and TORCH_CUDA_ARCH_LIST are honoured: docs/install.md.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
@@ -18,31 +18,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "build_backend"))
 import build_plan
 
 HERE = Path(__file__).resolve().parent
-# The oldest torch to run on (2.11): one binary serves it and every later one.
-STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020b000000000000"]
-CXX_FLAGS = ["-O3", "-std=c++20", "-fvisibility=hidden", "-fopenmp-simd", "-Wall", "-Wextra", "-Wno-unused-parameter"]
-NVCC_FLAGS = ["-O3", "-std=c++20", "-DUSE_CUDA"]
+OTHER_COMMANDS = {"egg_info", "dist_info", "sdist", "clean"}
+
 
 def sources(pattern: str) -> list[str]:
     """Files of csrc/, relative to this folder as setuptools wants them."""
     return sorted(str(path.relative_to(HERE)) for path in (HERE / "csrc").glob(pattern))
-
-
-def make_plan() -> build_plan.Plan:
-    """What to compile here. Raises BuildError where the request cannot be met."""
-    request, command = build_plan.requested(), build_plan.compiler_command()
-    if request == "none":
-        return build_plan.decide(request, "", "")
-    problem = build_plan.compiler_problem(command)
-    if problem:
-        return build_plan.decide(request, problem, "")
-    # torch's build tools and setuptools must agree on the compiler that was probed.
-    os.environ.setdefault("CXX", " ".join(command or []))
-    build_plan.reach_torch()
-    import torch
-    from torch.utils.cpp_extension import CUDA_HOME
-
-    return build_plan.decide(request, "", build_plan.cuda_problem(sources("cuda/*.cu"), CUDA_HOME, torch.version.cuda))
 
 
 def compiled(plan: build_plan.Plan) -> tuple[list[Any], type, dict[str, Any]]:
@@ -59,31 +40,32 @@ def compiled(plan: build_plan.Plan) -> tuple[list[Any], type, dict[str, Any]]:
                     sources("cpu/kernels/*.cpp"),
                     output_dir=str(Path(self.build_temp, capability).resolve()),
                     include_dirs=[*self.include_dirs, *ext.include_dirs],
-                    extra_postargs=[*CXX_FLAGS, *flags, f"-DAMINET_CAPABILITY={capability}"],
+                    extra_postargs=[*build_plan.CXX_FLAGS, *flags, f"-DAMINET_CAPABILITY={capability}"],
                 )
             super().build_extension(ext)
 
-    shared: dict[str, Any] = {"py_limited_api": True, "include_dirs": [str(HERE / "csrc")]}
-    cxx = {"cxx": [*CXX_FLAGS, *STABLE_ABI]}
-    modules = [cpp_extension.CppExtension("aminet_fast._C", sources("cpu/*.cpp"), extra_compile_args=cxx, **shared)]
-    facts: dict[str, Any] = {"torch": str(torch.__version__), "cxx_flags": cxx["cxx"], "cpu": list(build_plan.CAPABILITIES)}
+    flags = {"cxx": [*build_plan.CXX_FLAGS, *build_plan.STABLE_ABI]}
+    common: dict[str, Any] = {"py_limited_api": True, "include_dirs": [str(HERE / "csrc")]}
+    common["extra_compile_args"] = flags
+    modules = [cpp_extension.CppExtension("aminet_fast._C", sources("cpu/*.cpp"), **common)]
+    facts: dict[str, Any] = {"torch": str(torch.__version__), "cxx_flags": flags["cxx"]}
+    facts |= {"compiler": build_plan.compiler_version(), "cpu": list(build_plan.CAPABILITIES)}
     if plan.cuda:
-        nvcc = {**cxx, "nvcc": [*NVCC_FLAGS, *STABLE_ABI]}
-        modules.append(
-            cpp_extension.CUDAExtension(
-                "aminet_fast._C_cuda", sources("cuda/*.cu"), extra_compile_args=nvcc, **shared
-            )
-        )
-        facts |= {"cuda": torch.version.cuda, "nvcc_flags": nvcc["nvcc"]}
-        facts["cuda_architectures"] = os.environ.get("TORCH_CUDA_ARCH_LIST", "of the GPUs present at the build")
-    facts["compiler"] = build_plan.compiler_version(os.environ["CXX"])
+        flags["nvcc"] = [*build_plan.NVCC_FLAGS, *build_plan.STABLE_ABI]
+        modules.append(cpp_extension.CUDAExtension("aminet_fast._C_cuda", sources("cuda/*.cu"), **common))
+        architectures = os.environ.get("TORCH_CUDA_ARCH_LIST", "of the GPUs present at the build")
+        facts |= {
+            "cuda": torch.version.cuda,
+            "nvcc_flags": flags["nvcc"],
+            "cuda_architectures": architectures,
+        }
     return modules, BuildExtension, facts
 
 
 class BuildPy(build_py):
-    """Leaves the facts of this build beside the package's modules, and no compiled module of an earlier build."""
+    """Leaves this build's facts beside the package's modules, and no compiled module of an earlier build."""
 
-    facts: dict[str, Any] = {}
+    facts: ClassVar[dict[str, Any]] = {}
 
     def run(self) -> None:
         super().run()
@@ -97,8 +79,8 @@ class BuildPy(build_py):
 def main() -> None:
     arguments: dict[str, Any] = {"ext_modules": [], "cmdclass": {"build_py": BuildPy}}
     # Metadata and source archives are also asked for where there is no torch, and need none.
-    if {"bdist_wheel", "build", "build_ext", "editable_wheel", "install"} & set(sys.argv):
-        plan = make_plan()
+    if not OTHER_COMMANDS & set(sys.argv):
+        plan = build_plan.make_plan(sources("cuda/*.cu"))
         BuildPy.facts = {"notes": list(plan.notes)}
         for note in plan.notes:
             print(f"aminet_fast: {note}", file=sys.stderr)

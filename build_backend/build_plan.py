@@ -20,6 +20,11 @@ TORCH_REQUIREMENT = "torch>=2.11"
 OLDEST_TORCH = (2, 11)
 REQUESTS = ("auto", "none", "cpu", "cuda")
 ROOT = Path(__file__).resolve().parent.parent
+# The oldest torch to run on (2.11): one binary serves it and every later one.
+STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020b000000000000"]
+_WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter"]
+CXX_FLAGS = ["-O3", "-std=c++20", "-fvisibility=hidden", "-fopenmp-simd", *_WARNINGS]
+NVCC_FLAGS = ["-O3", "-std=c++20", "-DUSE_CUDA"]
 # Flags of each copy of csrc/cpu/kernels; csrc/cpu/capability.h picks the copy when the library runs.
 CAPABILITIES: dict[str, list[str]] = {"portable": []}
 if platform.machine() in ("x86_64", "AMD64"):
@@ -86,12 +91,24 @@ def compiler_problem(command: list[str] | None) -> str:
     include = sysconfig.get_path("include")
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "probe.cpp")
-        source.write_text("#include <Python.h>\n#include <span>\nint probe() { return std::span<int>().size(); }\n")
-        arguments = [*command, "-std=c++20", f"-I{include}", "-c", str(source), "-o", str(Path(folder, "probe.o"))]
+        source.write_text(
+            "#include <Python.h>\n#include <span>\nint probe() { return std::span<int>().size(); }\n"
+        )
+        arguments = [
+            *command,
+            "-std=c++20",
+            f"-I{include}",
+            "-c",
+            str(source),
+            "-o",
+            str(Path(folder, "probe.o")),
+        ]
         try:
             result = subprocess.run(arguments, capture_output=True, text=True, check=False)
         except OSError as error:
-            return f"the C++ compiler {command[0]!r} does not start ({error.strerror}); set CXX to one that does"
+            return (
+                f"the C++ compiler {command[0]!r} does not start ({error.strerror}); set CXX to one that does"
+            )
     if result.returncode == 0:
         return ""
     if "Python.h" in result.stderr:
@@ -99,10 +116,11 @@ def compiler_problem(command: list[str] | None) -> str:
     return f"{shlex.join(command)} cannot compile C++20; install g++ 10 or newer, or set CXX to it"
 
 
-def compiler_version(command: str) -> str:
+def compiler_version() -> str:
     """The compiler's own first line about itself."""
-    result = subprocess.run([*shlex.split(command), "--version"], capture_output=True, text=True, check=False)
-    return result.stdout.splitlines()[0] if result.stdout else command
+    command = compiler_command() or ["c++"]
+    result = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
+    return result.stdout.splitlines()[0] if result.stdout else shlex.join(command)
 
 
 def cuda_problem(sources: list[str], toolkit: str | None, torch_cuda: str | None) -> str:
@@ -142,7 +160,12 @@ def target_environment() -> tuple[str | None, list[str]]:
     environ = {name: value for name, value in os.environ.items() if name not in hidden}
     # A folder without modules as the working directory, so that nothing of the source tree is taken for a package.
     result = subprocess.run(
-        [sys.executable, "-c", _FIND_TORCH], env=environ, cwd=ROOT / "csrc", capture_output=True, text=True, check=False
+        [sys.executable, "-c", _FIND_TORCH],
+        env=environ,
+        cwd=ROOT / "csrc",
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if result.returncode != 0:
         return None, []
@@ -182,3 +205,19 @@ def reach_torch() -> None:
                 f"pip install '{TORCH_REQUIREMENT}' first, or leave out --no-build-isolation"
             ) from error
         sys.path.extend(path for path in paths if path not in sys.path)
+
+
+def make_plan(cuda_sources: list[str]) -> Plan:
+    """What to compile here. Raises BuildError where the request cannot be met."""
+    request, command = requested(), compiler_command()
+    if request == "none":
+        return decide(request, "", "")
+    if problem := compiler_problem(command):
+        return decide(request, problem, "")
+    # torch's build tools and setuptools must use the compiler that was probed.
+    os.environ.setdefault("CXX", shlex.join(command or []))
+    reach_torch()
+    import torch
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    return decide(request, "", cuda_problem(cuda_sources, CUDA_HOME, torch.version.cuda))

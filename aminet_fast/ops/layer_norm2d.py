@@ -1,0 +1,106 @@
+"""Layer normalisation over the channels of each pixel (LN of LGFI, Section III-B, Fig. 4)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import backends
+from .._extension import load
+from ..reference.norm import layer_norm2d_ref
+from ._library import check_channel_vector, check_image, library, no_second_derivative
+
+library.define(
+    "layer_norm2d_fwd(Tensor x, Tensor weight, Tensor bias, float eps) -> (Tensor y, Tensor mean, Tensor rstd)"
+)
+library.define(
+    "layer_norm2d_bwd(Tensor dy, Tensor x, Tensor weight, Tensor mean, Tensor rstd)"
+    " -> (Tensor dx, Tensor dweight, Tensor dbias)"
+)
+backends.register("layer_norm2d", "cpu", "cpu", lambda: load("_C")[1])
+
+
+def layer_norm2d(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, backend: str | None = None
+) -> Tensor:
+    """y[n, :, h, w] = (x - mean) / sqrt(var + eps) * weight + bias, over the channels of each pixel.
+
+    Args:
+        x: [N, C, H, W] of float32, float64, bfloat16 or float16, in any layout; channels_last is the fastest.
+        weight, bias: [C], of x's dtype or float32.
+        eps: added to the (biased) variance; not negative.
+        backend: "auto", "reference", "cpu", "triton" or "cuda"; None reads AMINET_FAST_BACKEND, then means "auto".
+
+    Returns:
+        [N, C, H, W] of x's dtype, also under autocast: statistics and sums are in float32 (float64 for float64) whatever
+        the dtype. channels_last if x's channels are neighbours in memory, contiguous otherwise.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above; the message names it.
+        NotImplementedError: the gradient of a gradient is asked for and backend is not "reference".
+    """
+    check_image("layer_norm2d", "x", x)
+    check_channel_vector("layer_norm2d", "weight", weight, x)
+    check_channel_vector("layer_norm2d", "bias", bias, x)
+    if not eps >= 0:
+        raise ValueError(f"layer_norm2d: eps must not be negative, got {eps}")
+    if backends.choose("layer_norm2d", x.device.type, backend) == "reference":
+        return _reference(x, weight, bias, eps)
+    return torch.ops.aminet_fast.layer_norm2d_fwd(x, weight, bias, eps)[0]
+
+
+def _reference(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """The reference, kept to this operator's promises on dtype and layout."""
+    with torch.autocast(x.device.type, enabled=False):
+        y = layer_norm2d_ref(x, weight.to(x.dtype), bias.to(x.dtype), eps)
+    return y.contiguous(memory_format=_memory_format(x))
+
+
+def _memory_format(x: Tensor) -> torch.memory_format:
+    # The kernels' rule too (format_of in csrc/cpu/layer_norm2d.cpp).
+    return torch.channels_last if x.stride(1) == 1 else torch.contiguous_format
+
+
+@torch.library.register_fake("aminet_fast::layer_norm2d_fwd", lib=library)
+def _forward_fake(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    torch._check(x.device == weight.device and x.device == bias.device)
+    n, c, h, w = x.shape
+    torch._check(weight.shape[0] == c and bias.shape[0] == c)
+    accumulated = torch.float64 if x.dtype == torch.float64 else torch.float32
+    y = torch.empty_like(x.contiguous(memory_format=_memory_format(x)))
+    return y, x.new_empty((n, h, w), dtype=accumulated), x.new_empty((n, h, w), dtype=accumulated)
+
+
+@torch.library.register_fake("aminet_fast::layer_norm2d_bwd", lib=library)
+def _backward_fake(
+    dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    torch._check(x.device == dy.device and x.device == weight.device)
+    torch._check(dy.shape == x.shape)
+    dx = torch.empty_like(x.contiguous(memory_format=_memory_format(x)))
+    return dx, weight.new_empty(weight.shape), weight.new_empty(weight.shape)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, weight, bias, _ = inputs
+    _, mean, rstd = output
+    ctx.mark_non_differentiable(mean, rstd)
+    ctx.bias_dtype = bias.dtype
+    ctx.save_for_backward(x, weight, mean, rstd)
+
+
+def _backward(ctx: Any, dy: Tensor, _mean: Tensor, _rstd: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    dx, dweight, dbias = torch.ops.aminet_fast.layer_norm2d_bwd(dy, *ctx.saved_tensors)
+    return dx, dweight, dbias.to(ctx.bias_dtype), None
+
+
+def _double_backward(ctx: Any, *gradients: Tensor) -> None:
+    no_second_derivative("layer_norm2d")
+
+
+torch.library.register_autograd(
+    "aminet_fast::layer_norm2d_fwd", _backward, setup_context=_setup_context, lib=library
+)
+torch.library.register_autograd("aminet_fast::layer_norm2d_bwd", _double_backward, lib=library)
