@@ -201,14 +201,14 @@ def evaluate(config: EvaluateConfig) -> int:
         model = load_network(weights, device, "aminet evaluate") if weights is not None else None
         split = _split(config)
         faces = open_faces(config.data, split)
-    except (DataError, OSError, ValueError, RuntimeError) as error:
+    except (DataError, OSError, ValueError) as error:
         errors.print(f"error: {error}", markup=False, style="red")
         return 1
     if not faces.has_hr:
         errors.print(
             f"error: the {len(faces)} faces of {config.data.root} are LR pictures without originals, so "
             "there is nothing to score against. Enlarge them with: "
-            f"aminet upscale --inputs {config.data.root} --out DIR",
+            f"aminet upscale {config.data.root} --out DIR",
             markup=False,
             style="red",
         )

@@ -42,7 +42,10 @@ def load_network(weights: str | None, device: torch.device, command: str) -> AMI
             "and pass that with --weights RUN; a folder of save_pretrained, its .safetensors file or a "
             "checkpoint (.pt) will do as well"
         )
-    return load_model(weights, device=device)
+    try:
+        return load_model(weights, device=device)
+    except RuntimeError as error:  # keys or shapes that do not fit
+        raise ValueError(f"{weights}: {error}") from error
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -15,7 +15,7 @@ from aminet_fast.metrics import quantise
 _GAP = 4
 _FONT_SIZE = 13
 _MARGIN_COLOUR, _TEXT_COLOUR = (255, 255, 255), (20, 20, 20)
-_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
 def save_panel(
@@ -42,8 +42,8 @@ def save_panel(
         OSError: the file cannot be written.
     """
     target = Path(path)
-    if target.suffix.lower() not in _FORMATS:
-        raise ValueError(f"cannot write a panel as {target.name!r}; use one of {', '.join(_FORMATS)}")
+    if target.suffix.lower() not in FORMATS:
+        raise ValueError(f"cannot write a panel as {target.name!r}; use one of {', '.join(FORMATS)}")
     rows = _check(columns, names, scale)
     width = scale * max(x.shape[-1] for x in columns.values())
     height = scale * max(x.shape[-2] for x in columns.values())
@@ -66,7 +66,7 @@ def save_panel(
         top = header + row * (height + caption + _GAP) + height
         _write(draw, name, _GAP, top, size[0] - 2 * _GAP, centred=False)
     with atomic_write(target) as file:
-        sheet.save(file, format=_FORMATS[target.suffix.lower()], quality=95)
+        sheet.save(file, format=FORMATS[target.suffix.lower()], quality=95)
 
 
 def _check(columns: Mapping[str, Tensor], names: Sequence[str] | None, scale: int) -> int:

@@ -197,4 +197,4 @@ def test_command_refuses_lr_only_sets(
     assert evaluate(EvaluateConfig(data=DataConfig(root="cameras"), split="all")) == 1
     error = " ".join(capsys.readouterr().err.split())
     assert "2 faces of cameras are LR pictures without originals" in error
-    assert "aminet upscale --inputs cameras" in error
+    assert "aminet upscale cameras --out" in error

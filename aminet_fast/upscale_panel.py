@@ -1,0 +1,66 @@
+"""The before-and-after picture of ``aminet upscale``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from aminet_fast.data import to_tensor
+from aminet_fast.data.degrade import enlarge
+from aminet_fast.panel import FORMATS, save_panel
+
+_ROWS, _SIDE = 8, 512
+
+
+def check_panel(path: str, *, force: bool) -> None:
+    """Raises ValueError when a panel cannot be written to `path`, or exists and `force` is off."""
+    if Path(path).suffix.lower() not in FORMATS:
+        raise ValueError(f"panel {path}: use one of {', '.join(FORMATS)}")
+    if Path(path).exists() and not force:
+        raise ValueError(f"panel {path} exists already; pass --force to overwrite it")
+
+
+class PanelRows:
+    """The first eight pictures of a run, shrunk to 512 pixels where they are larger."""
+
+    def __init__(self) -> None:
+        self._names: list[str] = []
+        self._rows: list[dict[str, Image.Image]] = []
+
+    def add(self, name: str, lr: Image.Image, result: Image.Image, original: Image.Image | None) -> None:
+        """Takes one picture: LR, its enlargement by the network, and the original where there is one."""
+        if len(self._rows) == _ROWS:
+            return
+        rgb = lr.convert("RGB")
+        columns = {
+            "LR": rgb.resize(result.size, Image.Resampling.NEAREST),
+            "bicubic": enlarge(rgb),
+            "AMINet": result.convert("RGB"),
+        }
+        if original is not None:
+            columns["HR"] = original.resize(result.size, Image.Resampling.BICUBIC)
+        for image in columns.values():
+            image.thumbnail((_SIDE, _SIDE))
+        self._names.append(name)
+        self._rows.append(columns)
+
+    def save(self, path: str) -> None:
+        """Writes the panel; does nothing when no picture came. Raises OSError when it cannot be written."""
+        if not self._rows:
+            return
+        width = max(row["LR"].width for row in self._rows)
+        height = max(row["LR"].height for row in self._rows)
+        columns = {
+            label: torch.stack([to_tensor(_centred(row[label], width, height)) for row in self._rows])
+            for label in self._rows[0]
+        }
+        save_panel(path, columns, names=self._names)
+
+
+def _centred(image: Image.Image, width: int, height: int) -> Image.Image:
+    """A small picture on white, so that pictures of several sizes fit one grid."""
+    cell = Image.new("RGB", (width, height), "white")
+    cell.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
+    return cell
