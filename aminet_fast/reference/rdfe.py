@@ -42,6 +42,8 @@ def reflect_pad(x: Tensor) -> Tensor:
     An axis of one pixel has nothing to reflect but itself, as in numpy.pad; it occurs in the hourglass of a 16x16 input.
     """
     h, w = x.shape[-2:]
+    if h > 1 and w > 1:
+        return F.pad(x, (1, 1, 1, 1), mode="reflect")
     x = F.pad(x, (1, 1, 0, 0), mode="reflect" if w > 1 else "replicate")
     return F.pad(x, (0, 0, 1, 1), mode="reflect" if h > 1 else "replicate")
 

@@ -1,0 +1,44 @@
+# On a fresh machine `make demo` or `make test` does all the set-up itself, in the virtual environment .venv.
+PYTHON ?= python3
+VENV ?= .venv
+# What is installed as torch; e.g. TORCH='torch==2.11.*'.
+TORCH ?= torch>=2.11
+PY = $(VENV)/bin/python
+INSTALLED = $(VENV)/.installed
+
+.PHONY: install demo test test-slow test-all lint types benchmarks clean
+
+install: $(INSTALLED)
+
+# torch first, so that the build finds it there and fetches no second one for itself.
+$(INSTALLED): pyproject.toml setup.py $(wildcard csrc/*/* build_backend/*)
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check '$(TORCH)'
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[dev,demo]'
+	$(PY) -m aminet_fast.info
+	touch $@
+
+demo: $(INSTALLED)
+	$(PY) -m aminet_fast.demo
+
+test: $(INSTALLED)
+	$(PY) -m pytest -m 'not slow and not gpu'
+
+test-slow: $(INSTALLED)
+	$(PY) -m pytest -m 'slow and not gpu'
+
+test-all: $(INSTALLED)
+	$(PY) -m pytest
+
+lint: $(INSTALLED)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+types: $(INSTALLED)
+	$(PY) -m mypy
+
+benchmarks: $(INSTALLED)
+	$(PY) -m pytest benchmarks --benchmark-only
+
+clean:
+	rm -rf $(VENV) build *.egg-info aminet_fast/_C*.so aminet_fast/_build.json runs
