@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from ..plot import PlotConfig, plot
 from .agreement import Agreement, exchange
 from .batches import Batch, to_device, train_batches
 from .divergence import DivergedError, dump_batches
@@ -149,15 +150,21 @@ class Trainer:
         self.log.start(s.step, s.total)
 
     def _farewell(self, reason: str | None) -> int:
-        s = self.session
+        s, folder = self.session, self.folder
         if self.recorder.save_failed:
-            self.log.warn(
-                "the last checkpoint could not be written; the run can only be resumed from an earlier one"
-            )
+            self.log.warn("the last checkpoint could not be written; only an earlier one can be resumed")
         if reason is None:
-            self.log.say(f"complete: {s.total:,} steps in {duration(s.seconds)}; weights in {self.folder.best} and"
-                         f" {self.folder.last}")  # fmt: skip
+            took = duration(s.seconds)
+            self.log.say(f"complete: {s.total:,} steps in {took}; weights in {folder.best} and {folder.last}")
         else:
-            self.log.say(f"stopped by {reason} after step {s.step:,}; go on with:"
-                         f" aminet train --config {self.folder.config}")  # fmt: skip
+            again = f"aminet train --config {folder.config}"
+            self.log.say(f"stopped by {reason} after step {s.step:,}; go on with: {again}")
+        if self.config.plot and self.accelerator.is_main_process:
+            self._plot()
         return int(self.recorder.save_failed)
+
+    def _plot(self) -> None:
+        try:
+            plot(PlotConfig([str(self.folder.root)]))
+        except (ImportError, OSError, ValueError) as error:  # a picture of it is no part of a run's success
+            self.log.warn(f"no plot: {error}")
