@@ -202,7 +202,7 @@ def evaluate(config: EvaluateConfig) -> int:
         split = _split(config)
         faces = open_faces(config.data, split)
     except (DataError, OSError, ValueError) as error:
-        errors.print(f"error: {error}", markup=False, style="red")
+        errors.print(f"error: {error}", markup=False, style="red", soft_wrap=True)
         return 1
     if not faces.has_hr:
         errors.print(
@@ -211,6 +211,7 @@ def evaluate(config: EvaluateConfig) -> int:
             f"aminet upscale {config.data.root} --out DIR",
             markup=False,
             style="red",
+            soft_wrap=True,
         )
         return 1
     writer = None

@@ -68,7 +68,7 @@ def write_scores(config: EvaluateConfig, split: str, fingerprint: str, scores: M
     }
     with atomic_write(out / "summary.json") as file:
         file.write((json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
-    Console().print(f"Scores of every picture are in {out}", markup=False, highlight=False)
+    Console().print(f"Scores of every picture are in {out}", markup=False, highlight=False, soft_wrap=True)
 
 
 class ImageWriter:

@@ -72,7 +72,7 @@ def run(config: UpscaleConfig) -> int:
         if rows and config.panel:
             rows.save(config.panel)
     except (OSError, ValueError, StopError) as error:
-        errors.print(f"error: {_reason(error)}", markup=False, style="red")
+        errors.print(f"error: {_reason(error)}", markup=False, style="red", soft_wrap=True)
         if account.done:
             errors.print(
                 f"{account.done} of {len(jobs)} pictures had been written to {config.out}", markup=False
@@ -181,15 +181,24 @@ def save(image: Image.Image, target: Path, icc: bytes | None, notes: Counter[str
 
 def _report(config: UpscaleConfig, account: Account, total: int, errors: Console) -> None:
     out = Console()
-    out.print(f"{account.done} of {total} pictures upscaled to {config.out}", markup=False, highlight=False)
+    out.print(
+        f"{account.done} of {total} pictures upscaled to {config.out}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
     if config.panel and account.done:
-        out.print(f"side by side: {config.panel}", markup=False, highlight=False)
+        out.print(f"side by side: {config.panel}", markup=False, highlight=False, soft_wrap=True)
     for note, count in account.notes.items():
-        out.print(f"note: {count} x {note}", markup=False, highlight=False)
+        out.print(f"note: {count} x {note}", markup=False, highlight=False, soft_wrap=True)
     if account.failed:
         more = f"\n  and {len(account.failed) - _NAMED} more" if len(account.failed) > _NAMED else ""
         named = "".join(f"\n  {line}" for line in account.failed[:_NAMED])
-        errors.print(f"warning: {len(account.failed)} of {total} pictures failed:{named}{more}", markup=False)
+        errors.print(
+            f"warning: {len(account.failed)} of {total} pictures failed:{named}{more}",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def _reason(error: BaseException) -> str:

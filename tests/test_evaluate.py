@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -198,3 +199,36 @@ def test_command_refuses_lr_only_sets(
     error = " ".join(capsys.readouterr().err.split())
     assert "2 faces of cameras are LR pictures without originals" in error
     assert "aminet upscale cameras --out" in error
+
+
+def script_scores(file: Path) -> tuple[float, float]:
+    """Bicubic's PSNR and SSIM of one picture by the papers' recipe, with Pillow and scikit-image alone."""
+    from skimage.metrics import structural_similarity
+
+    with Image.open(file) as image:
+        rgb = image.convert("RGB")
+    side = min(rgb.size)
+    left, top = round((rgb.width - side) / 2), round((rgb.height - side) / 2)
+    hr = rgb.crop((left, top, left + side, top + side)).resize((128, 128), Image.Resampling.BICUBIC)
+    up = hr.resize((16, 16), Image.Resampling.BICUBIC).resize((128, 128), Image.Resampling.BICUBIC)
+    weights = np.array([65.481, 128.553, 24.966]) / 255.0
+    a, b = ((16 + np.matmul(np.asarray(x), weights)).astype(np.uint8) for x in (hr, up))
+    mse = np.mean(np.square(a.astype(float) - b.astype(float)))
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}
+    return 10 * math.log10(255**2 / mse), float(structural_similarity(a, b, **options))
+
+
+@pytest.mark.parametrize(("folder", "means"), [("test_a", (24.083, 0.6559)), ("test_b", (23.597, 0.6560))])
+def test_bicubic_on_real_faces(tmp_path: Path, folder: str, means: tuple[float, float]) -> None:
+    if "AMINET_FACES" not in os.environ:
+        pytest.skip("AMINET_FACES is not set: no real faces")
+    pytest.importorskip("skimage.metrics", reason="scikit-image is not installed")
+    root = Path(os.environ["AMINET_FACES"]) / folder
+    faces = open_faces(DataConfig(root=str(root), cache=str(tmp_path)), "all")
+    score = evaluate_model(None, faces, batch_size=32).bicubic
+    assert (score.mean_psnr, score.mean_ssim) == pytest.approx(means, abs=5e-4)
+    for i in range(0, len(faces), 10):
+        psnr_i, ssim_i = script_scores(root / faces.names[i])
+        # the script's float sum is now and then a level darker than the exact luma
+        assert score.psnr[i] == pytest.approx(psnr_i, abs=2e-3)
+        assert score.ssim[i] == pytest.approx(ssim_i, abs=1e-4)
