@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
+Augment = Literal["full", "flip", "none"]
 AREA = (0.7, 1.0)
 RATIO = (3 / 4, 4 / 3)
 

@@ -107,7 +107,7 @@ def _verify(store: FaceStore, part: str, shape: tuple[int, ...]) -> None:
     if len(sums) != -(-shape[0] // BLOCK):
         raise ValueError(f"{part}.npy has {len(sums)} checksums")
     for i in np.unique(np.linspace(0, len(sums) - 1, 32).astype(int)).tolist() if sums else []:
-        if zlib.crc32(np.ascontiguousarray(array[i * BLOCK : (i + 1) * BLOCK])) != sums[i]:
+        if zlib.crc32(array[i * BLOCK : (i + 1) * BLOCK].tobytes()) != sums[i]:
             raise ValueError(f"{part}.npy: wrong checksum of pictures {i * BLOCK} and on")
 
 
@@ -209,7 +209,7 @@ def _in_memory(folder: Path, entries: Iterator[Entry], count: int, error: OSErro
         size = count * sum(pixels.nbytes for pixels in entry.parts.values())
         if size > MEMORY_LIMIT:
             raise OSError(
-                f"cannot write the face cache in {folder} ({error}), and {count} faces take {size >> 20} MiB, "
+                f"cannot write the face cache in {folder} ({error}); {count} faces take {size >> 20} MiB, "
                 "too much for memory; set cache to a folder with room, or set limit"
             ) from error
         for part, pixels in entry.parts.items():

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch.utils.data import Dataset
 
+from .augment import Augment
 from .augment import augment as augment_image
 from .cache import Entry, FaceStore, build_store, cache_key, load_store
 from .config import SPLITS, DataConfig, DataError, Split
@@ -36,15 +37,19 @@ class FaceDataset(Dataset[dict[str, object]]):
 
     `ds[i]` or `ds[(i, item_seed)]` gives {"input": float32 [3, S, S], "hr": float32 [3, S, S],
     "lr": float32 [3, S/scale, S/scale], "name": str}, tensors in [-1, 1]; without HR no "hr".
-    With `augment`, a picture is flipped and cropped by item_seed alone; a plain index takes the seed from
-    torch's generator, which a DataLoader seeds in every worker. Given pairs are flipped, not cropped.
+    With `augment` "full" a picture is flipped and cropped, with "flip" only flipped, by item_seed alone; a plain
+    index takes the seed from torch's generator, which a DataLoader seeds in every worker. Given pairs are
+    flipped, not cropped.
 
     `names` are paths relative to the root; `fingerprint` stands for the pixels, their order and the settings.
     Raises IndexError for an index out of range.
     """
 
-    def __init__(self, store: FaceStore, fingerprint: str, *, scale: int = 8, augment: bool = False) -> None:
-        self.store, self.fingerprint, self.scale, self.augment = (store, fingerprint, scale, augment)
+    def __init__(
+        self, store: FaceStore, fingerprint: str, *, scale: int = 8, augment: bool | Augment = "none"
+    ) -> None:
+        self.store, self.fingerprint, self.scale = store, fingerprint, scale
+        self.augment: Augment = {True: "full", False: "none"}[augment] if isinstance(augment, bool) else augment
         self.names = store.meta.names
 
     @property
@@ -69,11 +74,11 @@ class FaceDataset(Dataset[dict[str, object]]):
         index = operator.index(raw)
         if not -len(self) <= index < len(self):
             raise IndexError(f"face {index} of a set of {len(self)}")
-        if self.augment and seed is None:
+        if self.augment != "none" and seed is None:
             seed = int(torch.randint(2**62, ()).item())
         hr, lr = self._picture("hr", index), self._picture("lr", index)
-        if self.augment and seed is not None:
-            hr = hr and augment_image(hr, int(seed), crop=lr is None)
+        if self.augment != "none" and seed is not None:
+            hr = hr and augment_image(hr, int(seed), crop=self.augment == "full" and lr is None)
             lr = lr and augment_image(lr, int(seed), crop=False)
         if lr is None:
             assert hr is not None, "a store has at least one part"
@@ -90,7 +95,9 @@ class FaceDataset(Dataset[dict[str, object]]):
         return None if array is None else Image.fromarray(array[index])
 
 
-def open_faces(config: DataConfig, split: Split = "train", augment: bool = False) -> FaceDataset:
+def open_faces(
+    config: DataConfig, split: Split = "train", augment: bool | Augment = "none"
+) -> FaceDataset:
     """Find, decode (once; then from the cache) and open one split of the faces `config` describes.
 
     Bad files are skipped with one warning that counts them and names the first few. Raises DataError when the

@@ -28,8 +28,8 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
 
     Rank `rank` of `world` gets at step s the stream's positions (s * world + rank) * batch_size + j, so ranks
     never overlap and a start at any step gives exactly the rest of the stream; only the step has to be saved.
-    A batch that crosses the end of an epoch goes on in the next one: every batch is full and every sample comes
-    once an epoch.
+    A batch that crosses the end of an epoch goes on in the next: batches are full, every sample comes once an
+    epoch.
 
     Args:
         length: number of samples, >= 1.

@@ -12,7 +12,11 @@ from .config import DataConfig, DataError
 from .images import SUFFIXES, find_images
 
 VAL_EVERY = 25
-_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+_NAMES = {
+    "train": ("train", "training", "trainset"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing", "testset"),
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ def list_faces(config: DataConfig) -> Listing:
 
     Raises DataError naming what was looked for and where, when nothing fits.
     """
-    from . import layouts
+    from . import helen, layouts
     from .drawn import list_drawn
 
     if config.layout == "drawn" or (config.root is None and config.layout == "auto"):
@@ -58,7 +62,7 @@ def list_faces(config: DataConfig) -> Listing:
     finders = {
         "celeba": layouts.list_celeba,
         "scface": layouts.list_scface,
-        "helen": layouts.list_helen,
+        "helen": helen.list_helen,
         "paired": layouts.list_paired,
         "folder": list_folder,
     }

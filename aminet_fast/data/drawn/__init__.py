@@ -1,7 +1,7 @@
 """The embedded default: drawn faces by seed, so that everything runs with no download.
 
-Each face has its own skin, shape, age, expression, pose, hair, glasses, clothes, light and background. They are
-drawn at three times the size and reduced by Pillow's Lanczos filter. Only numpy and Pillow are used; the same
+Each face has its own skin, shape, age, expression, pose, hair, glasses, clothes, light and background. They
+are drawn at three times the size and reduced by Pillow's Lanczos filter. Only numpy and Pillow are used; the same
 versions of them give the same pixels.
 """
 
@@ -50,16 +50,21 @@ def draw_face(seed: int, size: int = 128) -> Image.Image:
     canvas = Canvas(size, person, rng)
     draw_background(canvas)
     draw_back_hair(canvas)
+    canvas.flush()
     draw_body(canvas)
     draw_ears(canvas)
     draw_head(canvas)
     draw_marks(canvas)
     draw_nose(canvas)
     draw_eyes(canvas)
+    canvas.flush()
     draw_mouth(canvas)
     draw_beard(canvas)
+    canvas.flush()
     draw_brows(canvas)
+    canvas.flush()
     draw_hair(canvas)
+    canvas.flush()
     draw_glasses(canvas)
     draw_hat(canvas)
     return finish(canvas, size)

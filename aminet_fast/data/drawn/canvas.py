@@ -11,7 +11,7 @@ from .person import Color, Person
 
 SUPERSAMPLING = 3
 SOFT = 4  # soft shading is computed on a grid this much coarser than the canvas
-Points = Sequence[tuple[float, float]] | np.ndarray
+Points = Sequence[tuple[float, float] | np.ndarray] | np.ndarray
 
 
 def rgb(color: Sequence[float], gain: float = 1.0) -> tuple[int, int, int]:
@@ -60,24 +60,43 @@ class Canvas:
         self.roll = float(np.clip(rng.normal(0, 0.08), -0.25, 0.25))
         self.yaw = float(np.clip(rng.normal(0, 0.22), -0.5, 0.5))
         self.pitch = float(np.clip(rng.normal(0, 0.1), -0.22, 0.22))
+        c, s = np.cos(self.roll), np.sin(self.roll)
+        spin = self.unit * np.array([[c, s], [-s, c]])  # row vectors: p @ spin
+        self._turn = np.diag([np.cos(self.yaw), np.cos(self.pitch)]) @ spin
+        self._lean = np.array([np.sin(self.yaw), np.sin(self.pitch)]) @ spin
+        self._queue: list[tuple[np.ndarray, Sequence[float], float, float]] = []
         grid = (np.arange(self.side // SOFT, dtype=np.float32) + 0.5) * SOFT
         self.grid_x, self.grid_y = grid[None, :], grid[:, None]
 
-    def place(self, points: Points, z: float | None = None) -> np.ndarray:
-        """Face coordinates [n, 2] to canvas pixels [n, 2]."""
+    def place(self, points: Points, z: float | np.ndarray | None = None) -> np.ndarray:
+        """Face coordinates [n, 2] to canvas pixels [n, 2]; `z` is a depth, one a point, or None: the ellipsoid."""
         p = np.asarray(points, np.float64).reshape(-1, 2)
         x, y = p[:, 0], p[:, 1]
         if z is None:
-            depth = 1.05 * np.sqrt(np.clip(1 - (x / 1.25) ** 2 - ((y - 0.1) / 2.0) ** 2, 0.02, None)) - 0.6
-        else:
-            depth = np.full_like(x, z - 0.6)
-        u = x * np.cos(self.yaw) + depth * np.sin(self.yaw)
-        v = y * np.cos(self.pitch) + depth * np.sin(self.pitch)
-        c, s = np.cos(self.roll), np.sin(self.roll)
-        out = np.empty_like(p)
-        out[:, 0] = self.center[0] + self.unit * (c * u - s * v)
-        out[:, 1] = self.center[1] + self.unit * (s * u + c * v)
+            z = 1.05 * np.sqrt(np.maximum(1 - (x / 1.25) ** 2 - ((y - 0.1) / 2.0) ** 2, 0.02))
+        out = p @ self._turn
+        out += np.multiply.outer(np.asarray(z) - 0.6, self._lean)
+        out += self.center
         return out
+
+    def queue(self, points: Points, color: Sequence[float], width: float, z: float | None = None) -> None:
+        """A stroke to be drawn by the next `flush`: placing thousands of strands at once is much faster."""
+        self._queue.append((np.asarray(points, np.float64), color, width, np.nan if z is None else z))
+
+    def flush(self) -> None:
+        if not self._queue:
+            return
+        lengths = [len(points) for points, *_ in self._queue]
+        points = np.concatenate([points for points, *_ in self._queue])
+        x, y = points[:, 0], points[:, 1]
+        z = np.repeat([z for *_, z in self._queue], lengths)
+        surface = 1.05 * np.sqrt(np.maximum(1 - (x / 1.25) ** 2 - ((y - 0.1) / 2.0) ** 2, 0.02))
+        pixels = _pairs(self.place(points, np.where(np.isnan(z), surface, z)))
+        start = 0
+        for length, (_, color, width, _) in zip(lengths, self._queue, strict=True):
+            self.draw.line(pixels[start : start + length], rgb(color), max(1, round(width * self.unit)))
+            start += length
+        self._queue.clear()
 
     def fill(self, points: Points, color: Sequence[float], z: float | None = None) -> None:
         """A filled polygon in face coordinates."""
@@ -125,9 +144,16 @@ class Canvas:
 
     def paste_soft(self, pixels: np.ndarray, mask: Image.Image) -> None:
         """Enlarge soft pixels [side/4, side/4, 3] and paste them where `mask` is."""
+        bounds = mask.getbbox()
+        if bounds is None:
+            return
+        box = (bounds[0] // SOFT * SOFT, bounds[1] // SOFT * SOFT, *bounds[2:])
+        size = (box[2] - box[0], box[3] - box[1])
         small = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
-        self.image.paste(small.resize(self.image.size, Image.Resampling.BILINEAR), (0, 0), mask)
+        source = tuple(edge / SOFT for edge in box)
+        part = small.resize(size, Image.Resampling.BILINEAR, box=(source[0], source[1], source[2], source[3]))
+        self.image.paste(part, box[:2], mask.crop(box))
 
 
 def _pairs(points: np.ndarray) -> list[tuple[float, float]]:
-    return [(x, y) for x, y in points.tolist()]
+    return list(map(tuple, points.tolist()))

@@ -99,7 +99,7 @@ def _draw_lashes(canvas: Canvas, upper: np.ndarray, side: int) -> None:
     length = 0.05 + 0.06 * p.makeup
     for point in upper[6 :: 3 if p.makeup > 0.2 else 5]:
         lean = side * (point[0] * side - 0.42) * 0.5
-        canvas.stroke([point, point + np.array([lean * length * 4, -length])], DARK, 0.014)
+        canvas.queue([point, point + np.array([lean * length * 4, -length])], DARK, 0.014)
 
 
 def draw_brows(canvas: Canvas) -> None:
@@ -120,7 +120,7 @@ def draw_brows(canvas: Canvas) -> None:
             i = int(rng.integers(0, len(spine)))
             root = spine[i] + np.array([0.0, rng.uniform(-0.5, 0.5) * thick[i]])
             along = np.array([0.09, -0.05 + 0.075 * i / len(spine)]) * rng.uniform(0.7, 1.3)
-            canvas.stroke(
+            canvas.queue(
                 np.array([root, root + along]) * flip, mix(color, p.skin, float(rng.uniform(0, 0.3))), 0.012
             )
 

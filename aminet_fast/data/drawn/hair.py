@@ -15,16 +15,14 @@ def _strand(canvas: Canvas, path: np.ndarray, z: float, width: float = 0.016) ->
     """One strand: its shade varies, and one in a few catches the light."""
     p, rng = canvas.person, canvas.rng
     t = float(rng.random())
-    color = (
-        mix(p.hair, (255, 246, 230), 0.1 + 0.3 * t * t)
-        if rng.random() < 0.42
-        else mix(p.hair, DARK, 0.15 + 0.6 * t)
-    )
-    canvas.stroke(path, color, width, z)
+    lit = rng.random() < 0.36
+    color = mix(p.hair, (255, 244, 226), 0.05 + 0.3 * t * t) if lit else mix(p.hair, DARK, 0.08 + 0.55 * t)
+    canvas.queue(path, color, width, z)
 
 
 def _mass(canvas: Canvas, outline: np.ndarray, z: float) -> None:
     """The hair's body, shaded like the head under it."""
+    canvas.flush()
     shade = 0.42 + 0.6 * canvas.lambert(0, -0.2, 1.5, 1.9, 0.35)
     canvas.paste_soft(canvas.soft(canvas.person.hair, shade), canvas.mask(outline, z))
 

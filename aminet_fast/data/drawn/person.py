@@ -89,7 +89,7 @@ class Person:
 
         tone = float(rng.beta(1.1, 1.3))
         age = float(rng.beta(1.2, 2.0))
-        skin = _tint(_interpolate(SKINS, tone), rng, 7)
+        skin = _tint(_interpolate(SKINS, tone), rng, 3)
         feminine = rng.random() < 0.5
         style = _choose(
             rng,

@@ -1,0 +1,86 @@
+"""Helen as downloaded: whole photographs, and landmarks that say where the face is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from .config import DataConfig, DataError
+from .images import find_images
+from .sources import Item, Listing, relative_name, rule_splits, split_items
+
+EYE_DISTANCE = 0.3  # of the crop's side, CelebA's framing with a little more face
+_EYES_194 = ((114, 134), (134, 154))
+_EYES_68 = ((36, 42), (42, 48))
+
+Box = tuple[float, float, float, float]
+
+
+def list_helen(root: Path, config: DataConfig) -> Listing | None:
+    """Photographs with annotation/*.txt (194 points, the picture's name first) or .pts files (68 points).
+
+    The face is cut by the eyes' distance. testnames.txt names the test split when it is there; else folders
+    train, test (trainset, testset) do, else the rule of any folder. Pictures without landmarks are left out.
+    """
+    boxes = _boxes(root)
+    if not boxes:
+        return None
+    items, skipped = [], 0
+    for path in find_images(root):
+        box = boxes.get(path.stem)
+        if box is None:
+            skipped += 1
+        else:
+            items.append(Item(relative_name(path, root), hr=path, box=box))
+    if not items:
+        raise DataError(f"{root} has Helen's landmarks but none of their pictures")
+    notes = [f"{len(boxes)} landmark files"] + (
+        [f"{skipped} pictures without landmarks left out"] if skipped else []
+    )
+    return Listing("helen", str(root), _splits(root, items), notes)
+
+
+def _splits(root: Path, items: list[Item]) -> dict[str, list[Item]]:
+    names = root / "testnames.txt"
+    if names.is_file():
+        stems = {
+            Path(line.strip()).stem for line in names.read_text(encoding="utf-8").splitlines() if line.strip()
+        }
+        chosen = {True: [], False: []}  # type: dict[bool, list[Item]]
+        for item in items:
+            chosen[Path(item.name).stem in stems].append(item)
+        return {**rule_splits(chosen[False], items), "test": chosen[True]}
+    return split_items(root, items)
+
+
+def _boxes(root: Path) -> dict[str, Box]:
+    """The face's square in each picture, by the picture's stem."""
+    boxes: dict[str, Box] = {}
+    for path in sorted((root / "annotation").glob("*.txt")):
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if len(lines) == 195:
+            boxes[Path(lines[0]).stem] = _box(_points(path, lines[1:]), _EYES_194)
+    for path in sorted(root.rglob("*.pts")):
+        lines = path.read_text(encoding="utf-8").replace("{", "").replace("}", "").splitlines()
+        rows = [line for line in lines if line.strip() and ":" not in line]
+        if len(rows) == 68:
+            boxes[path.stem] = _box(_points(path, rows), _EYES_68)
+    return boxes
+
+
+def _points(path: Path, lines: Sequence[str]) -> list[tuple[float, float]]:
+    try:
+        return [(float(x), float(y)) for x, y in (line.replace(",", " ").split() for line in lines)]
+    except ValueError as error:
+        raise DataError(f"{path}: {error}; wanted one point, x and y, a line") from error
+
+
+def _box(points: Sequence[tuple[float, float]], eyes: Sequence[tuple[int, int]]) -> Box:
+    """The square whose side is the eyes' distance / EYE_DISTANCE, around a point below the eyes."""
+    (ax, ay), (bx, by) = (
+        (sum(x for x, _ in points[i:j]) / (j - i), sum(y for _, y in points[i:j]) / (j - i)) for i, j in eyes
+    )
+    distance = max(1.0, ((ax - bx) ** 2 + (ay - by) ** 2) ** 0.5)
+    half = distance / EYE_DISTANCE / 2
+    x, y = (ax + bx) / 2, (ay + by) / 2 + 0.2 * distance
+    return x - half, y - half, x + half, y + half
