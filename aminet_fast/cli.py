@@ -1,4 +1,4 @@
-"""The command ``aminet``: each subcommand is a dataclass of options and a function; this file only joins them."""
+"""The command ``aminet``: each subcommand is a dataclass of options and a function; this file joins them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,23 +126,27 @@ def _overview() -> str:
 
 
 def run_command(name: str, command: Command, args: list[str]) -> int:
-    """Parse a subcommand's arguments, build its dataclass, and run its function."""
+    """Parse a subcommand's arguments and run its function."""
+    config = parse(name, command, args)
+    function = getattr(importlib.import_module(command.runner, __package__), command.function)
+    return int(function(config) or 0)
+
+
+def parse(name: str, command: Command, args: list[str]) -> Any:
+    """The subcommand's dataclass, as these arguments say; ends the process with status 2 when they are wrong."""
     # Imported here, as the commands' modules are: the overview needs none of them.
     import jsonargparse
 
     config_class = getattr(importlib.import_module(command.module, __package__), command.config)
     parser = jsonargparse.ArgumentParser(prog=f"aminet {name}", description=_sentence(command.summary))
     parser.add_argument("--config", action="config", help="YAML file of these options")
-    skip = {command.positional} if command.positional else set()
     if command.positional:
         _add_positional(parser, command)
-    parser.add_class_arguments(config_class, skip=skip)
-    values = parser.instantiate_classes(parser.parse_args(args)).as_dict()
+    parser.add_class_arguments(config_class, skip={command.positional} if command.positional else set())
+    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # its name before 4.49
+    values = instantiate(parser.parse_args(args)).as_dict()
     values.pop("config", None)
-    function: Callable[[Any], int | None] = getattr(
-        importlib.import_module(command.runner, __package__), command.function
-    )
-    return int(function(config_class(**values)) or 0)
+    return config_class(**values)
 
 
 def _add_positional(parser: Any, command: Command) -> None:
