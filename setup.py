@@ -1,4 +1,4 @@
-"""Compiles aminet_fast._C (CPU) and aminet_fast._C_cuda behind PyTorch's stable ABI; pyproject.toml has everything else.
+"""Compiles aminet_fast._C (CPU) and _C_cuda behind PyTorch's stable ABI; pyproject.toml has everything else.
 
 AMINET_FAST_BUILD=auto|none|cpu|cuda chooses, MAX_JOBS and TORCH_CUDA_ARCH_LIST are honoured: docs/install.md.
 """

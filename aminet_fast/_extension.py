@@ -1,8 +1,8 @@
 """Loads the compiled modules, once, and keeps the reason when one is missing.
 
-Neither module is needed: operators without it run as plain PyTorch. ``_C`` (CPU) and ``_C_cuda`` register their kernels
-with torch while they are imported; a ``_C_cuda`` under a CPU build of torch fails here with an ImportError, which
-``python -m aminet_fast.info`` shows.
+Neither module is needed: operators without it run as plain PyTorch. ``_C`` (CPU) and ``_C_cuda`` register
+their kernels with torch while they are imported; a ``_C_cuda`` under a CPU build of torch fails here with
+an ImportError, which ``python -m aminet_fast.info`` shows.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Which implementation serves an operator: the argument ``backend``, then AMINET_FAST_BACKEND, then "auto".
 
-An operator's file registers what it has, best first for each kind of device; everything else is the same for all of
-them. ``reference`` is plain PyTorch and always there: where the wanted backend is missing, the reference gives the same
-numbers and one line is logged.
+An operator's file registers what it has, best first for each kind of device; everything else is the same
+for all of them. ``reference`` is plain PyTorch and always there: where the wanted backend is missing, the
+reference gives the same numbers and one line is logged.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ _operators: dict[str, _Operator] = {}
 def register(operator: str, device: str, backend: str, problem: Callable[[], str]) -> None:
     """Let `backend` serve `operator` on devices of type `device`, after those registered before it.
 
-    problem() says why it cannot on this machine, or "" when it can; it is asked when the operator first runs, never at
-    import, and must not raise.
+    problem() says why it cannot on this machine, or "" when it can; it is asked when the operator runs,
+    never at import, and must not raise.
     """
     _operators.setdefault(operator, _Operator()).backends.setdefault(device, []).append((backend, problem))
 

@@ -1,4 +1,4 @@
-"""``python -m aminet_fast.info``: what is installed, what was compiled, and which backend serves each operator."""
+"""``python -m aminet_fast.info``: what is installed, what was compiled, what serves each operator."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from . import __version__, backends
@@ -125,11 +126,11 @@ def main(argv: list[str] | None = None) -> int:
     table = Table(show_header=False, box=None, pad_edge=False)
     for section, rows in sections.items():
         for index, (name, value) in enumerate(rows.items()):
-            table.add_row(
-                f"[bold]{section}[/bold]" if index == 0 else "", name, str(value or "not installed")
-            )
+            heading = f"[bold]{section}[/bold]" if index == 0 else ""
+            table.add_row(heading, name, escape(str(value or "not installed")))
         table.add_section()
-    Console(soft_wrap=not sys.stdout.isatty(), markup=True).print(table)
+    # Whole lines for files and pipes, which have no width.
+    Console(width=None if sys.stdout.isatty() else 1000).print(table)
     return 0
 
 

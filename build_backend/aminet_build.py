@@ -1,9 +1,9 @@
-"""PEP 517 build backend: setuptools, plus a list of build requirements that depends on the target environment.
+"""PEP 517 build backend: setuptools, plus build requirements that depend on the target environment.
 
-A package that compiles against torch cannot name torch in ``[build-system] requires``: pip would then fetch a second
-torch of several GB into its isolated build environment, perhaps of another version than the installed one. Leaving it
-out fails in an empty environment. So the list is computed: torch is asked for only when something will be compiled
-and the environment being installed into has no usable torch.
+A package that compiles against torch cannot name torch in ``[build-system] requires``: pip would then fetch
+a second torch of several GB into its isolated build environment, perhaps of another version than the
+installed one. Leaving it out fails in an empty environment. So the list is computed: torch is asked for
+only when something will be compiled and the environment being installed into has no usable torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What to compile, with what, and why not: the decisions of the build, apart from setuptools so that tests reach them."""
+"""What to compile, with what, and why not: the build's decisions, apart from setuptools and so testable."""
 
 from __future__ import annotations
 
@@ -151,14 +151,15 @@ print(json.dumps({"version": version, "path": [p for p in sys.path if p]}))
 def target_environment() -> tuple[str | None, list[str]]:
     """(version of torch or None, sys.path) of the environment that pip installs into.
 
-    pip runs the build with that environment's own interpreter and isolates it by PYTHONPATH alone (its sitecustomize drops
-    the site-packages folders), so the same interpreter without these variables sees the environment as its user does:
-    a venv with or without system site-packages, a user site, .pth files, Debian's dist-packages. Under uv and
-    `python -m build` the interpreter belongs to the temporary environment, and so finds no torch.
+    pip runs the build with that environment's own interpreter and isolates it by PYTHONPATH alone (a
+    sitecustomize there drops the site-packages folders), so the same interpreter without these variables
+    sees the environment as its user does: a venv with or without system site-packages, a user site, .pth
+    files, Debian's dist-packages. Under uv and `python -m build` the interpreter belongs to the temporary
+    environment, and so finds no torch.
     """
     hidden = ("PYTHONPATH", "PYTHONNOUSERSITE", "PYTHONSAFEPATH")
     environ = {name: value for name, value in os.environ.items() if name not in hidden}
-    # A folder without modules as the working directory, so that nothing of the source tree is taken for a package.
+    # The working directory holds no modules, so that nothing of the source tree is taken for a package.
     result = subprocess.run(
         [sys.executable, "-c", _FIND_TORCH],
         env=environ,
@@ -183,7 +184,7 @@ def build_requirements(
     environment: Callable[[], tuple[str | None, list[str]]] = target_environment,
     problem: Callable[[], str] = lambda: compiler_problem(compiler_command()),
 ) -> list[str]:
-    """The build requirements beside setuptools: none where nothing is compiled, torch only where it is missing."""
+    """Requirements beside setuptools: none where nothing is compiled, torch only where it is missing."""
     request = requested()
     if request == "none":
         return []
@@ -194,7 +195,7 @@ def build_requirements(
 
 
 def reach_torch() -> None:
-    """Make torch importable here: as it is, else from the target environment, behind everything already on sys.path."""
+    """Make torch importable: as it is, else from the target environment, behind all that is on sys.path."""
     try:
         import torch  # noqa: F401
     except ModuleNotFoundError as error:

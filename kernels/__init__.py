@@ -1,1 +1,1 @@
-"""Triton kernels, installed as ``aminet_fast.kernels``; imported only when an operator chooses the triton backend."""
+"""Triton kernels, installed as ``aminet_fast.kernels``; imported when an operator chooses that backend."""

@@ -1,4 +1,4 @@
-"""The operators: schema, shapes, gradients and checks of each; the maths is in the reference and in the kernels."""
+"""The operators: schema, shapes, gradients, checks of each; the maths is in the reference and the kernels."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 NAMESPACE = "aminet_fast"
-# Schemas live in Python, so that they exist when nothing was compiled; compiled modules only add kernels to them.
+# Schemas live in Python, so that they exist when nothing was compiled; compiled modules add kernels to them.
 library = torch.library.Library(NAMESPACE, "FRAGMENT")
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -30,7 +30,7 @@ def describe(value: object) -> str:
 
 
 def check_image(operator: str, name: str, x: Tensor) -> None:
-    """A [N, C, H, W] tensor of a supported dtype with no empty dimension; TypeError or ValueError otherwise."""
+    """A [N, C, H, W] tensor of a supported dtype with no empty dimension; else TypeError or ValueError."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{operator}: {name} must be a tensor, got {describe(x)}")
     if x.dtype not in DTYPES:
@@ -52,7 +52,7 @@ def check_channel_vector(operator: str, name: str, vector: Tensor, x: Tensor) ->
         )
     if vector.dim() != 1 or vector.shape[0] != x.shape[1]:
         raise ValueError(
-            f"{operator}: {name} must be [{x.shape[1]}], a value for each of x's channels, got {describe(vector)}"
+            f"{operator}: {name} must be [{x.shape[1]}], one value a channel of x, got {describe(vector)}"
         )
     if vector.device != x.device:
         raise ValueError(

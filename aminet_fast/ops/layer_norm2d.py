@@ -13,7 +13,8 @@ from ..reference.norm import layer_norm2d_ref
 from ._library import check_channel_vector, check_image, library, no_second_derivative
 
 library.define(
-    "layer_norm2d_fwd(Tensor x, Tensor weight, Tensor bias, float eps) -> (Tensor y, Tensor mean, Tensor rstd)"
+    "layer_norm2d_fwd(Tensor x, Tensor weight, Tensor bias, float eps)"
+    " -> (Tensor y, Tensor mean, Tensor rstd)"
 )
 library.define(
     "layer_norm2d_bwd(Tensor dy, Tensor x, Tensor weight, Tensor mean, Tensor rstd)"
@@ -31,11 +32,11 @@ def layer_norm2d(
         x: [N, C, H, W] of float32, float64, bfloat16 or float16, in any layout; channels_last is the fastest.
         weight, bias: [C], of x's dtype or float32.
         eps: added to the (biased) variance; not negative.
-        backend: "auto", "reference", "cpu", "triton" or "cuda"; None reads AMINET_FAST_BACKEND, then means "auto".
+        backend: "auto", "reference", "cpu", "triton" or "cuda"; None: AMINET_FAST_BACKEND, else "auto".
 
     Returns:
-        [N, C, H, W] of x's dtype, also under autocast: statistics and sums are in float32 (float64 for float64) whatever
-        the dtype. channels_last if x's channels are neighbours in memory, contiguous otherwise.
+        [N, C, H, W] of x's dtype, also under autocast: statistics and sums are float32 (float64 for float64)
+        whatever the dtype. channels_last if x's channels are neighbours in memory, contiguous otherwise.
 
     Raises:
         TypeError, ValueError: an argument is not as above; the message names it.
