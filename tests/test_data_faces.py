@@ -108,7 +108,7 @@ def test_flat_folder_is_split_by_hash(tmp_path, cache):
     fill(tmp_path, [f"p{i}_{v}.png" for i in range(60) for v in "ab"])
     config = DataConfig(root=str(tmp_path), cache=cache)
     train, val = open_faces(config, "train").names, open_faces(config, "val").names
-    # SHA-1 of the stem without its last letter, mod 25: computed once with hashlib by hand
+    # the stems p0..p59 whose SHA-1 is 0 mod 25, from sha1sum
     assert sorted({name[:-6] for name in val}) == VAL_STEMS
     assert len(train) + len(val) == 120
     assert not {n[:-6] for n in train} & {n[:-6] for n in val}
@@ -147,6 +147,9 @@ def test_augmentation_comes_from_the_item_seed_alone(cache):
     item = moved[(0, 7)]
     hr = Image.fromarray(item["hr"].add(1).mul(127.5).round().permute(1, 2, 0).to(torch.uint8).numpy())
     assert torch.equal(item["input"], to_tensor(degrade(hr)[1]))
+    flipped = open_faces(config, augment="flip")
+    assert {flipped[(0, s)]["hr"].equal(plain[0]["hr"].flip(2)) for s in range(20)} == {True, False}
+    assert {flipped[(0, s)]["hr"].equal(plain[0]["hr"]) for s in range(20)} == {True, False}
     torch.manual_seed(0)
     assert not torch.equal(moved[0]["hr"], moved[0]["hr"])  # a plain index draws anew each time
     with pytest.raises(IndexError):

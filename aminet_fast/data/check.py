@@ -61,9 +61,7 @@ class Findings:
 def check(config: CheckConfig) -> int:
     """Print what `config.root` holds. Returns 0, or 1 when nothing usable is there."""
     console = Console()
-    data = DataConfig(
-        root=config.root, layout=config.layout, crop=config.crop, size=config.size, scale=config.scale, subset="official"
-    )  # fmt: skip
+    data = DataConfig(config.root, config.layout, config.crop, config.size, config.scale, subset="official")
     try:
         listing = list_faces(data)
     except DataError as error:

@@ -37,9 +37,9 @@ class FaceDataset(Dataset[dict[str, object]]):
 
     `ds[i]` or `ds[(i, item_seed)]` gives {"input": float32 [3, S, S], "hr": float32 [3, S, S],
     "lr": float32 [3, S/scale, S/scale], "name": str}, tensors in [-1, 1]; without HR no "hr".
-    With `augment` "full" a picture is flipped and cropped, with "flip" only flipped, by item_seed alone; a plain
-    index takes the seed from torch's generator, which a DataLoader seeds in every worker. Given pairs are
-    flipped, not cropped.
+    With `augment` "full" a picture is flipped and cropped, with "flip" only flipped, by item_seed alone; a
+    plain index takes the seed from torch's generator, which a DataLoader seeds in every worker. Given pairs
+    are flipped, not cropped.
 
     `names` are paths relative to the root; `fingerprint` stands for the pixels, their order and the settings.
     Raises IndexError for an index out of range.
@@ -49,7 +49,9 @@ class FaceDataset(Dataset[dict[str, object]]):
         self, store: FaceStore, fingerprint: str, *, scale: int = 8, augment: bool | Augment = "none"
     ) -> None:
         self.store, self.fingerprint, self.scale = store, fingerprint, scale
-        self.augment: Augment = {True: "full", False: "none"}[augment] if isinstance(augment, bool) else augment
+        if isinstance(augment, bool):
+            augment = "full" if augment else "none"
+        self.augment: Augment = augment
         self.names = store.meta.names
 
     @property
@@ -95,9 +97,7 @@ class FaceDataset(Dataset[dict[str, object]]):
         return None if array is None else Image.fromarray(array[index])
 
 
-def open_faces(
-    config: DataConfig, split: Split = "train", augment: bool | Augment = "none"
-) -> FaceDataset:
+def open_faces(config: DataConfig, split: Split = "train", augment: bool | Augment = "none") -> FaceDataset:
     """Find, decode (once; then from the cache) and open one split of the faces `config` describes.
 
     Bad files are skipped with one warning that counts them and names the first few. Raises DataError when the

@@ -107,7 +107,7 @@ _SCFACE = re.compile(r"\d{3}_cam[1-8](_[1-3])?")
 def list_scface(root: Path, config: DataConfig) -> Listing | None:
     """SCface's surveillance pictures: LR alone, one split "test". Its mugshots are left out.
 
-    The distribution holds every picture twice, in surveillance_cameras_all and by distance; the first is taken.
+    The distribution has every picture twice, in surveillance_cameras_all and by distance; the first is taken.
     """
     pictures = find_images(root)
     shots = [path for path in pictures if _SCFACE.fullmatch(path.stem)]

@@ -1,8 +1,8 @@
 """The embedded default: drawn faces by seed, so that everything runs with no download.
 
 Each face has its own skin, shape, age, expression, pose, hair, glasses, clothes, light and background. They
-are drawn at three times the size and reduced by Pillow's Lanczos filter. Only numpy and Pillow are used; the same
-versions of them give the same pixels.
+are drawn at three times the size and reduced by Pillow's Lanczos filter. Only numpy and Pillow are used; the
+same versions of them give the same pixels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .head import draw_ears, draw_head
 from .person import Person
 from .scene import draw_background, draw_body, finish
 
-DRAWN_VERSION = 1  # a new drawing is a new set: it must not meet the old one's cache
+DRAWN_VERSION = 2  # a new drawing is a new set: it must not meet the old one's cache
 _SPLIT_BITS = 34  # room for the seeds of one split
 
 

@@ -29,7 +29,7 @@ def draw_glasses(canvas: Canvas) -> None:
         _draw_lens(canvas, rim, side, dark=p.glasses == "sun")
         closed = np.concatenate([rim, rim[:2]])
         canvas.stroke(closed, frame, width, 1.15)
-        canvas.stroke(closed[22:32] + (0, -0.008), mix(frame, (255, 255, 255), 0.45), 0.012, 1.15)
+        canvas.stroke(closed[22:32] + np.array([0, -0.008]), mix(frame, (255, 255, 255), 0.45), 0.012, 1.15)
         canvas.stroke([(side * (0.5 + rx), -0.03), (side * 1.0, -0.06)], frame, width, 1.05)
         canvas.stroke([(side * 1.0, -0.06), (side * 1.12, -0.08)], frame, width, 0.5)
     canvas.stroke(smooth([(-0.5 + rx, 0.0), (0, -0.06), (0.5 - rx, 0.0)]), frame, max(width, 0.025), 1.2)

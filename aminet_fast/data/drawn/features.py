@@ -169,8 +169,8 @@ def draw_mouth(canvas: Canvas) -> None:
     gap = 0.22 * p.mouth_open * (0.4 + 0.6 * max(0.0, p.smile))
     y = 1.09 - gap * 0.3
     corner = y - 0.13 * p.smile
-    top = smooth([(-w, corner), (-0.5 * w, y - 0.45 * full - 0.05 * p.smile), (-0.16 * w, y - 0.78 * full), (0, y - 0.6 * full),
-                  (0.16 * w, y - 0.78 * full), (0.5 * w, y - 0.45 * full - 0.05 * p.smile), (w, corner)])  # fmt: skip
+    bow = [(0.16 * w, y - 0.78 * full), (0.5 * w, y - 0.45 * full - 0.05 * p.smile), (w, corner)]
+    top = smooth([*[(-a, b) for a, b in bow[::-1]], (0, y - 0.6 * full), *bow])
     upper = smooth(
         [
             (-w, corner),

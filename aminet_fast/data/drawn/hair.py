@@ -9,9 +9,24 @@ from .head import face_outline
 
 DARK = (14, 10, 10)
 LONG = ("long", "long_wavy", "bob")
+# how far the hair stands off the head
+_LIFT = {
+    "short": 0.14,
+    "side": 0.2,
+    "back": 0.22,
+    "fringe": 0.2,
+    "curly": 0.26,
+    "afro": 0.62,
+    "buzz": 0.03,
+    "bald": 0.0,
+    "long": 0.2,
+    "long_wavy": 0.24,
+    "bob": 0.22,
+    "bun": 0.12,
+}
 
 
-def _strand(canvas: Canvas, path: np.ndarray, z: float, width: float = 0.016) -> None:
+def _strand(canvas: Canvas, path: np.ndarray, z: float | None, width: float = 0.016) -> None:
     """One strand: its shade varies, and one in a few catches the light."""
     p, rng = canvas.person, canvas.rng
     t = float(rng.random())
@@ -30,14 +45,12 @@ def _mass(canvas: Canvas, outline: np.ndarray, z: float) -> None:
 def _rims(canvas: Canvas) -> tuple[np.ndarray, np.ndarray]:
     """Hairline and silhouette, each [n, 2] from the left ear over the head to the right one."""
     p, rng = canvas.person, canvas.rng
-    lift = {"short": 0.14, "side": 0.2, "back": 0.22, "fringe": 0.2, "curly": 0.26, "afro": 0.62, "buzz": 0.03,
-            "bald": 0.0, "long": 0.2, "long_wavy": 0.24, "bob": 0.22, "bun": 0.12}[p.style]  # fmt: skip
-    lift *= float(rng.uniform(0.8, 1.25))
+    lift = _LIFT[p.style] * float(rng.uniform(0.8, 1.25))
     wide = p.cheek + 0.06 + 0.55 * lift
     low = 0.15 if p.style in ("short", "side", "back", "buzz", "bun", "fringe") else 0.5
     top = -1.62 - lift
-    outer = smooth([(-wide + 0.05, low), (-wide, -0.3), (-wide + 0.05, -0.85), (-0.72, top + 0.32), (0.0, top),
-                    (0.72, top + 0.32), (wide - 0.05, -0.85), (wide, -0.3), (wide - 0.05, low)])  # fmt: skip
+    right = [(0.72, top + 0.32), (wide - 0.05, -0.85), (wide, -0.3), (wide - 0.05, low)]
+    outer = smooth([*[(-x, y) for x, y in right[::-1]], (0.0, top), *right])
     line = p.forehead
     temple = 0.82 - (0.12 * p.age if p.beard != "none" else 0)
     peak = float(rng.uniform(-0.05, 0.1))
@@ -45,9 +58,13 @@ def _rims(canvas: Canvas) -> tuple[np.ndarray, np.ndarray]:
         line, peak = -0.52 + float(rng.uniform(-0.1, 0.05)), 0.0
     part = float(rng.uniform(-0.5, 0.5)) if p.style in ("side", "long", "long_wavy") else 0.0
     rise = 0.1 if part else 0.0
-    inner = smooth([(-p.cheek - 0.01, low), (-p.cheek + 0.07, -0.25), (-temple - 0.04, -0.62), (-0.5, line + 0.05 + rise),
-                    (part, line - peak * 0 + peak - rise), (0.5, line + 0.05 + rise), (temple + 0.04, -0.62),
-                    (p.cheek - 0.07, -0.25), (p.cheek + 0.01, low)])  # fmt: skip
+    right = [
+        (0.5, line + 0.05 + rise),
+        (temple + 0.04, -0.62),
+        (p.cheek - 0.07, -0.25),
+        (p.cheek + 0.01, low),
+    ]
+    inner = smooth([*[(-x, y) for x, y in right[::-1]], (part, line + peak - rise), *right])
     return inner, outer
 
 
@@ -71,9 +88,9 @@ def draw_back_hair(canvas: Canvas) -> None:
     for _ in range(110):
         side = 1 if rng.random() < 0.5 else -1
         x = rng.uniform(0.62, 1.0) * wide
-        y = np.linspace(rng.uniform(-1.0, 0.8), end - rng.uniform(0, 0.3), 12)
-        bend = wave * np.sin(y * rng.uniform(4, 6) + rng.uniform(0, 6)) * np.linspace(0.3, 1, 12)
-        _strand(canvas, np.stack([side * (x + bend), y], 1), 0.2)
+        down = np.linspace(rng.uniform(-1.0, 0.8), end - rng.uniform(0, 0.3), 12)
+        bend = wave * np.sin(down * rng.uniform(4, 6) + rng.uniform(0, 6)) * np.linspace(0.3, 1, 12)
+        _strand(canvas, np.stack([side * (x + bend), down], 1), 0.2)
 
 
 def draw_hair(canvas: Canvas) -> None:
@@ -184,8 +201,9 @@ def _draw_buzz(canvas: Canvas, inner: np.ndarray, outer: np.ndarray) -> None:
     canvas.paste_soft(
         pixels, canvas.mask(np.concatenate([outer, inner[::-1]]), 0.5).point(lambda v: v * 215 // 255)
     )
-    _stipple(canvas, [inner[i] * (1 - s) + outer[i] * s for i, s in
-                      zip(rng.integers(0, len(inner), 420).tolist(), rng.uniform(-0.06, 1, 420).tolist(), strict=True)])  # fmt: skip
+    where = rng.integers(0, len(inner), 420)
+    share = rng.uniform(-0.06, 1, (420, 1))
+    _stipple(canvas, list(inner[where] * (1 - share) + outer[where] * share))
 
 
 def _stipple(canvas: Canvas, points: list[np.ndarray]) -> None:
@@ -218,5 +236,5 @@ def draw_beard(canvas: Canvas) -> None:
     for point in np.repeat(spots[keep], 2, axis=0)[:620] + rng.normal(
         0, 0.015, (min(620, 2 * int(keep.sum())), 2)
     ):
-        out = np.array([0.35 * point[0], 0.12 if point[1] > 1.0 else 0.08]) * rng.uniform(0.5, 1.2)
-        _strand(canvas, np.array([point, point + out * (0.6, 1.0)]), 0.75, 0.02)
+        out = np.array([0.12 * point[0], 0.11 if point[1] > 1.0 else 0.07]) * rng.uniform(0.5, 1.2)
+        _strand(canvas, np.array([point, point + out]), None, 0.018)

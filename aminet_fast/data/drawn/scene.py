@@ -175,7 +175,7 @@ def _draw_collar(canvas: Canvas, cloth: Color, neck: float, tall: float) -> None
             ]
         )
         canvas.stroke(ring, mix(cloth, (255, 255, 255), 0.15), 0.09, 0.25)
-        canvas.stroke(ring + (0, 0.05), edge, 0.018, 0.25)
+        canvas.stroke(ring + np.array([0, 0.05]), edge, 0.018, 0.25)
     if rng.random() < 0.25:
         chain = smooth([(-neck - 0.02, tall - 0.05), (0, tall + 0.4), (neck + 0.02, tall - 0.05)])
         canvas.stroke(chain, (222, 190, 104), 0.025, 0.3)
