@@ -68,7 +68,8 @@ INFO = "print versions, devices, and what was compiled for what"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``aminet`` with these arguments (None: the process's) and return the exit status.
 
-    A wrong request is one line on standard error and status 2; AMINET_FAST_DEBUG=1 shows the traceback instead.
+    A wrong request is one line on standard error and status 2; AMINET_FAST_DEBUG=1 shows the traceback
+    instead.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
@@ -119,8 +120,9 @@ def _overview() -> str:
             "",
             *lines,
             "",
-            "aminet COMMAND --help lists a command's options. Options may come from a YAML file (--config FILE), and",
-            "those given beside it change it. AMINET_FAST_DEBUG=1 shows where an error came from.",
+            "aminet COMMAND --help lists a command's options. Options may come from a YAML file",
+            "(--config FILE), and those given beside it change it. AMINET_FAST_DEBUG=1 shows where an error",
+            "came from.",
         ]
     )
 
@@ -133,7 +135,7 @@ def run_command(name: str, command: Command, args: list[str]) -> int:
 
 
 def parse(name: str, command: Command, args: list[str]) -> Any:
-    """The subcommand's dataclass, as these arguments say; ends the process with status 2 when they are wrong."""
+    """The subcommand's dataclass as these arguments say; wrong ones end the process with status 2."""
     # Imported here, as the commands' modules are: the overview needs none of them.
     import jsonargparse
 

@@ -13,10 +13,31 @@ from training_tiny import column, tiny
 from aminet_fast import cli
 from aminet_fast.cli import COMMANDS, main
 
-TINY = (
-    "train --model.width 4 --model.heads [1,1,1,1] --model.hourglass_width 4 --data.size 32 --data.drawn 64"
-    " --data.limit 4 --data.val_limit 2 --batch_size 2 --workers 0 --device cpu --log_every 1"
-).split()
+TINY = [
+    "train",
+    "--model.width",
+    "4",
+    "--model.heads",
+    "[1,1,1,1]",
+    "--model.hourglass_width",
+    "4",
+    "--data.size",
+    "32",
+    "--data.drawn",
+    "64",
+    "--data.limit",
+    "4",
+    "--data.val_limit",
+    "2",
+    "--batch_size",
+    "2",
+    "--workers",
+    "0",
+    "--device",
+    "cpu",
+    "--log_every",
+    "1",
+]
 
 
 def test_overview_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:

@@ -72,7 +72,7 @@ def test_foreign_and_newer_files_say_what_they_are(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint of an aminet_fast training run"):
         read_checkpoint(path)
     torch.save({"format": "aminet_fast.checkpoint", "version": 99}, path)
-    with pytest.raises(CheckpointError, match="format 99.*upgrade"):
+    with pytest.raises(CheckpointError, match=r"format 99.*upgrade"):
         newest_checkpoint(tmp_path, lambda text: None)
     torch.save({"format": "aminet_fast.checkpoint", "version": 1, "x": Path("code")}, path)
     with pytest.raises(CheckpointError, match="does not load"):

@@ -115,3 +115,10 @@ def test_differences_name_what_matters(tmp_path: Path) -> None:
         "model.width": (4, 8),
         "model.heads": ([1, 1, 1, 1], [1, 2, 4, 8]),
     }
+
+
+def test_a_field_that_an_old_run_did_not_have_is_at_its_default(tmp_path: Path) -> None:
+    old, new = tiny(tmp_path).to_dict(), tiny(tmp_path).to_dict()
+    del old["augment"], old["model"]["skaf_mix"]
+    assert differences(old, new) == {}
+    assert differences(old, {**new, "augment": "none"}) == {"augment": ("full", "none")}

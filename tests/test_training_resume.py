@@ -39,7 +39,7 @@ def halves(tmp_path: Path, recipe: dict[str, Any]) -> tuple[str, str]:
 
 
 def draw(*, stop: bool) -> bool:
-    random.random(), np.random.rand(), torch.rand(1)  # noqa: NPY002, B018
+    random.random(), np.random.rand(), torch.rand(1)  # noqa: NPY002
     return stop
 
 

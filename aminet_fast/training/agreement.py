@@ -24,8 +24,8 @@ def exchange(
 ) -> Callable[[], Agreement]:
     """Start to combine losses and wishes; the result waits for them.
 
-    A signal, or the clock, reaches processes at different steps; one that stopped alone would leave the others
-    waiting for its gradients for ever. A loss that is not finite on one process is not finite on all.
+    A signal, or the clock, reaches processes at different steps; one that stopped alone would leave the
+    others waiting for its gradients for ever. A loss that is not finite on one process is not finite on all.
     """
     numbers = torch.stack(
         [torch.stack(losses).mean().double(), *torch.tensor(wishes).double().to(losses[0].device)]

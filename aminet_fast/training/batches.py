@@ -21,9 +21,9 @@ def train_batches(
 ) -> Iterator[Batch]:
     """The batches from optimiser step ``step`` on to ``steps``, ``config.accumulate`` of them a step.
 
-    The loader is not given to Accelerate: its sharding deals a sampler's batches to the processes in turn, and
-    knows nothing of a stream that is entered at any step. `StepSampler` shards by rank itself, so that a resumed
-    run gets exactly the rest.
+    The loader is not given to Accelerate: its sharding deals a sampler's batches to the processes in turn,
+    and knows nothing of a stream that is entered at any step. `StepSampler` shards by rank itself, so that a
+    resumed run gets exactly the rest.
     """
     sampler = StepSampler(
         len(faces),
@@ -40,7 +40,8 @@ def train_batches(
         num_workers=config.workers,
         pin_memory=pin,
         worker_init_fn=ignore_interrupt,
-        # The loader draws a base seed when it starts; from PyTorch's generator a resumed run would draw one more.
+        # The loader draws a base seed when it starts; from PyTorch's generator a resumed run would draw one
+        # more.
         generator=torch.Generator().manual_seed(config.seed),
     )
     return iter(loader)

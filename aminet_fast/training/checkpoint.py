@@ -31,7 +31,8 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any], keep: int) -> Path:
-    """Write ``state`` (plain values and tensors, with its "step"); drop all checkpoints but the newest ``keep``.
+    """Write ``state`` (plain values and tensors, with its "step"); drop all checkpoints but the newest
+    ``keep``.
 
     Raises:
         OSError: the disk is full or not writable; the checkpoints that were there are untouched.

@@ -33,6 +33,8 @@ class TrainConfig:
         betas: Adam's betas.
         schedule: Learning rate over the run: constant, or a cosine down to zero at the last step.
         warmup_steps: Steps over which the learning rate rises linearly from zero.
+        augment: full: horizontal flip and random resized crop; flip: the flip alone, for runs of a few
+        epochs; none.
         loss: Training loss.
         init: Initial weights: PyTorch's, or N(0, 0.02) in every convolution as in the SPARNet line of work.
         precision: fp32, or bf16 autocast over fp32 weights.
@@ -51,7 +53,8 @@ class TrainConfig:
         checkpoint_minutes: Most minutes between checkpoints; 0: only by steps and at the end.
         keep: Checkpoints to keep, the newest.
         log_every: Steps between rows of metrics.csv and lines of progress.
-        resume: "auto": go on from the newest checkpoint in the run folder, if there is one; "never"; or the path
+        resume: "auto": go on from the newest checkpoint in the run folder, if there is one; "never"; or the
+            path
             of a checkpoint to start from, which also allows a changed recipe.
         stop_after_minutes: Save and stop after this many minutes; the run can be resumed.
         tensorboard: Write TensorBoard events too (needs the extra "tracking").
@@ -71,6 +74,7 @@ class TrainConfig:
     betas: tuple[float, float] = (0.9, 0.99)
     schedule: Literal["constant", "cosine"] = "constant"
     warmup_steps: int = 0
+    augment: Literal["full", "flip", "none"] = "full"
     loss: Literal["l1", "l2"] = "l1"
     init: Literal["pytorch", "normal"] = "pytorch"
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -145,8 +149,8 @@ def _require(holds: bool, name: str, value: object, wanted: str) -> None:
         raise ValueError(f"{name} is {value!r}; it must be {wanted}")
 
 
-# What may differ between a run and its resumption without changing any of its numbers. The preset is only a way
-# to name the network, and the faces themselves are compared by their fingerprint.
+# What may differ between a run and its resumption without changing any of its numbers. The preset is only a
+# way # to name the network, and the faces themselves are compared by their fingerprint.
 _HARMLESS = {
     "out",
     "workers",
@@ -171,8 +175,11 @@ _HARMLESS = {
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Fields that differ between two `TrainConfig.to_dict` results and matter: dotted name -> (old, new)."""
-    flat_old, flat_new = _flatten(old), _flatten(new)
+    """Fields that differ between two `TrainConfig.to_dict` results and matter: dotted name -> (old, new).
+
+    A field that came after the old one was written has its default there.
+    """
+    flat_old, flat_new = _flatten(TrainConfig().to_dict()) | _flatten(old), _flatten(new)
     pairs = {name: (flat_old.get(name), flat_new.get(name)) for name in {**flat_old, **flat_new}}
     return {n: (a, b) for n, (a, b) in pairs.items() if a != b and n.split(".")[0] not in _HARMLESS}
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import copy
-from typing import TypeVar
 
 import torch
-from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-M = TypeVar("M", bound=nn.Module)
+from ..model import AMINet
 
 
 class Shadow:
     """A second network beside the trained one, in eval mode and without gradients.
 
-    With a decay it holds the average of the weights over the steps; without one it is brought up to date whenever
-    it is asked for. It is never compiled, wrapped by DDP or patched for autocast, so what is validated is what a
-    user loads.
+    With a decay it holds the average of the weights over the steps; without one it is brought up to date
+    whenever it is asked for. It is never compiled, wrapped by DDP or patched for autocast, so what is
+    validated is what a user loads.
 
     Args:
         model: The network in training, before Accelerate wraps it.
@@ -25,9 +23,9 @@ class Shadow:
             min(decay, (1 + step) / (10 + step)), lest the initial weights weigh on a short run.
     """
 
-    def __init__(self, model: M, decay: float | None) -> None:
+    def __init__(self, model: AMINet, decay: float | None) -> None:
         self.source, self.decay = model, decay
-        self.average: M = copy.deepcopy(model).eval().requires_grad_(False)
+        self.average: AMINet = copy.deepcopy(model).eval().requires_grad_(False)
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -40,7 +38,7 @@ class Shadow:
         self._copy_buffers()
 
     @torch.no_grad()
-    def model(self) -> nn.Module:
+    def model(self) -> AMINet:
         """The network to validate and to save."""
         if self.decay is None:
             for mine, theirs in zip(self.average.parameters(), self.source.parameters(), strict=True):

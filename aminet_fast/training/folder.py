@@ -16,8 +16,8 @@ class RunFolder:
     """Paths of a run.
 
     ``config.yaml``, ``metrics.csv``, ``log.txt``, ``checkpoints/step-00001000.pt``,
-    ``panels/step-00001000.png``, ``best/`` and ``last/`` (pretrained folders), and ``nan-step-00001000/`` after a
-    divergence.
+    ``panels/step-00001000.png``, ``best/`` and ``last/`` (pretrained folders), and ``nan-step-00001000/``
+    after a divergence.
     """
 
     def __init__(self, root: Path) -> None:
@@ -72,7 +72,7 @@ def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def write_folder(path: Path, write: Callable[[Path], object]) -> None:
-    """As `write_file`, for a folder; a crash between the renames leaves the old one, which `prepare` puts back."""
+    """As `write_file`, for a folder; after a crash between the renames `prepare` puts the old one back."""
     fresh = Path(tempfile.mkdtemp(prefix=".tmp-", dir=path.parent))
     try:
         write(fresh)

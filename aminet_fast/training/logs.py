@@ -13,10 +13,11 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 
 class RunLog:
-    """Lines for people: ``say`` also appends to the log file, ``progress`` draws a bar where there is a terminal.
+    """Lines for people: ``say`` also appends to the log file, ``progress`` draws a bar where there is a
+    terminal.
 
-    On processes other than the main one everything is silent. ``file`` is set once the run folder is known to be
-    good.
+    On processes other than the main one everything is silent. ``file`` is set once the run folder is known
+    to be good.
     """
 
     def __init__(self, main: bool) -> None:

@@ -27,8 +27,8 @@ def train(config: TrainConfig, *, callback: Callback | None = None) -> int:
 
     Args:
         config: What to train on what.
-        callback: Called after every step with (steps done, loss); True saves and stops, as a signal does. With
-            several processes it has to answer the same on each.
+        callback: Called after every step with (steps done, loss); True saves and stops, as a signal does.
+            With several processes it has to answer the same on each.
 
     Returns:
         0 when the run is complete or was stopped cleanly, 1 when its last checkpoint could not be written.
@@ -93,7 +93,7 @@ def _prepare(config: TrainConfig, accelerator: Accelerator, log: RunLog) -> Trai
 
 
 def _open_faces(config: TrainConfig, accelerator: Accelerator) -> tuple[FaceDataset, Validator | None]:
-    faces = open_faces(config.data, "train", augment=True)
+    faces = open_faces(config.data, "train", augment=config.augment)
     if not faces.has_hr:
         raise ValueError("the training faces have no HR pictures to learn from; give others with --data.root")
     if not config.val_every and not config.panel_every:

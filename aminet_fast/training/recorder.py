@@ -74,7 +74,7 @@ class Recorder:
             self.save()
 
     def save(self) -> None:
-        """A checkpoint and last/. A full disk is reported, leaves the earlier ones whole, and the run goes on."""
+        """A checkpoint and last/. A full disk is reported, leaves the earlier ones whole; training goes on."""
         state = self.session.state()
         self.saved_at = time.monotonic()
         if self.main:
@@ -92,7 +92,7 @@ class Recorder:
         return bool(every) and self.session.step % every == 0
 
     def _row(self, scores: Scores | None, regular: bool) -> None:
-        """A row at another step than every ``log_every``-th starts no new mean: the regular rows do not hang on it."""
+        """Only a row at every ``log_every``-th step starts a new mean, so that these do not hang on the others."""
         s = self.session
         self._pace = self._seconds / self._steps if self._steps else self._pace
         row: dict[str, Any] = {
@@ -137,7 +137,7 @@ class Recorder:
 
     def _weights(self, name: str) -> None:
         model = self.session.shadow.model()
-        write_folder(self.folder.root / name, lambda folder: model.save_pretrained(folder))
+        write_folder(self.folder.root / name, model.save_pretrained)
 
     def _try(self, what: str, write: Any) -> bool:
         """Report a failing disk, and go on: hours of training are worth more than one picture."""

@@ -17,9 +17,11 @@ def find_start(config: TrainConfig, folder: RunFolder, warn: Callable[[str], Non
     """The checkpoint to go on from, or None for a new run.
 
     Raises:
-        ValueError: the run folder holds another run, or something else; the checkpoint does not fit the configuration.
+        ValueError: the run folder holds another run, or something else; the checkpoint does not fit the
+        configuration.
             The message names the differing fields and the remedy.
-        FileNotFoundError, CheckpointError: the checkpoint that ``config.resume`` names is not there, or not whole.
+        FileNotFoundError, CheckpointError: the checkpoint that ``config.resume`` names is not there, or not
+        whole.
     """
     if config.resume not in ("auto", "never"):
         path = Path(config.resume)
@@ -95,7 +97,7 @@ def _compare(
         )
     if not named:
         raise ValueError(
-            f"the run in {folder.root} has another recipe ({listed}); go back to it, choose another --out, or change it"
-            f" on purpose with --resume {folder.checkpoints}/step-....pt"
+            f"the run in {folder.root} has another recipe ({listed}); go back to it, choose another --out, or"
+            f" change it on purpose with --resume {folder.checkpoints}/step-....pt"
         )
     warn(f"the recipe changed ({listed})")

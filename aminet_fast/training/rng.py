@@ -43,7 +43,7 @@ def restore(state: dict[str, Any]) -> None:
 
 @contextmanager
 def preserved() -> Iterator[None]:
-    """What runs inside leaves the generators as they were, so that validating more or less changes no weight."""
+    """What runs inside leaves the generators as they were: how often we validate changes no weight."""
     state = capture()
     try:
         yield

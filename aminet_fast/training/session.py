@@ -38,8 +38,8 @@ class Session:
         self.shadow = Shadow(self.net, config.ema)
         if config.compile:
             self.net.compile()  # in place: the keys of the state dict stay as they are
-        # DDP copies the first process's BatchNorm statistics to the others before each step, so that its network
-        # is the whole state; each process still normalises by its own batch.
+        # DDP copies the first process's BatchNorm statistics to the others before each step, so that its
+        # network # is the whole state; each process still normalises by its own batch.
         self.model, self.prepared = accelerator.prepare(self.net.train(), build_optimizer(self.net, config))
         self.optimizer: torch.optim.Optimizer = self.prepared.optimizer
         if start is not None:
@@ -52,7 +52,7 @@ class Session:
         if start is not None:
             net.load_state_dict(start["model"])
         net.to(self.accelerator.device)
-        return net.to(memory_format=torch.channels_last) if self.config.channels_last else net  # type: ignore[call-overload]
+        return net.to(memory_format=torch.channels_last) if self.config.channels_last else net
 
     def _restore(self, start: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(start["optimizer"])

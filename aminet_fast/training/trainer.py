@@ -23,7 +23,7 @@ Callback = Callable[[int, float], bool | None]
 
 
 class Trainer:
-    """Steps a session until its end or a stop; a step is one of the optimiser, over ``accumulate`` batches."""
+    """Steps a session until its end or a stop; a step is the optimiser's, over ``accumulate`` batches."""
 
     def __init__(self, session: Session, recorder: Recorder, folder: RunFolder, log: RunLog) -> None:
         self.session, self.recorder, self.folder, self.log = session, recorder, folder, log
@@ -94,8 +94,8 @@ class Trainer:
                 loss = LOSSES[config.loss](s.model(given), wanted)
                 losses.append(loss.detach())
                 if len(used) == config.accumulate:
-                    # Before the backward pass is queued: the CPU then waits for the forward pass alone, and a GPU
-                    # has work left while the next batch is fetched.
+                    # Before the backward pass is queued: the CPU then waits for the forward pass alone, and
+                    # a GPU # has work left while the next batch is fetched.
                     agreement = exchange(accelerator, losses, self._wishes(signals))
                 accelerator.backward(loss)
                 if config.grad_clip is not None and accelerator.sync_gradients:
@@ -110,7 +110,7 @@ class Trainer:
         return agreed, used
 
     def _wishes(self, signals: StopSignals) -> tuple[bool, bool, bool]:
-        """Whether this process was told to stop, finds the time up, or a checkpoint due; the main one's clock."""
+        """Told to stop, time up, checkpoint due: as this process sees it; only the main one has a clock."""
         config, now = self.config, time.monotonic()
         limit = config.stop_after_minutes
         time_up = limit is not None and now - self.started > 60 * limit
@@ -133,9 +133,9 @@ class Trainer:
         rate = s.optimizer.param_groups[0]["lr"]
         folder = dump_batches(self.folder.root, used, step=s.step, lr=rate, losses=losses, rank=rank)
         message = (
-            f"the {what} is not finite after step {s.step} (loss {losses}, lr {rate:g}); its faces are in {folder},"
-            " and nothing of the step was saved. Start again from a checkpoint (--resume) with a lower --lr, or with"
-            " --grad_clip 1"
+            f"the {what} is not finite after step {s.step} (loss {losses}, lr {rate:g}); its"
+            f" faces are in {folder}, and nothing of the step was saved. Start again from a checkpoint (--resume) with"
+            " a lower --lr, or with --grad_clip 1"
         )
         self.log.note(f"error: {message}")
         raise DivergedError(message)
@@ -144,8 +144,9 @@ class Trainer:
         s, config = self.session, self.config
         weights = sum(p.numel() for p in s.net.parameters())
         self.log.say(
-            f"{config.preset}: {weights:,} parameters, {len(s.faces):,} faces, {s.total:,} steps of {s.faces_a_step}"
-            f" on {s.world} x {self.accelerator.device.type} ({config.precision}); run folder {self.folder.root}"
+            f"{config.preset}: {weights:,} parameters, {len(s.faces):,} faces, {s.total:,} steps of"
+            f" {s.faces_a_step} on {s.world} x {self.accelerator.device.type} ({config.precision});"
+            f" run folder {self.folder.root}"
         )
         self.log.start(s.step, s.total)
 
