@@ -16,9 +16,9 @@ from ..config import DataConfig
 from ..sources import Item, Listing
 from .accessories import draw_glasses, draw_hat
 from .canvas import Canvas
-from .features import draw_brows, draw_eyes, draw_marks, draw_mouth, draw_nose
+from .features import draw_brows, draw_eyes, draw_mouth, draw_nose
 from .hair import draw_back_hair, draw_beard, draw_hair
-from .head import draw_ears, draw_head
+from .head import draw_ears, draw_head, draw_marks
 from .person import Person
 from .scene import draw_background, draw_body, finish
 

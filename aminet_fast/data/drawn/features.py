@@ -1,4 +1,4 @@
-"""Eyes, brows, nose, mouth, and the skin's marks."""
+"""Eyes, brows, nose and mouth."""
 
 from __future__ import annotations
 
@@ -236,33 +236,3 @@ def _draw_teeth(canvas: Canvas, upper: np.ndarray, lower: np.ndarray, w: float, 
         canvas.stroke([rim[i], edge[i]], mix(tooth, (120, 90, 80), 0.5), 0.012, 0.92)
     if gap > 0.14:
         canvas.disc(0, y + gap * 0.92, 0.1, (186, 84, 84), 0.92)
-
-
-def draw_marks(canvas: Canvas) -> None:
-    """Freckles, moles and the lines of age."""
-    p, rng = canvas.person, canvas.rng
-    if p.freckles:
-        spots = rng.normal(0, 1, (round(90 * p.freckles), 2)) * (0.42, 0.18) + (0, 0.45)
-        for x, y in spots.tolist():
-            if abs(x) < 0.95:
-                canvas.disc(
-                    x,
-                    y,
-                    float(rng.uniform(0.008, 0.02)),
-                    mix(p.skin, (120, 60, 30), float(rng.uniform(0.25, 0.6))),
-                )
-    if rng.random() < 0.25:
-        canvas.disc(
-            float(rng.uniform(-0.8, 0.8)), float(rng.uniform(0.4, 1.4)), 0.025, mix(p.skin, (50, 25, 20), 0.8)
-        )
-    if p.age > 0.25:
-        for k in range(int(1 + 3 * p.age)):
-            y = -0.62 - 0.13 * k
-            wave = [
-                (x, y + float(rng.normal(0, 0.012)) - 0.03 * (1 - x * x)) for x in np.linspace(-0.6, 0.6, 6)
-            ]
-            canvas.stroke(smooth(wave), mix(p.skin, (60, 25, 20), 0.4 * p.age), 0.016)
-        for side in (-1, 1):
-            canvas.stroke(
-                [(side * 0.06, -0.3), (side * 0.05, -0.12)], mix(p.skin, (60, 25, 20), 0.4 * p.age), 0.016
-            )

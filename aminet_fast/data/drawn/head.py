@@ -1,4 +1,4 @@
-"""Head, ears and the skin's soft shading."""
+"""Head, ears, the skin's soft shading and its marks."""
 
 from __future__ import annotations
 
@@ -73,3 +73,33 @@ def draw_ears(canvas: Canvas) -> None:
                 canvas.stroke([(side * 1.12, 0.6), (side * 1.12, 0.85)], gold, 0.02, 0.35)
                 canvas.disc(side * 1.12, 0.9, 0.07, gold, 0.35)
                 canvas.disc(side * 1.1, 0.88, 0.025, (255, 255, 245), 0.35)
+
+
+def draw_marks(canvas: Canvas) -> None:
+    """Freckles, moles and the lines of age."""
+    p, rng = canvas.person, canvas.rng
+    if p.freckles:
+        spots = rng.normal(0, 1, (round(90 * p.freckles), 2)) * (0.42, 0.18) + (0, 0.45)
+        for x, y in spots.tolist():
+            if abs(x) < 0.95:
+                canvas.disc(
+                    x,
+                    y,
+                    float(rng.uniform(0.008, 0.02)),
+                    mix(p.skin, (120, 60, 30), float(rng.uniform(0.25, 0.6))),
+                )
+    if rng.random() < 0.25:
+        canvas.disc(
+            float(rng.uniform(-0.8, 0.8)), float(rng.uniform(0.4, 1.4)), 0.025, mix(p.skin, (50, 25, 20), 0.8)
+        )
+    if p.age > 0.25:
+        for k in range(int(1 + 3 * p.age)):
+            y = -0.62 - 0.13 * k
+            wave = [
+                (x, y + float(rng.normal(0, 0.012)) - 0.03 * (1 - x * x)) for x in np.linspace(-0.6, 0.6, 6)
+            ]
+            canvas.stroke(smooth(wave), mix(p.skin, (60, 25, 20), 0.4 * p.age), 0.016)
+        for side in (-1, 1):
+            canvas.stroke(
+                [(side * 0.06, -0.3), (side * 0.05, -0.12)], mix(p.skin, (60, 25, 20), 0.4 * p.age), 0.016
+            )
