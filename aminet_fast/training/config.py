@@ -34,7 +34,7 @@ class TrainConfig:
         schedule: Learning rate over the run: constant, or a cosine down to zero at the last step.
         warmup_steps: Steps over which the learning rate rises linearly from zero.
         augment: full: horizontal flip and random resized crop; flip: the flip alone, for runs of a few
-        epochs; none.
+            epochs; none.
         loss: Training loss.
         init: Initial weights: PyTorch's, or N(0, 0.02) in every convolution as in the SPARNet line of work.
         precision: fp32, or bf16 autocast over fp32 weights.

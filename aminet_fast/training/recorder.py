@@ -74,7 +74,7 @@ class Recorder:
             self.save()
 
     def save(self) -> None:
-        """A checkpoint and last/. A full disk is reported, leaves the earlier ones whole; training goes on."""
+        """A checkpoint and last/. A full disk is reported and leaves the earlier ones whole; training goes on."""
         state = self.session.state()
         self.saved_at = time.monotonic()
         if self.main:
@@ -92,7 +92,7 @@ class Recorder:
         return bool(every) and self.session.step % every == 0
 
     def _row(self, scores: Scores | None, regular: bool) -> None:
-        """Only a row at every ``log_every``-th step starts a new mean, so that these do not hang on the others."""
+        """Only a row at every ``log_every``-th step starts a new mean: the others leave these as they are."""
         s = self.session
         self._pace = self._seconds / self._steps if self._steps else self._pace
         row: dict[str, Any] = {

@@ -133,9 +133,9 @@ class Trainer:
         rate = s.optimizer.param_groups[0]["lr"]
         folder = dump_batches(self.folder.root, used, step=s.step, lr=rate, losses=losses, rank=rank)
         message = (
-            f"the {what} is not finite after step {s.step} (loss {losses}, lr {rate:g}); its"
-            f" faces are in {folder}, and nothing of the step was saved. Start again from a checkpoint (--resume) with"
-            " a lower --lr, or with --grad_clip 1"
+            f"the {what} is not finite after step {s.step} (loss {losses}, lr {rate:g}); its faces"
+            f" are in {folder}, and nothing of the step was saved. Start again from a checkpoint (--resume)"
+            " with a lower --lr, or with --grad_clip 1"
         )
         self.log.note(f"error: {message}")
         raise DivergedError(message)
