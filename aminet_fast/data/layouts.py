@@ -61,8 +61,6 @@ def list_celeba(root: Path, config: DataConfig) -> Listing | None:
 def _partition_file(root: Path) -> Path | None:
     # Google Drive's folder keeps it in Eval/, beside Img/
     places = [root, root / "Eval", root.parent, root.parent / "Eval", root.parent.parent]
-    if root.name != "img_align_celeba":
-        places = places[:2]  # another data set's partition above must not capture any folder below it
     return next((p / name for p in places for name in _PARTITION if (p / name).is_file()), None)
 
 
