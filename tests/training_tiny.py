@@ -11,7 +11,7 @@ import torch
 from aminet_fast.data import DataConfig
 from aminet_fast.training import TrainConfig
 
-MODEL = {"width": 4, "heads": [1, 1, 1, 1], "hourglass_width": 4}
+MODEL = {"width": 4, "heads": [1, 1, 1, 1], "hourglass_width": 4, "rdfe_kernels": [3], "skaf_kernels": [5]}
 
 
 def tiny(tmp_path: Path, **changes: Any) -> TrainConfig:

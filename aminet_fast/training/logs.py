@@ -31,7 +31,10 @@ class RunLog:
         """Show the bar, when standard output is a terminal."""
         if self.console.is_terminal and self.main:
             self._bar = Progress(
-                TextColumn("{task.description}"), BarColumn(), console=self.console, transient=True
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=12),
+                console=self.console,
+                transient=True,
             )
             self._task = self._bar.add_task("starting", completed=step, total=total)
             self._bar.start()

@@ -74,7 +74,7 @@ class Recorder:
             self.save()
 
     def save(self) -> None:
-        """A checkpoint and last/. A full disk is reported and leaves the earlier ones whole; training goes on."""
+        """A checkpoint and last/. On a full disk the earlier ones stay whole, and the training goes on."""
         state = self.session.state()
         self.saved_at = time.monotonic()
         if self.main:
