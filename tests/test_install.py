@@ -144,9 +144,9 @@ def test_cuda_is_probed(plan: ModuleType, tmp_path: Path) -> None:
 
 def test_lower_bounds_of_torch_agree(plan: ModuleType) -> None:
     assert f'"{plan.TORCH_REQUIREMENT}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    major, minor = plan.OLDEST_TORCH
-    assert plan.TORCH_REQUIREMENT == f"torch>={major}.{minor}"
-    assert plan.STABLE_ABI == [f"-DTORCH_TARGET_VERSION=0x{major:02x}{minor:02x}{0:012x}"]
+    (major, minor), requirement, target = plan.OLDEST_TORCH, plan.TORCH_REQUIREMENT, plan.STABLE_ABI
+    assert requirement == f"torch>={major}.{minor}"
+    assert target == [f"-DTORCH_TARGET_VERSION=0x{major:02x}{minor:02x}{0:012x}"]
 
 
 PROBE = """
