@@ -1,8 +1,8 @@
 # On a fresh machine `make demo` or `make test` does all the set-up itself, in the virtual environment .venv.
 PYTHON ?= python3
 VENV ?= .venv
-# What is installed as torch; e.g. TORCH='torch==2.11.*'.
-TORCH ?= torch>=2.11
+# What is installed as torch, the newest that we test; e.g. TORCH='torch==2.11.*'.
+TORCH ?= torch>=2.11,<2.15
 PY = $(VENV)/bin/python
 INSTALLED = $(VENV)/.installed
 
@@ -11,7 +11,7 @@ INSTALLED = $(VENV)/.installed
 install: $(INSTALLED)
 
 # torch first, so that the build finds it there and fetches no second one for itself.
-$(INSTALLED): pyproject.toml setup.py $(wildcard csrc/*/* build_backend/*)
+$(INSTALLED): pyproject.toml setup.py $(wildcard csrc/*/* csrc/*/*/* build_backend/*)
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check '$(TORCH)'
 	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[dev,demo]'

@@ -24,11 +24,11 @@ __all__ = [*_HOME, "__version__"]
 
 if TYPE_CHECKING:
     from .config import AMINetConfig as AMINetConfig
-    from .presets import get_config as get_config
-    from .presets import list_configs as list_configs
     from .model import AMINet as AMINet
     from .model import load_model as load_model
     from .model import pad_to_multiple as pad_to_multiple
+    from .presets import get_config as get_config
+    from .presets import list_configs as list_configs
     from .upscale import upscale_images as upscale_images
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import logging
 import os
@@ -146,9 +147,20 @@ def parse(name: str, command: Command, args: list[str]) -> Any:
         _add_positional(parser, command)
     parser.add_class_arguments(config_class, skip={command.positional} if command.positional else set())
     instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # its name before 4.49
-    values = instantiate(parser.parse_args(args)).as_dict()
+    values = instantiate(parser.parse_args(_spell_out_switches(args, config_class))).as_dict()
     values.pop("config", None)
     return config_class(**values)
+
+
+def _spell_out_switches(args: list[str], config_class: Any) -> list[str]:
+    """``--force`` alone means ``--force true``: jsonargparse wants a value after every option."""
+    switches = {f"--{field.name}" for field in dataclasses.fields(config_class) if field.type in (bool, "bool")}
+    spelt = []
+    for arg, after in zip(args, [*args[1:], ""], strict=True):
+        spelt.append(arg)
+        if arg in switches and after.lower() not in ("true", "false", "yes", "no"):
+            spelt.append("true")
+    return spelt
 
 
 def _add_positional(parser: Any, command: Command) -> None:

@@ -92,7 +92,9 @@ class AMINetConfig:
             value, hint = getattr(self, field.name), hints[field.name]
             if get_origin(hint) is Literal:
                 if value not in get_args(hint):
-                    raise ValueError(f"{field.name} is {value!r}; it takes one of {', '.join(map(repr, get_args(hint)))}")
+                    raise ValueError(
+                        f"{field.name} is {value!r}; it takes one of {', '.join(map(repr, get_args(hint)))}"
+                    )
             elif get_origin(hint) is tuple:
                 kind = get_args(hint)[0]
                 if not isinstance(value, tuple) or any(type(v) is not kind for v in value):

@@ -170,9 +170,7 @@ def evaluate_protocols(
             for protocol in protocols:
                 for who, pictures in (("ours", sr), ("bicubic", batch["input"])):
                     for what, metric in (("psnr", psnr), ("ssim", ssim)):
-                        values.setdefault((protocol, who, what), []).append(
-                            metric(pictures, batch["hr"], protocol)
-                        )
+                        values.setdefault((protocol, who, what), []).append(metric(pictures, batch["hr"], protocol))
             if on_batch is not None:
                 on_batch(list(batch["name"]), sr)
 

@@ -57,9 +57,7 @@ def _devices() -> dict[str, str]:
     else:
         for index in range(torch.cuda.device_count()):
             gpu = torch.cuda.get_device_properties(index)
-            devices[f"cuda:{index}"] = (
-                f"{gpu.name}, sm_{gpu.major}{gpu.minor}, {gpu.total_memory / 2**30:.0f} GiB"
-            )
+            devices[f"cuda:{index}"] = f"{gpu.name}, sm_{gpu.major}{gpu.minor}, {gpu.total_memory / 2**30:.0f} GiB"
     return devices
 
 

@@ -41,9 +41,7 @@ class AMINet(
     def __init__(self, config: AMINetConfig | str | None = None) -> None:
         super().__init__(get_config(config) if isinstance(config, str) else config)
 
-    def load_state_dict(  # type: ignore[override]
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> Any:
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As `nn.Module.load_state_dict`, and also takes the keys of a DataParallel, DDP or compiled model.
 
         Raises RuntimeError naming every key that misses, is unknown, or has another shape; with ``strict=False`` the
@@ -85,13 +83,16 @@ class AMINet(
             raise FileNotFoundError(f"{model_id} has no {CONFIG}; save_pretrained writes one beside the weights")
         if isinstance(config, dict):
             config = AMINetConfig.from_dict(config)
-        file = Path(model_id) / WEIGHTS
+        file = str(Path(model_id) / WEIGHTS)
         if not Path(model_id).is_dir():
-            hub = {"revision": revision, "cache_dir": cache_dir, "token": token}
-            file = Path(
-                hf_hub_download(
-                    model_id, WEIGHTS, force_download=force_download, local_files_only=local_files_only, **hub
-                )
+            file = hf_hub_download(
+                model_id,
+                WEIGHTS,
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+                token=token,
             )
         model = cls(config)
         model.load_state_dict(read_safetensors(file), strict=strict)
@@ -106,9 +107,7 @@ def strip_prefixes(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     return state
 
 
-def _mismatch(
-    missing: list[str], unknown: list[str], shapes: list[str], total: int, config: AMINetConfig
-) -> str:
+def _mismatch(missing: list[str], unknown: list[str], shapes: list[str], total: int, config: AMINetConfig) -> str:
     lines = [f"these weights are not those of this AMINet (width {config.width}, {total} keys):"]
     for title, keys in (("missing", missing), ("unknown", unknown), ("of another shape", shapes)):
         if keys:

@@ -77,9 +77,7 @@ def _check(columns: Mapping[str, Tensor], names: Sequence[str] | None, scale: in
         raise ValueError(f"scale must be a whole number of at least 1, got {scale}")
     for label, batch in columns.items():
         if batch.dim() != 4 or batch.shape[1] != 3 or batch.numel() == 0:
-            raise ValueError(
-                f"column {label!r} must be [N, 3, h, w] and not empty, got shape {tuple(batch.shape)}"
-            )
+            raise ValueError(f"column {label!r} must be [N, 3, h, w] and not empty, got shape {tuple(batch.shape)}")
     counts = {label: len(batch) for label, batch in columns.items()}
     rows = next(iter(counts.values()))
     if set(counts.values()) != {rows}:

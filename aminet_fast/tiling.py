@@ -74,9 +74,7 @@ def process_tiles(
     for row, y in enumerate(ys):
         tiles = process([image.crop((x, y, x + tile_w, y + tile_h)) for x in xs])
         for x, weight, levels in zip(xs, wx, tiles, strict=True):
-            band[:, x : x + tile_w] += levels * (wy[row][:, None, None] * weight[None, :, None]).astype(
-                np.float32
-            )
+            band[:, x : x + tile_w] += levels * (wy[row][:, None, None] * weight[None, :, None]).astype(np.float32)
         done = (ys[row + 1] if row + 1 < len(ys) else height) - y  # rows that no later tile touches
         result[y : y + done] = np.rint(band[:done]).clip(0, 255)
         band[: tile_h - done] = band[done:].copy()

@@ -74,9 +74,7 @@ def run(config: UpscaleConfig) -> int:
     except (OSError, ValueError, StopError) as error:
         errors.print(f"error: {_reason(error)}", markup=False, style="red", soft_wrap=True)
         if account.done:
-            errors.print(
-                f"{account.done} of {len(jobs)} pictures had been written to {config.out}", markup=False
-            )
+            errors.print(f"{account.done} of {len(jobs)} pictures had been written to {config.out}", markup=False)
         return 1
     _report(config, account, len(jobs), errors)
     return 1 if account.failed else 0

@@ -97,8 +97,7 @@ def _refuse_clashes(jobs: Sequence[Job]) -> None:
     over = [job.target for job in jobs if job.target.resolve() in sources]
     if over:
         raise ValueError(
-            f"{len(over)} results would overwrite pictures that are inputs: {_first(over)}; "
-            "choose another --out"
+            f"{len(over)} results would overwrite pictures that are inputs: {_first(over)}; choose another --out"
         )
     owners: dict[str, Path] = {}
     for source, target in jobs:
@@ -106,8 +105,7 @@ def _refuse_clashes(jobs: Sequence[Job]) -> None:
         other = owners.setdefault(os.path.normpath(target).casefold(), source)
         if other.resolve() != source.resolve():
             raise ValueError(
-                f"{other} and {source} would both become {target}; "
-                "rename one, or upscale them to different folders"
+                f"{other} and {source} would both become {target}; rename one, or upscale them to different folders"
             )
 
 

@@ -91,9 +91,7 @@ def compiler_problem(command: list[str] | None) -> str:
     include = sysconfig.get_path("include")
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "probe.cpp")
-        source.write_text(
-            "#include <Python.h>\n#include <span>\nint probe() { return std::span<int>().size(); }\n"
-        )
+        source.write_text("#include <Python.h>\n#include <span>\nint probe() { return std::span<int>().size(); }\n")
         arguments = [
             *command,
             "-std=c++20",
@@ -106,9 +104,7 @@ def compiler_problem(command: list[str] | None) -> str:
         try:
             result = subprocess.run(arguments, capture_output=True, text=True, check=False)
         except OSError as error:
-            return (
-                f"the C++ compiler {command[0]!r} does not start ({error.strerror}); set CXX to one that does"
-            )
+            return f"the C++ compiler {command[0]!r} does not start ({error.strerror}); set CXX to one that does"
     if result.returncode == 0:
         return ""
     if "Python.h" in result.stderr:

@@ -46,9 +46,7 @@ def conv2d(x: Array, p: Params, *, stride: int = 1, reflect: bool = False, depth
     k = w.shape[-1]
     border = ((0, 0), (0, 0), (k // 2, k // 2), (k // 2, k // 2))
     padded = np.pad(x, border, mode="reflect" if reflect else "constant")
-    windows = sliding_window_view(padded, (k, k), axis=(2, 3))[
-        :, :, ::stride, ::stride
-    ]  # [N, C, H', W', k, k]
+    windows = sliding_window_view(padded, (k, k), axis=(2, 3))[:, :, ::stride, ::stride]  # [N, C, H', W', k, k]
     if depthwise:
         y = np.einsum("nchwij,cij->nchw", windows, w[:, 0])
     else:

@@ -49,9 +49,7 @@ def test_overview_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_overview_loads_no_torch() -> None:
-    script = (
-        "import sys; from aminet_fast.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
-    )
+    script = "import sys; from aminet_fast.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], stdout=subprocess.DEVNULL).returncode == 0
 
 
@@ -65,9 +63,7 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
     assert "--print_config" in text
 
 
-def test_train_from_options_and_again_from_its_own_config(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_train_from_options_and_again_from_its_own_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, cache = str(tmp_path / "run"), str(tmp_path / "cache")
     assert main([*TINY, "--steps", "2", "--out", out, "--data.cache", cache, "--preset", "aminet-nano"]) == 0
     written = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
@@ -156,3 +152,17 @@ def test_tiny_helper_and_command_agree(tmp_path: Path) -> None:
     path.write_text(config.to_yaml())
     read = cli.parse("train", COMMANDS["train"], ["--config", str(path)])
     assert read.to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("args", "force"),
+    [
+        (["a.png"], False),
+        (["a.png", "--force"], True),
+        (["--force", "a.png"], True),
+        (["--force", "false", "a.png"], False),
+    ],
+)
+def test_a_switch_needs_no_value(args: list[str], force: bool) -> None:
+    config = cli.parse("upscale", COMMANDS["upscale"], args)
+    assert (config.inputs, config.force) == (["a.png"], force)

@@ -81,9 +81,7 @@ def test_damage_is_found_and_repaired(config, decoded, caplog, damage):
     elif damage == "flipped":
         file.write_bytes(data[:5000] + bytes([data[5000] ^ 1]) + data[5001:])
     else:
-        file.write_bytes(
-            {"truncated": data[: len(data) // 2], "meta": data[:-9], "garbage": b"garbage"}[damage]
-        )
+        file.write_bytes({"truncated": data[: len(data) // 2], "meta": data[:-9], "garbage": b"garbage"}[damage])
     with caplog.at_level(logging.WARNING):
         again = open_faces(config, "all")
     assert "building it again" in caplog.text
@@ -138,9 +136,7 @@ def test_processes_at_once(config):
         "print(faces.store.part('hr').sum())"
     )
     run = [sys.executable, "-c", code, str(config.root), str(config.cache)]
-    processes = [
-        subprocess.Popen(run, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)
-    ]
+    processes = [subprocess.Popen(run, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     for process in processes:  # all have imported what they need or are about to
         process.stdin.write("go\n")
         process.stdin.flush()

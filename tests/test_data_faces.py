@@ -26,9 +26,7 @@ from aminet_fast.data import (
 )
 from aminet_fast.data.check import CheckConfig, check
 
-real = pytest.mark.skipif(
-    "AMINET_FACES" not in os.environ, reason="AMINET_FACES is not set: no real faces here"
-)
+real = pytest.mark.skipif("AMINET_FACES" not in os.environ, reason="AMINET_FACES is not set: no real faces here")
 
 
 def fill(folder: Path, names: list[str], size: tuple[int, int] = (128, 128)) -> Path:
@@ -117,9 +115,7 @@ def test_flat_folder_is_split_by_hash(tmp_path, cache):
 
 
 def test_split_folders_win(tmp_path, cache):
-    fill(
-        tmp_path, ["train/a.png", "train/x/a.png", "val/b.png", "test_a/c.png", "test_b/c.png", "other/d.png"]
-    )
+    fill(tmp_path, ["train/a.png", "train/x/a.png", "val/b.png", "test_a/c.png", "test_b/c.png", "other/d.png"])
     config = DataConfig(root=str(tmp_path), cache=cache)
     assert open_faces(config, "train").names == ["train/a.png", "train/x/a.png"]
     assert open_faces(config, "val").names == ["val/b.png"]

@@ -161,9 +161,7 @@ def test_tensor_roundtrip_is_exact():
     assert to_image(torch.full((3, 1, 1), 0.0)).getpixel((0, 0)) == (128, 128, 128)
 
 
-@pytest.mark.parametrize(
-    "bad", [torch.zeros(1, 3, 8, 8), torch.zeros(1, 8, 8), torch.full((3, 4, 4), float("nan"))]
-)
+@pytest.mark.parametrize("bad", [torch.zeros(1, 3, 8, 8), torch.zeros(1, 8, 8), torch.full((3, 4, 4), float("nan"))])
 def test_to_image_refuses(bad):
     with pytest.raises(ValueError, match="to_image"):
         to_image(bad)

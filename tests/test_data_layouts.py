@@ -68,11 +68,7 @@ def test_celeba_draws_and_lists(tmp_path, monkeypatch, caplog):
     assert "1 of the pictures" in caplog.text
     assert len(train) == 8
     assert max(train.names) <= "000020.jpg"
-    assert (
-        train.names
-        == open_faces(config(root), "train").names
-        != open_faces(config(root, seed=1), "train").names
-    )
+    assert train.names == open_faces(config(root), "train").names != open_faces(config(root, seed=1), "train").names
     listed = tmp_path / "cache" / "lists" / "celeba-train-8-seed0.txt"
     assert listed.read_text().split() == train.names
     assert len(open_faces(config(root), "test")) == 2

@@ -19,9 +19,7 @@ def test_resume_gives_exactly_the_rest(length, world):
     for rank in range(world):
         whole = take(length, 4, 40, seed=3, rank=rank, world=world)
         for start in (0, 1, 5, 13, 39):
-            assert (
-                take(length, 4, 40 - start, seed=3, start_step=start, rank=rank, world=world) == whole[start:]
-            )
+            assert take(length, 4, 40 - start, seed=3, start_step=start, rank=rank, world=world) == whole[start:]
 
 
 @pytest.mark.parametrize("world", [2, 3, 4])

@@ -190,9 +190,7 @@ def test_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert words in error
 
 
-def test_command_refuses_lr_only_sets(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_refuses_lr_only_sets(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     faces = Faces(2, has_hr=False)
     faces.has_hr = False  # type: ignore[attr-defined]
     monkeypatch.setattr("aminet_fast.evaluate.open_faces", lambda config, split: faces)

@@ -18,9 +18,7 @@ from aminet_fast import _extension, backends
 def run(code: str, **environ: str) -> str:
     """Output of a fresh interpreter."""
     command = [sys.executable, "-c", code]
-    result = subprocess.run(
-        command, env={**os.environ, **environ}, capture_output=True, text=True, check=False
-    )
+    result = subprocess.run(command, env={**os.environ, **environ}, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return result.stdout.strip()
 
@@ -36,9 +34,7 @@ def fresh() -> None:
 
 
 def test_importing_the_package_loads_no_extension() -> None:
-    loaded = run(
-        "import aminet_fast, sys; print([m for m in ('torch', 'aminet_fast._C') if m in sys.modules])"
-    )
+    loaded = run("import aminet_fast, sys; print([m for m in ('torch', 'aminet_fast._C') if m in sys.modules])")
     assert loaded == "[]"
 
 
@@ -84,10 +80,7 @@ def test_broken_module_gives_the_loader_s_words(fresh: None, monkeypatch: pytest
     monkeypatch.setattr(_extension.importlib, "import_module", broken)
     module, problem = _extension.load("_C_cuda")
     assert module is None
-    assert (
-        problem
-        == "aminet_fast._C_cuda is there but does not load: libtorch_cuda.so: cannot open shared object file"
-    )
+    assert problem == "aminet_fast._C_cuda is there but does not load: libtorch_cuda.so: cannot open shared object file"
 
 
 @pytest.fixture
@@ -129,9 +122,7 @@ def test_argument_then_variable_then_auto(
 
 
 def test_unknown_names_say_where_they_came_from(operator: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(
-        ValueError, match="backend='gpu' is unknown: use one of auto, reference, cpu, triton, cuda"
-    ):
+    with pytest.raises(ValueError, match="backend='gpu' is unknown: use one of auto, reference, cpu, triton, cuda"):
         backends.explain(operator, "cuda", "gpu")
     monkeypatch.setenv(backends.VARIABLE, "gpu")
     with pytest.raises(ValueError, match="AMINET_FAST_BACKEND='gpu' is unknown"):

@@ -23,9 +23,7 @@ def test_json_has_every_section(capsys: pytest.CaptureFixture[str]) -> None:
     assert "layer_norm2d on cpu" in sections["operators"]
 
 
-def test_no_gpu_is_said_not_raised(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_gpu_is_said_not_raised(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert collected(capsys)["devices"]["cuda"].startswith("none: ")
 
@@ -39,26 +37,20 @@ def test_table_shows_why_a_module_is_missing(
     assert why in " ".join(capsys.readouterr().out.split())
 
 
-def test_reason_follows_the_environment(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reason_follows_the_environment(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(backends.VARIABLE, "reference")
     sections = collected(capsys)
     assert sections["operators"]["layer_norm2d on cpu"] == "reference (AMINET_FAST_BACKEND=reference)"
     assert sections["environment"]["AMINET_FAST_BACKEND"] == "reference"
 
 
-def test_unknown_backend_is_an_error(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unknown_backend_is_an_error(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(backends.VARIABLE, "gpu")
     assert info.main([]) == 2
     assert "AMINET_FAST_BACKEND='gpu' is unknown" in capsys.readouterr().err
 
 
-def test_facts_of_the_build_are_shown(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_facts_of_the_build_are_shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     facts = {
         "compiler": "g++ 12",
         "torch": "2.13.0",

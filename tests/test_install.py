@@ -46,17 +46,13 @@ def test_what_is_compiled(
 @pytest.mark.parametrize(
     ("request_", "compiler", "cuda"), [("cpu", "no g++", ""), ("cuda", "no g++", ""), ("cuda", "", "no g++")]
 )
-def test_an_order_that_cannot_be_met_is_one_line(
-    plan: ModuleType, request_: str, compiler: str, cuda: str
-) -> None:
+def test_an_order_that_cannot_be_met_is_one_line(plan: ModuleType, request_: str, compiler: str, cuda: str) -> None:
     with pytest.raises(plan.BuildError) as error:
         plan.decide(request_, compiler, cuda)
     assert str(error.value) == f"AMINET_FAST_BUILD={request_} cannot be met: no g++"
 
 
-@pytest.mark.parametrize(
-    ("value", "expected"), [("", "auto"), ("auto", "auto"), (" CPU ", "cpu"), ("none", "none")]
-)
+@pytest.mark.parametrize(("value", "expected"), [("", "auto"), ("auto", "auto"), (" CPU ", "cpu"), ("none", "none")])
 def test_request_is_read(plan: ModuleType, value: str, expected: str) -> None:
     assert plan.requested({"AMINET_FAST_BUILD": value}) == expected
     assert plan.requested({}) == "auto"
@@ -92,16 +88,12 @@ def test_torch_is_required_only_where_it_is_missing(
     assert plan.build_requirements(lambda: (torch, []), lambda: problem) == expected
 
 
-def test_backend_refuses_before_anything_is_fetched(
-    plan: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_backend_refuses_before_anything_is_fetched(plan: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     import aminet_build
 
     monkeypatch.setenv("AMINET_FAST_BUILD", "cpu")
     monkeypatch.setenv("CXX", "/nowhere/c++")
-    with pytest.raises(
-        SystemExit, match=r"error: AMINET_FAST_BUILD=cpu cannot be met: .*'/nowhere/c\+\+'.*set CXX"
-    ):
+    with pytest.raises(SystemExit, match=r"error: AMINET_FAST_BUILD=cpu cannot be met: .*'/nowhere/c\+\+'.*set CXX"):
         aminet_build.get_requires_for_build_editable()
     assert aminet_build.get_requires_for_build_sdist() == []
 

@@ -25,9 +25,7 @@ BACKENDS = ["reference", pytest.param("cpu", marks=compiled_only)]
 SHAPES = [(1, 7, 1, 1), (3, 7, 11, 13), (2, 24, 9, 17), (1, 48, 8, 8), (2, 96, 5, 5), (1, 192, 4, 4)]
 
 
-def arguments(
-    shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def arguments(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """x, weight, bias and the gradient of the output."""
     generator = torch.Generator().manual_seed(seed)
     x, dy = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
@@ -195,9 +193,7 @@ def test_shapes_without_data() -> None:
 def test_second_derivative_is_refused() -> None:
     x, weight, bias, _ = arguments((1, 5, 2, 2), torch.float64)
     x.requires_grad_()
-    (dx,) = torch.autograd.grad(
-        layer_norm2d(x, weight, bias, backend="cpu").square().sum(), x, create_graph=True
-    )
+    (dx,) = torch.autograd.grad(layer_norm2d(x, weight, bias, backend="cpu").square().sum(), x, create_graph=True)
     with pytest.raises(NotImplementedError, match=r"layer_norm2d has no second derivative.*reference"):
         dx.sum().backward()
 

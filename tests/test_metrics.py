@@ -29,9 +29,7 @@ def script_picture(x: torch.Tensor) -> np.ndarray:
 
 
 def test_luma_of_known_colours() -> None:
-    levels = torch.tensor(
-        [[0, 0, 0], [255, 255, 255], [255, 0, 0], [0, 255, 0], [0, 0, 255], [128, 128, 128]]
-    )
+    levels = torch.tensor([[0, 0, 0], [255, 255, 255], [255, 0, 0], [0, 255, 0], [0, 0, 255], [128, 128, 128]])
     x = (levels.float() / 127.5 - 1).view(-1, 3, 1, 1)
     # 16 + 65.481 = 81.481 and so on; grey 128 is 16 + 219 * 128 / 255 = 125.929...
     exact = torch.tensor([16, 235, 81.481, 144.553, 40.966, 16 + 219 * 128 / 255], dtype=torch.float64)

@@ -40,9 +40,7 @@ def test_several_runs_in_one_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     runs = [run(tmp_path / name) for name in ("x/r", "y/r", "z")]
     drawn = {}
     monkeypatch.setattr(plot_module, "_draw", lambda curves, out, smooth: drawn.update(curves))
-    plot(
-        PlotConfig([str(runs[0]), str(runs[1] / "metrics.csv"), str(runs[2])], out=str(tmp_path / "all.svg"))
-    )
+    plot(PlotConfig([str(runs[0]), str(runs[1] / "metrics.csv"), str(runs[2])], out=str(tmp_path / "all.svg")))
     assert list(drawn) == [str(runs[0]), str(runs[1]), "z"]
     assert drawn["z"]["val_psnr"] == [(3, 23.0), (6, 26.0)]
     assert drawn["z"]["val_bicubic_psnr"] == [(3, 21.5), (6, 21.5)]

@@ -83,9 +83,7 @@ def enospc(*args: Any, **kwargs: Any) -> Any:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_full_disk_while_writing_leaves_the_earlier_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_while_writing_leaves_the_earlier_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     newest = full(tmp_path)
     before = newest.read_bytes()
     monkeypatch.setattr(os, "fsync", enospc)
@@ -136,9 +134,7 @@ def test_training_goes_on_over_a_full_disk_and_its_end_tells(
     assert load_model(tmp_path / "run/last").config.width == 4
 
 
-def test_folder_swap_survives_a_crash_between_its_renames(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folder_swap_survives_a_crash_between_its_renames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = RunFolder(tmp_path)
     run.prepare()
     write_folder(run.best, lambda f: (f / "x").write_text("old"))

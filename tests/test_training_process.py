@@ -127,7 +127,5 @@ def test_two_processes_under_torchrun(tmp_path: Path) -> None:
     assert column(tmp_path / "whole", "images")[-1] == str(6 * 2 * 2 * 2)
     alone = tiny(tmp_path, out=str(tmp_path / "alone"), **{**recipe, "accumulate": 4})
     train(alone)
-    ours, theirs = (
-        float(column(out, "val_bicubic_psnr")[-1]) for out in (tmp_path / "alone", tmp_path / "whole")
-    )
+    ours, theirs = (float(column(out, "val_bicubic_psnr")[-1]) for out in (tmp_path / "alone", tmp_path / "whole"))
     assert ours == pytest.approx(theirs, abs=1e-9)

@@ -52,9 +52,7 @@ def scramble() -> None:
 
 def compare(whole: str, parts: str) -> list[str]:
     a, b = ({name: checkpoint(run, 4)[name] for name in STATE} for run in (whole, parts))
-    rows = (
-        {name: column(run, name) for name in ("step", "loss", "lr", "val_psnr")} for run in (whole, parts)
-    )
+    rows = ({name: column(run, name) for name in ("step", "loss", "lr", "val_psnr")} for run in (whole, parts))
     return unequal(a, b) + unequal(*rows)
 
 
@@ -136,9 +134,7 @@ def test_rows_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
         ({"data": {"limit": 9}}, "training faces"),
     ],
 )
-def test_another_configuration_is_refused_by_name(
-    tmp_path: Path, changes: dict[str, Any], named: str
-) -> None:
+def test_another_configuration_is_refused_by_name(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
     train(tiny(tmp_path, steps=2))
     with pytest.raises(ValueError, match=named) as caught:
         train(tiny(tmp_path, **changes))
@@ -163,9 +159,7 @@ def test_a_named_checkpoint_allows_another_recipe_and_another_folder(tmp_path: P
     assert train(tiny(tmp_path, lr=5e-4, resume=named, out=str(tmp_path / "fork"))) == 0
     assert column(tmp_path / "fork", "lr") == ["0.0005", "0.0005"]
     with pytest.raises(ValueError, match="hourglass_width"):
-        train(
-            tiny(tmp_path, model={**MODEL, "hourglass_width": 8}, resume=named, out=str(tmp_path / "third"))
-        )
+        train(tiny(tmp_path, model={**MODEL, "hourglass_width": 8}, resume=named, out=str(tmp_path / "third")))
 
 
 def test_going_back_over_newer_checkpoints_is_refused(tmp_path: Path) -> None:

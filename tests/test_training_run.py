@@ -56,9 +56,7 @@ def test_the_loss_falls(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_stops(
-    tmp_path: Path, number: signal.Signals, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_signal_saves_and_stops(tmp_path: Path, number: signal.Signals, capfd: pytest.CaptureFixture[str]) -> None:
     handler = signal.getsignal(number)
     config = tiny(tmp_path, steps=99)
     assert train(config, callback=lambda step, loss: os.kill(os.getpid(), number) if step == 2 else None) == 0

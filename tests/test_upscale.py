@@ -102,9 +102,7 @@ def test_bad_arguments_and_broken_weights() -> None:
         upscale_images(Broken(), [noise(4, 4)])
 
 
-@pytest.mark.parametrize(
-    ("length", "tile", "overlap"), [(64, 64, 8), (65, 64, 8), (1000, 128, 64), (37, 16, 7)]
-)
+@pytest.mark.parametrize(("length", "tile", "overlap"), [(64, 64, 8), (65, 64, 8), (1000, 128, 64), (37, 16, 7)])
 def test_tile_weights_sum_to_one(length: int, tile: int, overlap: int) -> None:
     starts = tile_starts(length, tile, overlap)
     weights = tile_weights(starts, length, tile, overlap)
@@ -236,9 +234,7 @@ def test_command_writes_pictures_and_refuses_a_second_time(
     assert (tmp_path / "out" / "a.png").stat().st_mtime_ns != before
 
 
-def test_command_without_weights_says_how_to_get_some(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_without_weights_says_how_to_get_some(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = faces(tmp_path / "in", "a.png")
     assert upscale(UpscaleConfig([str(root)], out=str(tmp_path / "out"))) == 1
     error = " ".join(capsys.readouterr().err.split())
@@ -288,9 +284,7 @@ def test_alpha_and_profile_are_kept_or_the_loss_is_said(
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_zoo_of_odd_and_broken_files(
-    tmp_path: Path, weights: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_zoo_of_odd_and_broken_files(tmp_path: Path, weights: str, capsys: pytest.CaptureFixture[str]) -> None:
     zoo, out = tmp_path / "zoo", tmp_path / "out"
     expected = make_zoo(zoo)
     status = upscale(command(tmp_path, weights, zoo, format="png"))

@@ -26,14 +26,10 @@ BACKWARD = {
 }
 
 
-def assert_close(
-    actual: Tensor, expected: Tensor, table: dict[torch.dtype, tuple[float, float]], what: str
-) -> None:
+def assert_close(actual: Tensor, expected: Tensor, table: dict[torch.dtype, tuple[float, float]], what: str) -> None:
     """`actual` against `expected` (float64) by the row of `actual`'s dtype; NaN anywhere fails."""
     rtol, atol = table[actual.dtype]
-    assert actual.shape == expected.shape, (
-        f"{what}: shape {list(actual.shape)}, expected {list(expected.shape)}"
-    )
+    assert actual.shape == expected.shape, f"{what}: shape {list(actual.shape)}, expected {list(expected.shape)}"
     scale = expected.abs().max().item()
     torch.testing.assert_close(
         actual.double(),

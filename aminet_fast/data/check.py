@@ -91,9 +91,7 @@ def examine(listing: Listing, data: DataConfig, console: Console) -> Findings:
 
 def _looks(items: list[Item], data: DataConfig, console: Console) -> Iterator[tuple[bool, dict[str, str]]]:
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for start in track(
-            range(0, len(items), 64), "looking at the pictures", console=console, transient=True
-        ):
+        for start in track(range(0, len(items), 64), "looking at the pictures", console=console, transient=True):
             yield from pool.map(lambda item: _look(item, data), items[start : start + 64])
 
 

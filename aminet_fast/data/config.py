@@ -72,9 +72,7 @@ class DataConfig:
 
 def user_cache() -> Path:
     """The user's cache folder: XDG_CACHE_HOME, LOCALAPPDATA on Windows, Library/Caches on macOS, ~/.cache."""
-    path = os.environ.get("XDG_CACHE_HOME") or (
-        os.environ.get("LOCALAPPDATA") if sys.platform == "win32" else None
-    )
+    path = os.environ.get("XDG_CACHE_HOME") or (os.environ.get("LOCALAPPDATA") if sys.platform == "win32" else None)
     if path:
         return Path(path)
     return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")

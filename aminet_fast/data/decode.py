@@ -66,7 +66,5 @@ def _decode_pair(hr_path: Path, lr_path: Path, config: DataConfig) -> Pixels:
         raise ImageError(hr_path, f"is {hr.width}x{hr.height}, wanted HR of {want} (set size to change that)")
     if lr.size != (config.lr_size, config.lr_size):
         want = f"{config.lr_size}x{config.lr_size}"
-        raise ImageError(
-            lr_path, f"is {lr.width}x{lr.height}, wanted LR of {want} (HR {config.size} / scale)"
-        )
+        raise ImageError(lr_path, f"is {lr.width}x{lr.height}, wanted LR of {want} (HR {config.size} / scale)")
     return Pixels(np.asarray(hr), np.asarray(lr))

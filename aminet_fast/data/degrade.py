@@ -11,9 +11,7 @@ def degrade(hr: Image.Image, scale: int = 8) -> tuple[Image.Image, Image.Image]:
     Both are 8-bit, as Pillow rounds them. Raises ValueError when a side does not divide by `scale`.
     """
     if scale < 1 or hr.width % scale or hr.height % scale:
-        raise ValueError(
-            f"degrade got {hr.width}x{hr.height} and scale {scale}; wanted sides that divide by it"
-        )
+        raise ValueError(f"degrade got {hr.width}x{hr.height} and scale {scale}; wanted sides that divide by it")
     lr = hr.resize((hr.width // scale, hr.height // scale), Image.Resampling.BICUBIC)
     return lr, enlarge(lr, scale)
 

@@ -45,9 +45,7 @@ class FaceDataset(Dataset[dict[str, object]]):
     Raises IndexError for an index out of range.
     """
 
-    def __init__(
-        self, store: FaceStore, fingerprint: str, *, scale: int = 8, augment: bool | Augment = "none"
-    ) -> None:
+    def __init__(self, store: FaceStore, fingerprint: str, *, scale: int = 8, augment: bool | Augment = "none") -> None:
         self.store, self.fingerprint, self.scale = store, fingerprint, scale
         if isinstance(augment, bool):
             augment = "full" if augment else "none"
@@ -155,9 +153,7 @@ def _identity(item: Item) -> tuple[object, ...]:
 
 def _entries(items: Sequence[Item], config: DataConfig, split: str) -> Iterator[Entry]:
     """Decode in order in a few threads (Pillow frees the interpreter meanwhile), a chunk at a time."""
-    workers = min(
-        8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    workers = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
         chunks = (items[i : i + _CHUNK] for i in range(0, len(items), _CHUNK))
         entries = (entry for chunk in chunks for entry in pool.map(partial(_entry, config), chunk))

@@ -34,18 +34,14 @@ def list_helen(root: Path, config: DataConfig) -> Listing | None:
             items.append(Item(relative_name(path, root), hr=path, box=box))
     if not items:
         raise DataError(f"{root} has Helen's landmarks but none of their pictures")
-    notes = [f"{len(boxes)} landmark files"] + (
-        [f"{skipped} pictures without landmarks left out"] if skipped else []
-    )
+    notes = [f"{len(boxes)} landmark files"] + ([f"{skipped} pictures without landmarks left out"] if skipped else [])
     return Listing("helen", str(root), _splits(root, items), notes)
 
 
 def _splits(root: Path, items: list[Item]) -> dict[str, list[Item]]:
     names = root / "testnames.txt"
     if names.is_file():
-        stems = {
-            Path(line.strip()).stem for line in names.read_text(encoding="utf-8").splitlines() if line.strip()
-        }
+        stems = {Path(line.strip()).stem for line in names.read_text(encoding="utf-8").splitlines() if line.strip()}
         chosen = {True: [], False: []}  # type: dict[bool, list[Item]]
         for item in items:
             chosen[Path(item.name).stem in stems].append(item)

@@ -60,9 +60,7 @@ def find_images(path: str | os.PathLike[str]) -> list[Path]:
         seen.add(real)
         folders[:] = sorted(f for f in folders if not f.startswith(".") and f != "__MACOSX")
         # "._x.jpg" is what macOS leaves beside x.jpg in archives: no picture
-        found += [
-            Path(folder, f) for f in files if not f.startswith(".") and Path(f).suffix.lower() in SUFFIXES
-        ]
+        found += [Path(folder, f) for f in files if not f.startswith(".") and Path(f).suffix.lower() in SUFFIXES]
     return sorted(found)
 
 
@@ -156,9 +154,7 @@ def center_crop(image: Image.Image, side: int | None = None) -> Image.Image:
 def to_tensor(image: Image.Image) -> torch.Tensor:
     """PIL RGB (H, W) to float32 [3, H, W] in [-1, 1]."""
     pixels = torch.from_numpy(np.array(image.convert("RGB")))  # [H, W, 3]
-    return (
-        pixels.permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1.0)
-    )
+    return pixels.permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1.0)
 
 
 def to_image(tensor: torch.Tensor) -> Image.Image:
@@ -167,9 +163,7 @@ def to_image(tensor: torch.Tensor) -> Image.Image:
     Raises ValueError for another shape, and for values that are not finite.
     """
     if tensor.ndim != 3 or tensor.shape[0] != 3:
-        raise ValueError(
-            f"to_image takes one picture [3, H, W], got {list(tensor.shape)}; index the batch first"
-        )
+        raise ValueError(f"to_image takes one picture [3, H, W], got {list(tensor.shape)}; index the batch first")
     values = tensor.detach().to("cpu", torch.float32)
     if not bool(torch.isfinite(values).all()):
         raise ValueError("to_image got NaN or infinite values; a picture needs finite ones in [-1, 1]")

@@ -44,9 +44,7 @@ def list_celeba(root: Path, config: DataConfig) -> Listing | None:
             missing += 1
     everything = sorted((item for part in splits.values() for item in part), key=lambda item: item.name)
     if not everything:
-        raise DataError(
-            f"none of the pictures of {partition} is in {folder}; unpack img_align_celeba.zip there"
-        )
+        raise DataError(f"none of the pictures of {partition} is in {folder}; unpack img_align_celeba.zip there")
     notes = [f"partition from {partition}"]
     if missing:
         notes.append(f"{missing} listed pictures are missing")
@@ -110,15 +108,11 @@ def list_scface(root: Path, config: DataConfig) -> Listing | None:
     pictures = find_images(root)
     shots = [path for path in pictures if _SCFACE.fullmatch(path.stem)]
     auto = config.layout == "auto"
-    if not shots or (
-        auto and any("mugshot" not in str(p.parent).lower() for p in set(pictures) - set(shots))
-    ):
+    if not shots or (auto and any("mugshot" not in str(p.parent).lower() for p in set(pictures) - set(shots))):
         return None
     once = [path for path in shots if "surveillance_cameras_all" in path.parts] or shots
     items = [Item(relative_name(path, root), lr=path) for path in once]
-    return Listing(
-        "scface", str(root), {"test": items, "all": items}, ["LR only: there is no HR to compare with"]
-    )
+    return Listing("scface", str(root), {"test": items, "all": items}, ["LR only: there is no HR to compare with"])
 
 
 def list_paired(root: Path, config: DataConfig) -> Listing | None:
@@ -164,8 +158,6 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     for path in find_images(folder):
         stem = path.relative_to(folder).with_suffix("").as_posix()
         if stem in found:
-            raise DataError(
-                f"{path} and {found[stem]} differ by their ending alone: pairs would be ambiguous"
-            )
+            raise DataError(f"{path} and {found[stem]} differ by their ending alone: pairs would be ambiguous")
         found[stem] = path
     return found

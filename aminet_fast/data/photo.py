@@ -16,9 +16,7 @@ def sample_photograph() -> Image.Image:
     try:
         from skimage.data import astronaut
     except ImportError as error:
-        raise ImportError(
-            'the sample photograph comes with scikit-image: pip install "aminet-fast[demo]"'
-        ) from error
+        raise ImportError('the sample photograph comes with scikit-image: pip install "aminet-fast[demo]"') from error
     return Image.fromarray(astronaut())
 
 

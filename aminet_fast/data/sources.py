@@ -134,9 +134,7 @@ def draw(items: Iterable[Item], count: int | None, seed: int) -> list[Item]:
     items = list(items)
     if count is None or count >= len(items):
         return items
-    ranked = sorted(
-        range(len(items)), key=lambda i: hashlib.sha1(f"{seed}:{items[i].name}".encode()).digest()
-    )
+    ranked = sorted(range(len(items)), key=lambda i: hashlib.sha1(f"{seed}:{items[i].name}".encode()).digest())
     return [items[i] for i in sorted(ranked[:count])]
 
 

@@ -34,9 +34,7 @@ def quantise(x: Tensor, protocol: str = "fsr") -> Tensor:
     """
     if not isinstance(x, Tensor) or not x.is_floating_point():
         got = str(x.dtype) if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(
-            f"pictures must be a floating-point tensor in [-1, 1], got {got}; convert with x / 127.5 - 1"
-        )
+        raise TypeError(f"pictures must be a floating-point tensor in [-1, 1], got {got}; convert with x / 127.5 - 1")
     check_protocol(protocol)
     levels = ((x.detach().double() + 1.0) * 127.5).clamp(0.0, 255.0)
     return (levels + _LEVEL_MARGIN).floor() if protocol == "fsr" else levels.round()

@@ -37,9 +37,7 @@ def ssim(sr: Tensor, hr: Tensor, protocol: str = "fsr") -> Tensor:
     """
     a, b = luma_pair(sr, hr, protocol)
     if min(a.shape[-2:]) < _WINDOW:
-        raise ValueError(
-            f"SSIM needs pictures of at least {_WINDOW}x{_WINDOW} pixels, got {a.shape[-2]}x{a.shape[-1]}"
-        )
+        raise ValueError(f"SSIM needs pictures of at least {_WINDOW}x{_WINDOW} pixels, got {a.shape[-2]}x{a.shape[-1]}")
     n = a.shape[0]
     moments = _blur(torch.cat((a, b, a * a, b * b, a * b)))  # [5N, 1, H-10, W-10]
     mean_a, mean_b, aa, bb, ab = moments.split(n)

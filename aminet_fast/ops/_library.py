@@ -37,9 +37,7 @@ def check_image(operator: str, name: str, x: Tensor) -> None:
         wanted = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
         raise TypeError(f"{operator}: {name} must be one of {wanted}, got {describe(x)}")
     if x.dim() != 4 or x.numel() == 0:
-        raise ValueError(
-            f"{operator}: {name} must be [N, C, H, W] with every size at least 1, got {describe(x)}"
-        )
+        raise ValueError(f"{operator}: {name} must be [N, C, H, W] with every size at least 1, got {describe(x)}")
 
 
 def check_channel_vector(operator: str, name: str, vector: Tensor, x: Tensor) -> None:
@@ -47,14 +45,8 @@ def check_channel_vector(operator: str, name: str, vector: Tensor, x: Tensor) ->
     if not isinstance(vector, Tensor):
         raise TypeError(f"{operator}: {name} must be a tensor, got {describe(vector)}")
     if vector.dtype not in (x.dtype, torch.float32):
-        raise TypeError(
-            f"{operator}: {name} must have x's dtype {x.dtype} or float32, got {describe(vector)}"
-        )
+        raise TypeError(f"{operator}: {name} must have x's dtype {x.dtype} or float32, got {describe(vector)}")
     if vector.dim() != 1 or vector.shape[0] != x.shape[1]:
-        raise ValueError(
-            f"{operator}: {name} must be [{x.shape[1]}], one value a channel of x, got {describe(vector)}"
-        )
+        raise ValueError(f"{operator}: {name} must be [{x.shape[1]}], one value a channel of x, got {describe(vector)}")
     if vector.device != x.device:
-        raise ValueError(
-            f"{operator}: {name} is on {vector.device} and x on {x.device}; move them to one device"
-        )
+        raise ValueError(f"{operator}: {name} is on {vector.device} and x on {x.device}; move them to one device")

@@ -13,8 +13,7 @@ from ..reference.norm import layer_norm2d_ref
 from ._library import check_channel_vector, check_image, library, no_second_derivative
 
 library.define(
-    "layer_norm2d_fwd(Tensor x, Tensor weight, Tensor bias, float eps)"
-    " -> (Tensor y, Tensor mean, Tensor rstd)"
+    "layer_norm2d_fwd(Tensor x, Tensor weight, Tensor bias, float eps) -> (Tensor y, Tensor mean, Tensor rstd)"
 )
 library.define(
     "layer_norm2d_bwd(Tensor dy, Tensor x, Tensor weight, Tensor mean, Tensor rstd)"
@@ -23,9 +22,7 @@ library.define(
 backends.register("layer_norm2d", "cpu", "cpu", lambda: load("_C")[1])
 
 
-def layer_norm2d(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, backend: str | None = None
-) -> Tensor:
+def layer_norm2d(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, backend: str | None = None) -> Tensor:
     """y[n, :, h, w] = (x - mean) / sqrt(var + eps) * weight + bias, over the channels of each pixel.
 
     Args:
@@ -75,9 +72,7 @@ def _forward_fake(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[
 
 
 @torch.library.register_fake("aminet_fast::layer_norm2d_bwd", lib=library)
-def _backward_fake(
-    dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _backward_fake(dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     torch._check(x.device == dy.device and x.device == weight.device)
     torch._check(dy.shape == x.shape)
     dx = torch.empty_like(x.contiguous(memory_format=_memory_format(x)))
@@ -101,7 +96,5 @@ def _double_backward(ctx: Any, *gradients: Tensor) -> None:
     no_second_derivative("layer_norm2d")
 
 
-torch.library.register_autograd(
-    "aminet_fast::layer_norm2d_fwd", _backward, setup_context=_setup_context, lib=library
-)
+torch.library.register_autograd("aminet_fast::layer_norm2d_fwd", _backward, setup_context=_setup_context, lib=library)
 torch.library.register_autograd("aminet_fast::layer_norm2d_bwd", _double_backward, lib=library)

@@ -16,8 +16,8 @@ from .transformer import StackedFeedForward
 class LGFI(nn.Module):
     """x + g*w1 + l*w2: global g = SA(LN(x)), local l = RDFE(LN(x)), gates w1, w2 = SKAF(g + l).
 
-    [N, C, H, W] -> [N, C, H, W]. Where an ablation leaves one branch out, the other keeps its own gate; without SKAF the
-    branches are added.
+    [N, C, H, W] -> [N, C, H, W]. Where an ablation leaves one branch out, the other keeps its own gate; without SKAF
+    the branches are added.
     """
 
     def __init__(self, channels: int, heads: int, config: AMINetConfig) -> None:

@@ -39,7 +39,7 @@ class AttentionUnit(nn.Module):
 def reflect_pad(x: Tensor) -> Tensor:
     """One pixel of reflection on each side: [N, C, H, W] -> [N, C, H+2, W+2].
 
-    An axis of one pixel has nothing to reflect but itself, as in numpy.pad; it occurs in the hourglass of a 16x16 input.
+    An axis of one pixel has nothing to reflect but itself, as in numpy.pad; the hourglass of a 16x16 input has one.
     """
     h, w = x.shape[-2:]
     if h > 1 and w > 1:

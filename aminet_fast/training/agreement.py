@@ -27,16 +27,12 @@ def exchange(
     A signal, or the clock, reaches processes at different steps; one that stopped alone would leave the
     others waiting for its gradients for ever. A loss that is not finite on one process is not finite on all.
     """
-    numbers = torch.stack(
-        [torch.stack(losses).mean().double(), *torch.tensor(wishes).double().to(losses[0].device)]
-    )
+    numbers = torch.stack([torch.stack(losses).mean().double(), *torch.tensor(wishes).double().to(losses[0].device)])
     if accelerator.num_processes > 1:
         numbers = accelerator.reduce(numbers, reduction="sum")
     ready = None
     if numbers.is_cuda:
-        numbers = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True).copy_(
-            numbers, non_blocking=True
-        )
+        numbers = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True).copy_(numbers, non_blocking=True)
         ready = torch.cuda.Event()
         ready.record()
 

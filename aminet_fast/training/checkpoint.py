@@ -40,16 +40,12 @@ def save_checkpoint(folder: Path, state: dict[str, Any], keep: int) -> Path:
     path = checkpoint_path(folder, state["step"])
     try:
         write_file(path, lambda file: torch.save({"format": FORMAT, "version": VERSION, **state}, file))
-    except (
-        RuntimeError
-    ) as error:  # torch's zip writer covers the OSError of a failed write with an error of its own
+    except RuntimeError as error:  # torch's zip writer covers the OSError of a failed write with an error of its own
         cause = error.__cause__ or error.__context__
         if isinstance(cause, OSError):
             raise cause from error
         if "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error):
-            raise OSError(
-                f"writing {path.name} failed ({str(error).splitlines()[0]}); is the disk full?"
-            ) from error
+            raise OSError(f"writing {path.name} failed ({str(error).splitlines()[0]}); is the disk full?") from error
         raise
     for old in list_checkpoints(folder)[:-keep]:
         if old != path:
@@ -67,9 +63,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:
-        with zipfile.ZipFile(
-            path
-        ) as archive:  # the zip's checksums find a damaged byte, which torch.load does not
+        with zipfile.ZipFile(path) as archive:  # the zip's checksums find a damaged byte, which torch.load does not
             damaged = archive.testzip()
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
         raise CheckpointError(f"{path} is cut short or no checkpoint ({error})") from error

@@ -15,9 +15,7 @@ class DivergedError(RuntimeError):
     """The loss or the weights are no longer finite; the message says at which step and where the dump is."""
 
 
-def dump_batches(
-    root: Path, batches: list[Batch], *, step: int, lr: float, losses: list[float], rank: int
-) -> Path:
+def dump_batches(root: Path, batches: list[Batch], *, step: int, lr: float, losses: list[float], rank: int) -> Path:
     """Write a step's faces to ``root/nan-step-XXXXXXXX``: names and numbers as JSON, pictures as .pt."""
     folder = root / f"nan-step-{step:08d}"
     folder.mkdir(exist_ok=True)

@@ -39,9 +39,7 @@ class RunFolder:
                 probe.write(b"x")
         except OSError as error:
             reason = error.strerror or error
-            raise OSError(
-                f"cannot write the run folder {self.root}: {reason}; choose another with --out"
-            ) from error
+            raise OSError(f"cannot write the run folder {self.root}: {reason}; choose another with --out") from error
         self._clear_leftovers()
 
     def _clear_leftovers(self) -> None:

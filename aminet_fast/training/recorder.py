@@ -22,9 +22,7 @@ class Recorder:
         self.session, self.folder, self.log, self.validator = session, folder, log, validator
         self.config, self.main = session.config, bool(session.accelerator.is_main_process)
         self.csv = MetricsCSV(folder.metrics)
-        self.board = (
-            open_tensorboard(folder.root / "events") if self.config.tensorboard and self.main else None
-        )
+        self.board = open_tensorboard(folder.root / "events") if self.config.tensorboard and self.main else None
         self.save_failed = False
         self.saved_at = time.monotonic()
         self.scores: Scores | None = None  # the latest
@@ -59,12 +57,7 @@ class Recorder:
             self._row(scores, regular)
         elif self.main:
             self.log.progress(self.session.step, self._line(), row=False)
-        if (
-            self.main
-            and self.validator is not None
-            and self.config.panel_every
-            and (final or self._due("panel_every"))
-        ):
+        if self.main and self.validator is not None and self.config.panel_every and (final or self._due("panel_every")):
             self._try("panel", self._panel)
         if scores is not None and scores.psnr > self.session.best:
             self.session.best = scores.psnr
@@ -78,9 +71,7 @@ class Recorder:
         state = self.session.state()
         self.saved_at = time.monotonic()
         if self.main:
-            written = self._try(
-                "checkpoint", lambda: save_checkpoint(self.folder.checkpoints, state, self.config.keep)
-            )
+            written = self._try("checkpoint", lambda: save_checkpoint(self.folder.checkpoints, state, self.config.keep))
             self.save_failed = not (self._try("last/", lambda: self._weights("last")) and written)
 
     def close(self) -> None:

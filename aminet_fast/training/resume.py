@@ -43,26 +43,20 @@ def find_start(config: TrainConfig, folder: RunFolder, warn: Callable[[str], Non
         _compare(found[1]["config"], config, folder, named=False, warn=warn)
         return found[1]
     if folder.config.is_file():  # ended before its first checkpoint: the same run starts again
-        _compare(
-            yaml.safe_load(folder.config.read_text(encoding="utf-8")), config, folder, named=False, warn=warn
-        )
+        _compare(yaml.safe_load(folder.config.read_text(encoding="utf-8")), config, folder, named=False, warn=warn)
     else:
         _require_empty(folder, "it is no run folder")
     return None
 
 
-def check_faces(
-    state: dict[str, Any], fingerprint: str, world: int, named: bool, warn: Callable[[str], None]
-) -> None:
+def check_faces(state: dict[str, Any], fingerprint: str, world: int, named: bool, warn: Callable[[str], None]) -> None:
     """Raises ValueError when the training faces or the number of processes are not the checkpoint's.
 
     With ``named`` (the user named the checkpoint) that is a warning.
     """
     problems = []
     if state["faces"] != fingerprint:
-        problems.append(
-            "the training faces are not those this run has seen so far (files or data settings changed)"
-        )
+        problems.append("the training faces are not those this run has seen so far (files or data settings changed)")
     if state["world"] != world:
         problems.append(f"the run had {state['world']} processes, now there are {world}")
     for problem in problems:
@@ -85,16 +79,12 @@ def _compare(
 ) -> None:
     changed = differences(old, config.to_dict())
     if config.schedule != "constant":  # its shape hangs on the length of the run
-        changed |= {
-            n: (old[n], getattr(config, n)) for n in ("steps", "epochs") if old[n] != getattr(config, n)
-        }
+        changed |= {n: (old[n], getattr(config, n)) for n in ("steps", "epochs") if old[n] != getattr(config, n)}
     if not changed:
         return
     listed = ", ".join(f"{name}: {was!r} -> {now!r}" for name, (was, now) in changed.items())
     if any(name.startswith("model.") for name in changed):
-        raise ValueError(
-            f"the checkpoint's network is another one ({listed}); go back to it, or choose another --out"
-        )
+        raise ValueError(f"the checkpoint's network is another one ({listed}); go back to it, or choose another --out")
     if not named:
         raise ValueError(
             f"the run in {folder.root} has another recipe ({listed}); go back to it, choose another --out, or"

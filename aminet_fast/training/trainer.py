@@ -34,9 +34,7 @@ class Trainer:
         """Train to the last step, or until something asks for a stop. Returns the exit status."""
         s = self.session
         if s.step >= s.total:
-            self.log.say(
-                f"{self.folder.root} is complete at step {s.step}; raise --steps or --epochs to train on"
-            )
+            self.log.say(f"{self.folder.root} is complete at step {s.step}; raise --steps or --epochs to train on")
             return 0
         self._greet()
         batches = self._batches()
@@ -48,9 +46,7 @@ class Trainer:
             except RuntimeError as error:
                 if signals.requested is None or "DataLoader worker" not in str(error):
                     raise
-                reason = (
-                    signals.requested
-                )  # it went to the whole process group and ended the loader's processes too
+                reason = signals.requested  # it went to the whole process group and ended the loader's processes too
                 self.recorder.save()
                 break
             self.recorder.count(agreed.loss, s.tick())
@@ -88,9 +84,7 @@ class Trainer:
             batch = next(batches)
             used.append(batch)
             with accelerator.accumulate(s.model):
-                given, wanted = (
-                    to_device(batch[k], accelerator.device, config.channels_last) for k in ("input", "hr")
-                )
+                given, wanted = (to_device(batch[k], accelerator.device, config.channels_last) for k in ("input", "hr"))
                 loss = LOSSES[config.loss](s.model(given), wanted)
                 losses.append(loss.detach())
                 if len(used) == config.accumulate:
@@ -121,10 +115,7 @@ class Trainer:
     def _between(self, agreed: Agreement, used: list[Batch], reason: str | None) -> None:
         final = agreed.time_up or self.session.step == self.session.total
         stopping = reason is not None
-        if (
-            self.recorder.needs_weights(final=final, save=agreed.save or stopping)
-            and not self.session.is_finite()
-        ):
+        if self.recorder.needs_weights(final=final, save=agreed.save or stopping) and not self.session.is_finite():
             self._diverged("network", used, [agreed.loss])
         self.recorder.after_step(final=final, stopping=stopping, save=agreed.save)
 

@@ -39,9 +39,7 @@ class Validator:
 
     def __init__(self, faces: FaceDataset, config: TrainConfig, accelerator: Accelerator) -> None:
         if not faces.has_hr:
-            raise ValueError(
-                "the validation faces have no HR pictures; give others with --val.root, or --val_every 0"
-            )
+            raise ValueError("the validation faces have no HR pictures; give others with --val.root, or --val_every 0")
         self.faces, self.config, self.accelerator = faces, config, accelerator
         self._bicubic: Tensor | None = None  # [n, 2] of this process's share; it never changes
 
@@ -57,9 +55,7 @@ class Validator:
             if self._bicubic is None:
                 self._bicubic = torch.cat(bicubic) if bicubic else torch.empty(0, 2)
             mine = torch.cat([torch.cat(ours) if ours else torch.empty(0, 2), self._bicubic], dim=1)  # [n, 4]
-        everyone = torch.tensor(
-            [face for part in gather_object([mine.tolist()]) for face in part], dtype=torch.float64
-        )
+        everyone = torch.tensor([face for part in gather_object([mine.tolist()]) for face in part], dtype=torch.float64)
         ours_psnr, ours_ssim, bicubic_psnr, bicubic_ssim = everyone.unbind(1)
         return Scores(
             mean_psnr(ours_psnr.tolist()),

@@ -15,9 +15,7 @@ def draw_glasses(canvas: Canvas) -> None:
     frame = [(24, 22, 24), (92, 52, 28), (150, 150, 158), (196, 160, 80), (40, 50, 110), (130, 24, 34)][
         int(rng.integers(0, 6))
     ]
-    width = {"round": 0.03, "square": 0.055, "rimless": 0.014, "sun": 0.045}[p.glasses] * float(
-        rng.uniform(0.8, 1.3)
-    )
+    width = {"round": 0.03, "square": 0.055, "rimless": 0.014, "sun": 0.045}[p.glasses] * float(rng.uniform(0.8, 1.3))
     rx, ry = float(rng.uniform(0.34, 0.4)), float(rng.uniform(0.26, 0.34))
     power = 2.0 if p.glasses == "round" else 3.4
     t = np.linspace(0, 2 * np.pi, 40, endpoint=False)
@@ -77,22 +75,16 @@ def draw_hat(canvas: Canvas) -> None:
             (wide, brow + 0.1),
         ]
     )
-    base = smooth(
-        [(wide, brow + 0.1), (0.5, brow - 0.05), (0, brow - 0.08), (-0.5, brow - 0.05), (-wide, brow + 0.1)]
-    )
+    base = smooth([(wide, brow + 0.1), (0.5, brow - 0.05), (0, brow - 0.08), (-0.5, brow - 0.05), (-wide, brow + 0.1)])
     shade = 0.4 + 0.7 * canvas.lambert(0, -0.9, 1.5, 1.5, 0.35)
     canvas.paste_soft(canvas.soft(color, shade), canvas.mask(np.concatenate([dome, base]), 0.5))
     {"beanie": _knit, "cap": _visor, "brim": _brim}[p.hat](canvas, color, other, wide, brow)
 
 
-def _knit(
-    canvas: Canvas, color: tuple[float, ...], other: tuple[float, ...], wide: float, brow: float
-) -> None:
+def _knit(canvas: Canvas, color: tuple[float, ...], other: tuple[float, ...], wide: float, brow: float) -> None:
     for x in np.linspace(-wide, wide, 34):
         top = np.array([0.75 * x, -1.05 - 0.95 * np.sqrt(max(0.0, 1 - (x / wide) ** 2))])
-        canvas.stroke(
-            [(x, brow + 0.08 - 0.15 * (1 - (x / wide) ** 2)), top], mix(color, (0, 0, 0), 0.28), 0.014, 0.5
-        )
+        canvas.stroke([(x, brow + 0.08 - 0.15 * (1 - (x / wide) ** 2)), top], mix(color, (0, 0, 0), 0.28), 0.014, 0.5)
     for k in range(3):
         y = brow - 0.02 - 0.1 * k
         canvas.stroke(
@@ -103,13 +95,9 @@ def _knit(
         )
 
 
-def _visor(
-    canvas: Canvas, color: tuple[float, ...], other: tuple[float, ...], wide: float, brow: float
-) -> None:
+def _visor(canvas: Canvas, color: tuple[float, ...], other: tuple[float, ...], wide: float, brow: float) -> None:
     for x in (-0.45, 0.0, 0.45):
-        canvas.stroke(
-            smooth([(x, brow - 0.05), (0.8 * x, -1.5), (0, -2.0)]), mix(color, (0, 0, 0), 0.35), 0.016, 0.6
-        )
+        canvas.stroke(smooth([(x, brow - 0.05), (0.8 * x, -1.5), (0, -2.0)]), mix(color, (0, 0, 0), 0.35), 0.016, 0.6)
     visor = smooth(
         [
             (-0.95, brow + 0.02),
@@ -132,9 +120,7 @@ def _visor(
     canvas.stroke([(-0.09, -1.27), (0.0, -1.45), (0.09, -1.27)], color, 0.05, 0.9)
 
 
-def _brim(
-    canvas: Canvas, color: tuple[float, ...], other: tuple[float, ...], wide: float, brow: float
-) -> None:
+def _brim(canvas: Canvas, color: tuple[float, ...], other: tuple[float, ...], wide: float, brow: float) -> None:
     canvas.stroke(smooth([(-wide, brow - 0.1), (0, brow - 0.25), (wide, brow - 0.1)]), other, 0.2, 0.5)
     brim = smooth(
         [

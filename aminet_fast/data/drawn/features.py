@@ -24,9 +24,7 @@ def _lids(canvas: Canvas, side: int) -> tuple[np.ndarray, np.ndarray]:
     upper = smooth(
         [inner, (0.5 - 0.22 * w, -0.52 * h), (0.5 + 0.08 * w, -0.62 * h), (0.5 + 0.34 * w, -0.38 * h), outer]
     )
-    lower = smooth(
-        [inner, (0.5 - 0.2 * w, 0.3 * h), (0.5 + 0.1 * w, 0.38 * h), (0.5 + 0.36 * w, 0.22 * h), outer]
-    )
+    lower = smooth([inner, (0.5 - 0.2 * w, 0.3 * h), (0.5 + 0.1 * w, 0.38 * h), (0.5 + 0.36 * w, 0.22 * h), outer])
     flip = np.array([side, 1.0])
     return upper * flip, lower * flip
 
@@ -120,9 +118,7 @@ def draw_brows(canvas: Canvas) -> None:
             i = int(rng.integers(0, len(spine)))
             root = spine[i] + np.array([0.0, rng.uniform(-0.5, 0.5) * thick[i]])
             along = np.array([0.09, -0.05 + 0.075 * i / len(spine)]) * rng.uniform(0.7, 1.3)
-            canvas.queue(
-                np.array([root, root + along]) * flip, mix(color, p.skin, float(rng.uniform(0, 0.3))), 0.012
-            )
+            canvas.queue(np.array([root, root + along]) * flip, mix(color, p.skin, float(rng.uniform(0, 0.3))), 0.012)
 
 
 def draw_nose(canvas: Canvas) -> None:
@@ -130,9 +126,7 @@ def draw_nose(canvas: Canvas) -> None:
     w, y = p.nose_width, p.nose_length
     dark, light = mix(p.skin, (70, 25, 20), 0.5), mix(p.skin, (255, 245, 235), 0.45)
     away = -(np.sign(p.light[0]) or 1.0)
-    bridge = smooth(
-        [(away * 0.16, -0.12), (away * 0.1, 0.1), (away * 0.12, 0.4), (away * (w * 0.55), y - 0.16)]
-    )
+    bridge = smooth([(away * 0.16, -0.12), (away * 0.1, 0.1), (away * 0.12, 0.4), (away * (w * 0.55), y - 0.16)])
     canvas.stroke(bridge, mix(p.skin, dark, 0.42), 0.03, 1.1)
     for side in (-1, 1):
         wing = smooth(
@@ -154,9 +148,7 @@ def draw_nose(canvas: Canvas) -> None:
             closed=True,
         )
         canvas.fill(hole, mix(p.skin, (30, 8, 8), 0.8), 1.1)
-    canvas.stroke(
-        smooth([(-0.09, y + 0.06), (0.0, y + 0.095), (0.09, y + 0.06)]), mix(p.skin, dark, 0.6), 0.02, 1.15
-    )
+    canvas.stroke(smooth([(-0.09, y + 0.06), (0.0, y + 0.095), (0.09, y + 0.06)]), mix(p.skin, dark, 0.6), 0.02, 1.15)
     canvas.stroke([(-away * 0.02, 0.05), (-away * 0.03, y - 0.25)], mix(p.skin, light, 0.55), 0.035, 1.25)
     canvas.disc(-away * 0.045, y - 0.12, 0.045, mix(p.skin, light, 0.75), 1.3)
 
@@ -207,9 +199,7 @@ def draw_mouth(canvas: Canvas) -> None:
     line = mix(p.lip, DARK, 0.65)
     canvas.stroke(upper, line, 0.024 if gap < 0.02 else 0.014, 0.95)
     canvas.stroke(bottom[6:-6], mix(p.skin, p.lip, 0.7), 0.012, 0.95)
-    gleam = np.array(
-        [[-0.3 * w, y + gap + 0.45 * low], [0.0, y + gap + 0.5 * low], [0.12 * w, y + gap + 0.48 * low]]
-    )
+    gleam = np.array([[-0.3 * w, y + gap + 0.45 * low], [0.0, y + gap + 0.5 * low], [0.12 * w, y + gap + 0.48 * low]])
     canvas.stroke(gleam, mix(p.lip, (255, 240, 240), 0.45 + 0.3 * p.makeup), 0.03, 1.0)
     for side in (-1, 1):
         canvas.disc(side * w, corner, 0.022, line, 0.9)

@@ -185,9 +185,7 @@ def _draw_locks(canvas: Canvas, inner: np.ndarray) -> None:
         y = np.linspace(-0.75, end, 14)
         edge = p.cheek - 0.09 + wave * np.sin(y * 5 + rng.uniform(0, 6)) + 0.05 * (y > 0.6)
         far = edge + np.linspace(0.12, 0.34, 14)
-        _mass(
-            canvas, np.concatenate([np.stack([side * edge, y], 1), np.stack([side * far, y], 1)[::-1]]), 0.5
-        )
+        _mass(canvas, np.concatenate([np.stack([side * edge, y], 1), np.stack([side * far, y], 1)[::-1]]), 0.5)
         for _ in range(34):
             share = rng.uniform(-0.04, 1.0)
             path = np.stack([side * (edge * (1 - share) + far * share + rng.normal(0, 0.01)), y], 1)
@@ -198,9 +196,7 @@ def _draw_buzz(canvas: Canvas, inner: np.ndarray, outer: np.ndarray) -> None:
     p, rng = canvas.person, canvas.rng
     shade = 0.4 + 0.6 * canvas.lambert(0, -0.2, 1.5, 1.9, 0.35)
     pixels = canvas.soft(mix(p.hair, p.skin, 0.3), shade)
-    canvas.paste_soft(
-        pixels, canvas.mask(np.concatenate([outer, inner[::-1]]), 0.5).point(lambda v: v * 215 // 255)
-    )
+    canvas.paste_soft(pixels, canvas.mask(np.concatenate([outer, inner[::-1]]), 0.5).point(lambda v: v * 215 // 255))
     where = rng.integers(0, len(inner), 420)
     share = rng.uniform(-0.06, 1, (420, 1))
     _stipple(canvas, list(inner[where] * (1 - share) + outer[where] * share))
@@ -210,9 +206,7 @@ def _stipple(canvas: Canvas, points: list[np.ndarray]) -> None:
     p, rng = canvas.person, canvas.rng
     for point in points:
         tip = point + rng.normal(0, 0.02, 2)
-        canvas.stroke(
-            [point, tip], mix(mix(p.hair, DARK, 0.3), p.skin, float(rng.uniform(0, 0.45))), 0.01, 0.5
-        )
+        canvas.stroke([point, tip], mix(mix(p.hair, DARK, 0.3), p.skin, float(rng.uniform(0, 0.45))), 0.01, 0.5)
 
 
 def draw_beard(canvas: Canvas) -> None:
@@ -233,8 +227,6 @@ def draw_beard(canvas: Canvas) -> None:
     if p.beard == "stubble":
         _stipple(canvas, list(spots[keep][:330]))
         return
-    for point in np.repeat(spots[keep], 2, axis=0)[:620] + rng.normal(
-        0, 0.015, (min(620, 2 * int(keep.sum())), 2)
-    ):
+    for point in np.repeat(spots[keep], 2, axis=0)[:620] + rng.normal(0, 0.015, (min(620, 2 * int(keep.sum())), 2)):
         out = np.array([0.12 * point[0], 0.11 if point[1] > 1.0 else 0.07]) * rng.uniform(0.5, 1.2)
         _strand(canvas, np.array([point, point + out]), None, 0.018)

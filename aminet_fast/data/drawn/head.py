@@ -46,10 +46,7 @@ def draw_head(canvas: Canvas) -> None:
     if p.beard != "none" or p.style in ("short", "side", "back", "buzz"):
         shadow = canvas.blob(0, 1.25, 0.7, 0.4)  # where a beard would grow
         pixels += (
-            (0.10 if p.beard == "none" else 0.22)
-            * shadow[..., None]
-            * (np.float32(60) - pixels)
-            * (p.skin[0] > 90)
+            (0.10 if p.beard == "none" else 0.22) * shadow[..., None] * (np.float32(60) - pixels) * (p.skin[0] > 90)
         )
     mottle = rng.normal(0, 2.2, pixels.shape[:2]).astype(np.float32)
     pixels += mottle[..., None]
@@ -89,17 +86,11 @@ def draw_marks(canvas: Canvas) -> None:
                     mix(p.skin, (120, 60, 30), float(rng.uniform(0.25, 0.6))),
                 )
     if rng.random() < 0.25:
-        canvas.disc(
-            float(rng.uniform(-0.8, 0.8)), float(rng.uniform(0.4, 1.4)), 0.025, mix(p.skin, (50, 25, 20), 0.8)
-        )
+        canvas.disc(float(rng.uniform(-0.8, 0.8)), float(rng.uniform(0.4, 1.4)), 0.025, mix(p.skin, (50, 25, 20), 0.8))
     if p.age > 0.25:
         for k in range(int(1 + 3 * p.age)):
             y = -0.62 - 0.13 * k
-            wave = [
-                (x, y + float(rng.normal(0, 0.012)) - 0.03 * (1 - x * x)) for x in np.linspace(-0.6, 0.6, 6)
-            ]
+            wave = [(x, y + float(rng.normal(0, 0.012)) - 0.03 * (1 - x * x)) for x in np.linspace(-0.6, 0.6, 6)]
             canvas.stroke(smooth(wave), mix(p.skin, (60, 25, 20), 0.4 * p.age), 0.016)
         for side in (-1, 1):
-            canvas.stroke(
-                [(side * 0.06, -0.3), (side * 0.05, -0.12)], mix(p.skin, (60, 25, 20), 0.4 * p.age), 0.016
-            )
+            canvas.stroke([(side * 0.06, -0.3), (side * 0.05, -0.12)], mix(p.skin, (60, 25, 20), 0.4 * p.age), 0.016)

@@ -127,9 +127,7 @@ class Person:
             mouth_open=float(max(0.0, rng.uniform(-0.8, 1.0))),
             gaze=(float(rng.normal(0, 0.3)), float(rng.normal(0, 0.15))),
             glasses=_choose(rng, ("none", "round", "square", "rimless", "sun"), (7, 1, 1.4, 0.5, 0.5)),
-            hat=_choose(
-                rng, ("none", "beanie", "cap", "band", "brim"), (12, 0.7, 0.7, 0.6 if feminine else 0.1, 0.5)
-            ),
+            hat=_choose(rng, ("none", "beanie", "cap", "band", "brim"), (12, 0.7, 0.7, 0.6 if feminine else 0.1, 0.5)),
             earrings=bool(feminine and rng.random() < 0.5),
             makeup=float(rng.uniform(0, 1)) if feminine else 0.0,
             freckles=float(rng.uniform(0.3, 1)) if rng.random() < 0.2 else 0.0,
@@ -158,11 +156,7 @@ def _hair(rng: np.random.Generator, tone: float, age: float) -> Color:
     if rng.random() < 1.6 * max(0.0, age - 0.35):
         return HAIRS["grey" if rng.random() < 0.6 else "white"]
     names = tuple(HAIRS)
-    weights = (
-        (6.0, 3, 0.6, 0.1, 0.1, 0, 0.1, 0.3, 0.1, 0.15)
-        if tone > 0.55
-        else (2, 3, 3, 2.4, 2, 1, 1, 0.5, 0.2, 0.3)
-    )
+    weights = (6.0, 3, 0.6, 0.1, 0.1, 0, 0.1, 0.3, 0.1, 0.15) if tone > 0.55 else (2, 3, 3, 2.4, 2, 1, 1, 0.5, 0.2, 0.3)
     name = _choose(rng, names, weights)
     if name == "dyed":
         r, g, b = rng.uniform(30, 220, 3)
