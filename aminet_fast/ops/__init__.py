@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from .layer_norm2d import layer_norm2d
+from .skaf_descriptor import skaf_descriptor
 
-__all__ = ["layer_norm2d"]
+__all__ = ["layer_norm2d", "skaf_descriptor"]

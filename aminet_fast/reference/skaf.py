@@ -2,10 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import AMINetConfig
+
+
+def skaf_features_ref(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], groups: int = 1) -> Tensor:
+    """Convolutions of several odd sizes, side by side (Eq. 12, 13).
+
+    x [N, C, H, W], weights [C_k, C / groups, k, k], biases [C_k] -> [N, sum of C_k, H, W].
+    """
+    pairs = zip(weights, biases, strict=True)
+    return torch.cat([F.conv2d(x, w, b, padding=w.shape[-1] // 2, groups=groups) for w, b in pairs], 1)
+
+
+def channel_pool_ref(u: Tensor, pools: Sequence[str] = ("avg", "max")) -> Tensor:
+    """Mean and max over the channels (Eq. 14); max is `torch.max`, whose gradient goes to one index, also on ties.
+
+    u [N, C, H, W] -> [N, len(pools), H, W].
+    """
+    m = [u.mean(1, keepdim=True) if p == "avg" else u.max(1, keepdim=True).values for p in pools]
+    return torch.cat(m, 1)
+
+
+def skaf_descriptor_ref(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+    """SKAF's descriptor (Eq. 12-14): [N, C, H, W] -> [N, 2, H, W], mean and max over all convolutions' channels."""
+    return channel_pool_ref(skaf_features_ref(x, weights, biases))
 
 
 class SKAF(nn.Module):
@@ -36,18 +63,21 @@ class SKAF(nn.Module):
             self.mix = nn.Conv2d(c_m, 2, 7, padding=3) if self.mixed else nn.Identity()
 
     def pool(self, u: Tensor) -> Tensor:
-        """The descriptors of Eq. 14; max is `torch.max`, whose gradient goes to one index, also on ties."""
+        """The descriptors of Eq. 14."""
         if self.spatial:
             flat = u.flatten(2)  # [N, 2C, H*W]
             pooled = {"avg": flat.mean(2), "max": flat.max(2).values}
             m = [pooled[p][..., None, None] for p in self.pools]
             return torch.cat(m, 1) if self.mixed else torch.stack(m).sum(0)
-        m = [u.mean(1, keepdim=True) if p == "avg" else u.max(1, keepdim=True).values for p in self.pools]
+        pooled_u = channel_pool_ref(u, self.pools)
         # One map alone, unmixed, is both gates.
-        return torch.cat(m if self.mixed or len(m) == 2 else m * 2, 1)
+        return pooled_u if self.mixed or len(self.pools) == 2 else pooled_u.repeat(1, 2, 1, 1)
 
     def forward(self, s: Tensor) -> tuple[Tensor, Tensor]:
-        u = torch.cat([conv(s) for conv in self.convs], 1) if self.convs else s  # Eq. 12, 13
+        u = s
+        if self.convs:
+            convs = cast("Sequence[nn.Conv2d]", self.convs)
+            u = skaf_features_ref(s, [conv.weight for conv in convs], [conv.bias for conv in convs], convs[0].groups)
         m = self.pool(u) if self.pools else u
         w1, w2 = self.mix(m).sigmoid().chunk(2, 1)  # Eq. 14, 15
         return w1, w2

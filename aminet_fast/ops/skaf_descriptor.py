@@ -1,0 +1,172 @@
+"""SKAF's descriptor: mean and max over the channels of its convolutions (Section III-B3, Eq. 12-14)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import backends
+from .._extension import load
+from ..reference.skaf import skaf_descriptor_ref
+from ._library import check_image, describe, library, no_second_derivative
+
+library.define(
+    "skaf_descriptor_fwd(Tensor x, Tensor[] weights, Tensor[] biases) -> (Tensor m, Tensor argmax)",
+)
+library.define("skaf_descriptor_bwd_input(Tensor dm, Tensor argmax, Tensor[] weights) -> Tensor dx")
+library.define(
+    "skaf_descriptor_bwd_parameters(Tensor dm, Tensor x, Tensor argmax, Tensor[] weights)"
+    " -> (Tensor[] dweights, Tensor[] dbiases)"
+)
+backends.register("skaf_descriptor", "cpu", "cpu", lambda: load("_C")[1])
+
+
+def skaf_descriptor(
+    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], backend: str | None = None
+) -> Tensor:
+    """m = [mean, max] over the channels of u = cat(conv_k(x)), dense convolutions that keep the size (Eq. 12-14).
+
+    u is not kept for backward: its gradient has one value in all channels, of the mean, and one more in the channel of
+    the max, so the index of the max is enough. Where several channels are the max, it is the first of them.
+
+    Args:
+        x: [N, C, H, W] of float32, float64, bfloat16 or float16, in any layout; channels_last is the fastest.
+        weights: one [C_k, C, k, k] of odd k for each convolution, of x's dtype or float32; channels_last is fastest.
+        biases: one [C_k] for each convolution, of x's dtype or float32.
+        backend: "auto", "reference", "cpu", "triton" or "cuda"; None: AMINET_FAST_BACKEND, else "auto".
+
+    Returns:
+        [N, 2, H, W], contiguous, of x's dtype; under autocast of autocast's, as the convolutions are. Sums of gradients
+        are float32 (float64 for float64) whatever the dtype.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above; the message names it.
+        NotImplementedError: the gradient of a gradient is asked for and backend is not "reference".
+    """
+    check_image("skaf_descriptor", "x", x)
+    weights, biases = _check_convolutions(x, weights, biases)
+    if backends.choose("skaf_descriptor", x.device.type, backend) == "reference":
+        if not torch.is_autocast_enabled(x.device.type):
+            weights, biases = [w.to(x.dtype) for w in weights], [b.to(x.dtype) for b in biases]
+        return skaf_descriptor_ref(x, weights, biases).contiguous()
+    return torch.ops.aminet_fast.skaf_descriptor_fwd(x, weights, biases)[0]
+
+
+def _check_convolutions(
+    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Both as lists; else TypeError or ValueError."""
+    for name, tensors in (("weights", weights), ("biases", biases)):
+        if not isinstance(tensors, (list, tuple)) or not all(isinstance(t, Tensor) for t in tensors):
+            raise TypeError(f"skaf_descriptor: {name} must be a list of tensors, got {_describe_list(tensors)}")
+    if not weights or len(weights) != len(biases):
+        raise ValueError(
+            "skaf_descriptor: weights and biases must have one entry for each convolution and at least one, "
+            f"got {len(weights)} and {len(biases)}"
+        )
+    for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        _check_parameter(f"weights[{i}]", weight, x)
+        _check_parameter(f"biases[{i}]", bias, x)
+        odd = weight.dim() == 4 and weight.shape[2] == weight.shape[3] and weight.shape[2] % 2 == 1
+        if not odd or weight.shape[1] != x.shape[1] or weight.shape[0] < 1:
+            wanted = f"[C_k, {x.shape[1]}, k, k] of odd k, for x with {x.shape[1]} channels"
+            raise ValueError(f"skaf_descriptor: weights[{i}] must be {wanted}, got {describe(weight)}")
+        if bias.dim() != 1 or bias.shape[0] != weight.shape[0]:
+            wanted = f"[{weight.shape[0]}], one value a channel of weights[{i}]"
+            raise ValueError(f"skaf_descriptor: biases[{i}] must be {wanted}, got {describe(bias)}")
+    return list(weights), list(biases)
+
+
+def _describe_list(value: object) -> str:
+    """What came in place of a list of tensors."""
+    if not isinstance(value, (list, tuple)):
+        return describe(value)
+    return f"{type(value).__name__} of {', '.join(sorted({type(entry).__name__ for entry in value}))}"
+
+
+def _check_parameter(name: str, parameter: Tensor, x: Tensor) -> None:
+    """Of x's dtype or float32, on x's device."""
+    if parameter.dtype not in (x.dtype, torch.float32):
+        raise TypeError(f"skaf_descriptor: {name} must have x's dtype {x.dtype} or float32, got {describe(parameter)}")
+    if parameter.device != x.device:
+        raise ValueError(
+            f"skaf_descriptor: {name} is on {parameter.device} and x on {x.device}; move them to one device"
+        )
+
+
+def _memory_format(t: Tensor) -> torch.memory_format:
+    # The kernels' rule too (format_of in csrc/cpu/tensors.h).
+    return torch.channels_last if t.stride(1) == 1 else torch.contiguous_format
+
+
+def _autocast(x: Tensor, weights: list[Tensor], biases: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Autocast's dtype, as convolutions do; it leaves float64 alone."""
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device)
+    if x.dtype != torch.float64:
+        x, weights, biases = x.to(dtype), [w.to(dtype) for w in weights], [b.to(dtype) for b in biases]
+    with torch.autocast(device, enabled=False):
+        return torch.ops.aminet_fast.skaf_descriptor_fwd(x, weights, biases)
+
+
+library.impl("skaf_descriptor_fwd", _autocast, "AutocastCPU")
+library.impl("skaf_descriptor_fwd", _autocast, "AutocastCUDA")
+
+
+@torch.library.register_fake("aminet_fast::skaf_descriptor_fwd", lib=library)
+def _forward_fake(x: Tensor, weights: list[Tensor], biases: list[Tensor]) -> tuple[Tensor, Tensor]:
+    torch._check(len(weights) == len(biases) and len(weights) > 0)
+    n, c, h, w = x.shape
+    for weight in weights:
+        torch._check(x.device == weight.device and weight.shape[1] == c)
+    return x.new_empty((n, 2, h, w)), x.new_empty((n, h, w), dtype=torch.int32)
+
+
+@torch.library.register_fake("aminet_fast::skaf_descriptor_bwd_input", lib=library)
+def _backward_input_fake(dm: Tensor, argmax: Tensor, weights: list[Tensor]) -> Tensor:
+    n, _, h, w = dm.shape
+    return dm.new_empty((n, h, w, weights[0].shape[1])).permute(0, 3, 1, 2)
+
+
+@torch.library.register_fake("aminet_fast::skaf_descriptor_bwd_parameters", lib=library)
+def _backward_parameters_fake(
+    dm: Tensor, x: Tensor, argmax: Tensor, weights: list[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    torch._check(dm.shape[0] == x.shape[0])
+    dweights = [torch.empty_like(w.contiguous(memory_format=_memory_format(w))) for w in weights]
+    return dweights, [w.new_empty(w.shape[0]) for w in weights]
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, weights, biases = inputs
+    _, argmax = output
+    ctx.mark_non_differentiable(argmax)
+    ctx.bias_dtypes = [bias.dtype for bias in biases]
+    ctx.save_for_backward(x, argmax, *weights)
+
+
+def _backward(ctx: Any, dm: Tensor, _argmax: Tensor) -> tuple[Tensor | None, list[Any], list[Any]]:
+    x, argmax, *weights = ctx.saved_tensors
+    needs_x, needs_weights, needs_biases = ctx.needs_input_grad
+    dx, dweights, dbiases = None, [None] * len(weights), [None] * len(weights)
+    if needs_x:
+        dx = torch.ops.aminet_fast.skaf_descriptor_bwd_input(dm, argmax, weights)
+        dx = dx.contiguous(memory_format=_memory_format(x))
+    if any(needs_weights) or any(needs_biases):
+        dweights, dbiases = torch.ops.aminet_fast.skaf_descriptor_bwd_parameters(dm, x, argmax, weights)
+        dbiases = [bias.to(dtype) for bias, dtype in zip(dbiases, ctx.bias_dtypes, strict=True)]
+    return dx, dweights, dbiases
+
+
+def _double_backward(ctx: Any, *gradients: Any) -> None:
+    no_second_derivative("skaf_descriptor")
+
+
+torch.library.register_autograd(
+    "aminet_fast::skaf_descriptor_fwd", _backward, setup_context=_setup_context, lib=library
+)
+torch.library.register_autograd("aminet_fast::skaf_descriptor_bwd_input", _double_backward, lib=library)
+torch.library.register_autograd("aminet_fast::skaf_descriptor_bwd_parameters", _double_backward, lib=library)
