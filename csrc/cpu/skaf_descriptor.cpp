@@ -13,7 +13,7 @@
 namespace aminet {
 namespace {
 
-// u is made and pooled for so many bytes at a time: what stays in cache between the two, and is enough for a convolution.
+// u is made and pooled for about so many bytes at a time: they stay in cache between the two.
 constexpr int64_t kChunkBytes = 4 << 20;
 // A tile's rows hold about this many pixels: their windows stay in cache while all channels pass over them.
 constexpr int64_t kTilePixels = 2048;
@@ -118,8 +118,9 @@ Tensor backward_input(const Tensor& grad, const Tensor& argmax, const std::vecto
 
   const Scalar scalar = scalar_of(grad);
   const SkafKernels& kernels = AMINET_PICK(skaf_descriptor);
-  torch::stable::parallel_for(0, shape.size, grain(shape.total * shape.size * shape.inputs),
-                              [&](int64_t first, int64_t last) { kernels.sum_kernels(scalar, arguments, first, last); });
+  torch::stable::parallel_for(
+      0, shape.size, grain(shape.total * shape.size * shape.inputs),
+      [&](int64_t first, int64_t last) { kernels.sum_kernels(scalar, arguments, first, last); });
   torch::stable::parallel_for(0, shape.images * shape.height, grain(shape.width * shape.inputs * shape.size),
                               [&](int64_t first, int64_t last) { kernels.dx(scalar, arguments, first, last); });
   return dx;

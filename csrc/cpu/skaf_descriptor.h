@@ -1,7 +1,7 @@
-// Between the torch side (skaf_descriptor.cpp) and the loops (kernels/skaf_descriptor.cpp), which know nothing of tensors.
+// Between the torch side (skaf_descriptor.cpp) and the loops (kernels/skaf_descriptor*), which know nothing of tensors.
 //
-// u = the outputs of all convolutions, channel after channel; m = its mean and its max over the channels. The gradient of u
-// is then dm_mean / total in every channel and dm_max more in the channel of the max, so it is never written out.
+// u = the outputs of all convolutions, channel after channel; m = its mean and its max over the channels. The gradient
+// of u is then dm_mean / total in every channel and dm_max more in the channel of the max; it is never written out.
 #pragma once
 
 #include <cstdint>
@@ -68,10 +68,12 @@ struct SkafBackwardParameters {
 // Elements that a vector may reach beyond the last channel.
 constexpr int64_t kSkafPadding = 16;
 
-inline int64_t skaf_padded_inputs(const SkafShape& s) { return (s.inputs + kSkafPadding - 1) / kSkafPadding * kSkafPadding; }
+inline int64_t skaf_padded_inputs(const SkafShape& s) {
+  return (s.inputs + kSkafPadding - 1) / kSkafPadding * kSkafPadding;
+}
 
-// Ranges are pixels (pool), rows of the window (sum_kernels), rows of all images (dx, pad), chunks (mean), tiles (sort),
-// and pairs of row of the window and channel (weights: pair = row * total + channel).
+// Ranges are pixels (pool), rows of the window (sum_kernels), rows of all images (dx; with their borders: pad), chunks
+// (mean), tiles (sort), and pairs of row of the window and channel (weights: pair = row * total + channel).
 struct SkafKernels {
   void (*pool)(Scalar, const SkafPool&, int64_t first, int64_t last);
   void (*sum_kernels)(Scalar, const SkafBackwardInput&, int64_t first, int64_t last);

@@ -16,53 +16,41 @@ namespace aminet {
 namespace AMINET_CAPABILITY {
 namespace {
 
-// NaN is larger than any number, as in torch.max; the first of several maxima is taken.
+// Vectors run along the pixels, so that no pixel's sum, max or index has to be gathered from the lanes of one.
+// As in torch.max NaN is larger than any number, and the first of several maxima is taken.
 template <typename T, typename Acc>
-int64_t first_nan(const SkafPool& a, int64_t pixel, Acc& best, int64_t found) {
-  int64_t offset = 0;
+void pool_block(const SkafPool& a, int64_t pixel, int64_t count) {
+  constexpr int L = kLanes<Acc>;
+  typedef decltype(Vector<Acc>{} < Vector<Acc>{}) Mask;  // integers as wide as Acc
+  const int64_t P = a.shape.height * a.shape.width;
+  Vector<Acc> sum = {}, best = Vector<Acc>{} - std::numeric_limits<Acc>::infinity();
+  Mask found = {}, channel = {};
   for (const SkafConv& conv : a.convs) {
-    const T* u = static_cast<const T*>(conv.u) + pixel * conv.channels;
-    for (int64_t c = 0; c < conv.channels; ++c)
-      if (const Acc v = static_cast<Acc>(u[c]); v != v) {
-        best = v;
-        return offset + c;
-      }
-    offset += conv.channels;
+    const T* u[L];
+    for (int64_t i = 0; i < L; ++i)  // the last pixel again where there are no more
+      u[i] = static_cast<const T*>(conv.u) + (pixel + std::min(i, count - 1)) * conv.channels;
+    for (int64_t c = 0; c < conv.channels; ++c, channel += 1) {
+      Vector<Acc> v;
+      for (int i = 0; i < L; ++i) v[i] = static_cast<Acc>(u[i][c]);
+      sum += v;
+      const Mask larger = (v > best) | ((v != v) & (best == best));
+      best = larger ? v : best;
+      found = larger ? channel : found;
+    }
   }
-  return found;
+  for (int i = 0; i < count; ++i) {
+    const int64_t n = a.first_image + (pixel + i) / P, p = (pixel + i) % P;
+    T* m = static_cast<T*>(a.m) + n * 2 * P + p;
+    m[0] = static_cast<T>(sum[i] / static_cast<Acc>(a.shape.total));
+    m[P] = static_cast<T>(best[i]);
+    a.argmax[n * P + p] = static_cast<int32_t>(found[i]);
+  }
 }
 
 template <typename T, typename Acc>
 void pool(const SkafPool& a, int64_t first, int64_t last) {
-  const int64_t P = a.shape.height * a.shape.width;
-  T* m = static_cast<T*>(a.m);
-  for (int64_t p = first; p < last; ++p) {
-    Acc sum = 0, best = -std::numeric_limits<Acc>::infinity();
-    for (const SkafConv& conv : a.convs) {
-      const T* u = static_cast<const T*>(conv.u) + p * conv.channels;
-#pragma omp simd reduction(+ : sum) reduction(max : best)
-      for (int64_t c = 0; c < conv.channels; ++c) {
-        const Acc v = static_cast<Acc>(u[c]);
-        sum += v;
-        best = best < v ? v : best;
-      }
-    }
-    int64_t found = 0;
-    for (const SkafConv& conv : a.convs) {
-      const T* u = static_cast<const T*>(conv.u) + p * conv.channels;
-      int32_t index = static_cast<int32_t>(conv.channels);
-#pragma omp simd reduction(min : index)
-      for (int32_t c = 0; c < static_cast<int32_t>(conv.channels); ++c)
-        index = static_cast<Acc>(u[c]) == best && c < index ? c : index;
-      found += index;
-      if (index < conv.channels) break;
-    }
-    if (sum != sum) found = first_nan<T, Acc>(a, p, best, found);
-    const int64_t n = a.first_image + p / P;
-    m[n * 2 * P + p % P] = static_cast<T>(sum / static_cast<Acc>(a.shape.total));
-    m[(n * 2 + 1) * P + p % P] = static_cast<T>(best);
-    a.argmax[n * P + p % P] = static_cast<int32_t>(found);
-  }
+  constexpr int64_t L = kLanes<Acc>;
+  for (int64_t p = first; p < last; p += L) pool_block<T, Acc>(a, p, std::min(L, last - p));
 }
 
 template <typename T, typename Acc>
