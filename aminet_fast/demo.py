@@ -19,6 +19,7 @@ from .plot import PlotConfig, plot
 from .training import TrainConfig, train
 from .upscale import UpscaleConfig, upscale
 
+FACES = DataConfig(drawn=2048)
 MARGIN = 0.5  # dB of PSNR over bicubic on drawn faces that were not trained on
 
 
@@ -31,15 +32,14 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
 
     started = time.monotonic()
-    faces = DataConfig(drawn=2048)
     _remove_earlier(options.out)
-    status = train(_recipe(faces, options.out, options.steps, options.minutes))
+    status = train(_recipe(FACES, options.out, options.steps, options.minutes))
     if status:
         return status
     trained = time.monotonic() - started
 
     model = load_model(options.out)
-    scores = evaluate_model(model, open_faces(faces, "test"), protocol="fsr")
+    scores = evaluate_model(model, open_faces(FACES, "test"), protocol="fsr")
     panel = _photograph(options.out)
     plot(PlotConfig(runs=[str(options.out)], smooth=5))
     _report(scores, trained, options.out, panel)
