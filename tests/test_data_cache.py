@@ -32,9 +32,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     decode = faces.decode
 
-    def count(item, config):
+    def count(item, *rest):
         names.append(item.name)
-        return decode(item, config)
+        return decode(item, *rest)
 
     monkeypatch.setattr(faces, "decode", count)
     return names

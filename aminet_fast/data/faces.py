@@ -6,7 +6,7 @@ import logging
 import operator
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -16,13 +16,14 @@ from rich.console import Console
 from rich.progress import Progress
 from torch.utils.data import Dataset
 
+from ..drawn import DRAWN_VERSION
+from ..drawn.processes import drawing
 from .augment import Augment
 from .augment import augment as augment_image
 from .cache import Entry, FaceStore, build_store, cache_key, load_store
 from .config import SPLITS, DataConfig, DataError, Split
 from .decode import decode
 from .degrade import degrade, enlarge
-from .drawn import DRAWN_VERSION
 from .images import ImageError, to_tensor
 from .sources import Item, Listing, draw, list_faces
 
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 _NAMED = 5  # how many bad files a warning names
 _CHUNK = 128  # items decoded ahead, so that a large set streams
+_MANY = 128  # drawn faces that are worth the start of processes
 
 
 class FaceDataset(Dataset[dict[str, object]]):
@@ -152,17 +154,27 @@ def _identity(item: Item) -> tuple[object, ...]:
 
 
 def _entries(items: Sequence[Item], config: DataConfig, split: str) -> Iterator[Entry]:
-    """Decode in order in a few threads (Pillow frees the interpreter meanwhile), a chunk at a time."""
-    workers = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool:
+    """Decode in order in a few threads (Pillow frees the interpreter meanwhile), a chunk at a time.
+
+    Drawing does not free it: many drawn faces are drawn in processes, one for each thread.
+    """
+    workers = _workers()
+    drawn = sum(item.seed is not None for item in items)
+    processes = workers if workers > 1 and drawn >= _MANY else 0
+    with drawing(processes) as draw, ThreadPoolExecutor(workers) as pool:
         chunks = (items[i : i + _CHUNK] for i in range(0, len(items), _CHUNK))
-        entries = (entry for chunk in chunks for entry in pool.map(partial(_entry, config), chunk))
+        entries = (entry for chunk in chunks for entry in pool.map(partial(_entry, config, draw), chunk))
         yield from _with_progress(entries, len(items), f"preparing {split} faces")
 
 
-def _entry(config: DataConfig, item: Item) -> Entry:
+def _workers() -> int:
+    """One for each core this process may use, up to 8."""
+    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def _entry(config: DataConfig, draw: Callable[[int, int], Image.Image], item: Item) -> Entry:
     try:
-        pixels = decode(item, config)
+        pixels = decode(item, config, draw)
     except ImageError as error:
         return Entry(item.name, {}, error.reason)
     parts = {name: array for name, array in (("hr", pixels.hr), ("lr", pixels.lr)) if array is not None}
@@ -170,9 +182,10 @@ def _entry(config: DataConfig, item: Item) -> Entry:
 
 
 def _with_progress(entries: Iterable[Entry], total: int, what: str) -> Iterator[Entry]:
-    """Pass `entries` through; after a second and a half a progress bar on stderr says how far they are."""
+    """Pass `entries` through; after a second and a half a progress bar says how far they are, on a terminal."""
     start = time.monotonic()
-    bar = Progress(console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    bar = Progress(console=console, transient=True, disable=not console.is_terminal)
     task = bar.add_task(what, total=total)
     shown = False
     try:
