@@ -6,6 +6,8 @@ import dataclasses
 import time
 from typing import Any
 
+from safetensors import SafetensorError
+
 from .checkpoint import save_checkpoint
 from .folder import RunFolder, write_folder
 from .logs import RunLog, duration, open_tensorboard
@@ -59,10 +61,9 @@ class Recorder:
             self.log.progress(self.session.step, self._line(), row=False)
         if self.main and self.validator is not None and self.config.panel_every and (final or self._due("panel_every")):
             self._try("panel", self._panel)
-        if scores is not None and scores.psnr > self.session.best:
-            self.session.best = scores.psnr
-            if self.main:
-                self._try("best/", lambda: self._weights("best"))
+        if self.main and scores is not None and scores.psnr > self.session.best:
+            written = self._try("best/", lambda: self._weights("best"))
+            self.session.best = scores.psnr if written else self.session.best
         if final or stopping or save or self._due("checkpoint_every"):
             self.save()
 
@@ -128,7 +129,10 @@ class Recorder:
 
     def _weights(self, name: str) -> None:
         model = self.session.shadow.model()
-        write_folder(self.folder.root / name, model.save_pretrained)
+        try:
+            write_folder(self.folder.root / name, model.save_pretrained)
+        except SafetensorError as error:  # no OSError, though the disk's error is all it reports
+            raise OSError(str(error)) from error
 
     def _try(self, what: str, write: Any) -> bool:
         """Report a failing disk, and go on: hours of training are worth more than one picture."""
