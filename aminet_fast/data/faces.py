@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import operator
 import os
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
@@ -43,16 +45,20 @@ class FaceDataset(Dataset[dict[str, object]]):
     plain index takes the seed from torch's generator, which a DataLoader seeds in every worker. Given pairs
     are flipped, not cropped.
 
-    `names` are paths relative to the root; `fingerprint` stands for the pixels, their order and the settings.
-    Raises IndexError for an index out of range.
+    `names` are paths relative to the root. Raises IndexError for an index out of range.
     """
 
-    def __init__(self, store: FaceStore, fingerprint: str, *, scale: int = 8, augment: bool | Augment = "none") -> None:
-        self.store, self.fingerprint, self.scale = store, fingerprint, scale
+    def __init__(self, store: FaceStore, *, scale: int = 8, augment: bool | Augment = "none") -> None:
+        self.store, self.scale = store, scale
         if isinstance(augment, bool):
             augment = "full" if augment else "none"
         self.augment: Augment = augment
         self.names = store.meta.names
+
+    @property
+    def fingerprint(self) -> str:
+        """64 hex digits for names, order, pixels and scale; copying or touching the files changes nothing."""
+        return hashlib.sha256(f"{self.store.meta.content} {self.scale}".encode()).hexdigest()
 
     @property
     def has_hr(self) -> bool:
@@ -120,7 +126,7 @@ def open_faces(config: DataConfig, split: Split = "train", augment: bool | Augme
             "%d of %d %s faces in %s are smaller than %dx%d after the crop and were enlarged",
             store.meta.enlarged, len(store.meta.names), split, listing.where, config.size, config.size,
         )  # fmt: skip
-    return FaceDataset(store, key, scale=config.scale, augment=augment)
+    return FaceDataset(store, scale=config.scale, augment=augment)
 
 
 def select(listing: Listing, config: DataConfig, split: Split) -> list[Item]:
@@ -140,14 +146,21 @@ def _settings(config: DataConfig) -> dict[str, object]:
 
 
 def _identity(item: Item) -> tuple[object, ...]:
-    """What a cached face depends on: name, and size and time of its files, or the seed and who draws it."""
+    """What tells that a cached face is still this one: its seed and who draws it, or its files' places, sizes, times.
+
+    Size and time stand for the content: hashing it would read the whole set at every start. That a file may be read
+    has to be told too: a change of its permissions leaves both as they are.
+    """
     if item.seed is not None:
-        return item.name, item.seed, DRAWN_VERSION, Image.__version__
+        return item.name, item.seed, DRAWN_VERSION, Image.__version__, np.__version__
     stats: list[object] = []
     for path in (item.hr, item.lr):
+        if path is None:
+            stats.append(None)
+            continue
         try:
-            stat = path.stat() if path else None
-            stats.append(stat and (str(path), stat.st_size, stat.st_mtime_ns))
+            stat = path.stat()
+            stats.append((os.path.abspath(path), stat.st_size, stat.st_mtime_ns, os.access(path, os.R_OK)))
         except OSError:
             stats.append("unreadable")
     return item.name, item.box, *stats
