@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from training_tiny import MODEL, checkpoint, column, tiny, unequal
 
-from aminet_fast.training import train
+from aminet_fast.data import DataConfig
+from aminet_fast.training import TrainConfig, train
 from aminet_fast.training.session import Session
 
 STATE = ("step", "model", "optimizer", "ema", "rng", "loss_sum", "loss_count", "best", "faces")
@@ -166,3 +168,61 @@ def test_going_back_over_newer_checkpoints_is_refused(tmp_path: Path) -> None:
     train(tiny(tmp_path, steps=4, checkpoint_every=2))
     with pytest.raises(ValueError, match=r"newer checkpoints \(step-00000004.pt\)"):
         train(tiny(tmp_path, resume=str(tmp_path / "run/checkpoints/step-00000002.pt")))
+
+
+@pytest.mark.parametrize("resume", ["never", "named"])
+def test_the_runs_own_config_goes_on_with_it_however_it_was_started(tmp_path: Path, resume: str) -> None:
+    train(tiny(tmp_path, steps=2))
+    if resume == "named":
+        resume = str(tmp_path / "run/checkpoints/step-00000002.pt")
+    out = tmp_path / "other"
+    recipe = {"out": str(out), "lr": 5e-4, "checkpoint_every": 1}
+    train(tiny(tmp_path, **recipe, steps=3, resume=resume))
+    again = TrainConfig(
+        **{**yaml.safe_load((out / "config.yaml").read_text()), "steps": 4, "data": tiny(tmp_path).data}
+    )
+    assert train(again) == 0
+    assert column(out, "step")[-1] == "4"
+
+
+def test_a_fork_that_ends_before_its_first_checkpoint_is_still_a_fork(tmp_path: Path) -> None:
+    train(tiny(tmp_path, steps=2))
+    named = str(tmp_path / "run/checkpoints/step-00000002.pt")
+    fork = tiny(tmp_path, out=str(tmp_path / "fork"), resume=named)
+
+    def crash(step: int, loss: float) -> bool:
+        raise RuntimeError("as a kill would")
+
+    with pytest.raises(RuntimeError, match="as a kill would"):
+        train(fork, callback=crash)
+    train(tiny(tmp_path, out=fork.out))
+    assert column(fork.out, "step") == ["3", "4"]
+
+
+def test_the_best_score_is_of_these_faces_and_in_this_folder(tmp_path: Path) -> None:
+    """One won on easier faces, or by weights that lie elsewhere, must not keep out what is best here."""
+    train(tiny(tmp_path, steps=2, val_every=2))
+    first = checkpoint(tmp_path / "run", 2)
+    assert first["best"] == float(column(tmp_path / "run", "val_psnr")[-1])
+    easy = {**first, "best": 99.0}
+    path = tmp_path / "run/checkpoints/step-00000002.pt"
+
+    torch.save(easy, path)
+    train(tiny(tmp_path, steps=3, val_every=1))
+    assert checkpoint(tmp_path / "run", 3)["best"] == 99.0
+
+    torch.save(easy, path)
+    train(tiny(tmp_path, steps=3, val_every=1, resume=str(path), out=str(tmp_path / "fork")))
+    assert (tmp_path / "fork/best").is_dir()
+    other = DataConfig(size=32, drawn=64, limit=2, seed=5, cache=str(tmp_path.parent / "faces"))
+    train(tiny(tmp_path, steps=4, val_every=1, val=other))
+    assert checkpoint(tmp_path / "run", 4)["best"] == float(column(tmp_path / "run", "val_psnr")[-1])
+
+
+def test_a_checkpoint_under_another_name_is_as_old_as_its_step(tmp_path: Path) -> None:
+    train(tiny(tmp_path, steps=2))
+    newest = tmp_path / "run/checkpoints/step-00000002.pt"
+    kept = newest.with_name("good.pt")
+    kept.write_bytes(newest.read_bytes())
+    train(tiny(tmp_path, steps=3, resume=str(kept)))
+    assert column(tmp_path / "run", "step")[-1] == "3"

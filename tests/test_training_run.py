@@ -119,6 +119,20 @@ def test_foreign_folders_are_left_alone(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.parametrize("text", ["lr: 0.1\nlayers: 3\n", "{}", "[1, 2]", "a: [", "name: x"])
+def test_another_programs_config_is_left_alone(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"config.yaml is not that of a run.*--out"):
+        train(tiny(tmp_path))
+    assert (tmp_path / "run/config.yaml").read_text() == text
+
+
+def test_the_end_names_the_weights_that_are_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(tiny(tmp_path, steps=1))
+    assert capsys.readouterr().out.strip().endswith(f"weights in {tmp_path / 'run/last'}")
+
+
 def test_resume_never_refuses_an_existing_run(tmp_path: Path) -> None:
     train(tiny(tmp_path, steps=1))
     with pytest.raises(ValueError, match=r"not empty.*--out"):

@@ -126,6 +126,11 @@ class TrainConfig:
         except TypeError as error:
             raise ValueError(f"model: {error}") from error
 
+    @property
+    def names_checkpoint(self) -> bool:
+        """Whether ``resume`` is the path of a checkpoint."""
+        return self.resume not in ("auto", "never")
+
     def folder(self) -> Path:
         return Path(self.out) if self.out else Path("runs") / self.preset
 

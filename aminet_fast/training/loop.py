@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -78,13 +80,14 @@ def _prepare(config: TrainConfig, accelerator: Accelerator, log: RunLog) -> Trai
     with accelerator.main_process_first():  # one process decodes the faces, the others find them in the cache
         faces, validator = _open_faces(config, accelerator)
     if start is not None:
-        named = config.resume not in ("auto", "never")
-        check_faces(start, faces.fingerprint, accelerator.num_processes, named, log.warn)
+        check_faces(start, faces.fingerprint, accelerator.num_processes, config.names_checkpoint, log.warn)
     accelerator.wait_for_everyone()  # every process has looked at the folder before one fills it
     if accelerator.is_main_process:
         folder.prepare()
         log.file = folder.log
-        write_file(folder.config, lambda file: file.write(config.to_yaml().encode()))
+        # Whoever runs from config.yaml goes on with this run, however this one was started.
+        again = dataclasses.replace(config, resume="auto")
+        write_file(folder.config, lambda file: file.write(again.to_yaml().encode()))
     accelerator.wait_for_everyone()
     session = Session(config, accelerator, faces, start)
     if start is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from typing import Any
 
@@ -30,8 +31,17 @@ class Recorder:
         self.scores: Scores | None = None  # the latest
         self._steps, self._seconds = 0, 0.0  # since the last regular row, in this process
         self._pace = 0.0
+        if validator is not None:
+            self._choose_best(validator.faces.fingerprint)
         if self.main:
             self.csv.open(session.step)
+
+    def _choose_best(self, faces: str) -> None:
+        """Forget the best score when it was won on other faces, or its weights are not in this folder."""
+        session = self.session
+        if session.val_faces not in (None, faces) or not self.folder.best.is_dir():
+            session.best = -math.inf
+        session.val_faces = faces
 
     def count(self, loss: float, seconds: float) -> None:
         """Take a step's loss and duration into the next row."""
