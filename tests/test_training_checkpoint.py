@@ -142,20 +142,18 @@ def test_training_goes_on_when_only_small_files_can_be_written(
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def hinder(step: int, loss: float) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]) if step == 2 else before)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]) if step == 1 else before)
 
-    config = tiny(tmp_path, steps=3, checkpoint_every=1, val_every=1, lr=1e-2)
+    config = tiny(tmp_path, steps=3, checkpoint_every=1, val_every=1)
     try:
         assert train(config, callback=hinder) == 0
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert [p.stem[-1] for p in list_checkpoints(tmp_path / "run/checkpoints")] == ["1", "3"]
+    assert [p.stem[-1] for p in list_checkpoints(tmp_path / "run/checkpoints")] == ["2", "3"]
     printed = capsys.readouterr().out
-    scores = [float(v) for v in column(config.out, "val_psnr")]
-    assert scores[1] > scores[0], "else there was no best/ to write at step 2"
     for what in ("checkpoint", "last/", "best/"):
-        assert f"could not write {what} at step 2" in printed
-    assert checkpoint(config.out, 3)["best"] == max(scores[0], scores[2])
+        assert f"could not write {what} at step 1" in printed
+    assert checkpoint(config.out, 3)["best"] == max(float(v) for v in column(config.out, "val_psnr")[1:])
     assert load_model(tmp_path / "run/last").config.width == 4
 
 

@@ -28,16 +28,37 @@ RECIPES = {
 }
 
 
-def halves(tmp_path: Path, recipe: dict[str, Any]) -> tuple[str, str]:
-    """Run folders of four steps at once, and of two and two; each step draws from the generators, too."""
-    recipe = {"data": {"limit": 5}, "log_every": 3, **recipe}  # the rows cross the stop, the faces an epoch
-    whole, parts = (tiny(tmp_path, out=str(tmp_path / name), **recipe) for name in ("whole", "parts"))
-    assert train(whole, callback=lambda step, loss: draw(stop=False)) == 0
-    assert train(parts, callback=lambda step, loss: draw(stop=step == 2)) == 0
-    assert not (Path(parts.out) / "checkpoints/step-00000004.pt").exists()
+CROSSING = {"data": {"limit": 5}, "log_every": 3}  # the rows cross the stop, the faces an epoch
+
+
+def whole_run(tmp_path: Path, recipe: dict[str, Any]) -> str:
+    """The run folder of four steps at once; each step draws from the generators, too."""
+    config = tiny(tmp_path, out=str(tmp_path / "whole"), **{**CROSSING, **recipe})
+    assert train(config, callback=lambda step, loss: draw(stop=False)) == 0
+    return str(config.out)
+
+
+def run_in_parts(tmp_path: Path, recipe: dict[str, Any]) -> str:
+    """The same in two and two."""
+    config = tiny(tmp_path, out=str(tmp_path / "parts"), **{**CROSSING, **recipe})
+    assert train(config, callback=lambda step, loss: draw(stop=step == 2)) == 0
+    assert not (Path(str(config.out)) / "checkpoints/step-00000004.pt").exists()
     scramble()
-    assert train(parts, callback=lambda step, loss: draw(stop=False)) == 0
-    return whole.out, parts.out
+    assert train(config, callback=lambda step, loss: draw(stop=False)) == 0
+    return str(config.out)
+
+
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return whole_run(tmp_path_factory.mktemp("averaged"), RECIPES["ema"])
+
+
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder that only refusals look at."""
+    folder = tmp_path_factory.mktemp("two_steps")
+    train(tiny(folder, steps=2))
+    return folder
 
 
 def draw(*, stop: bool) -> bool:
@@ -60,7 +81,7 @@ def compare(whole: str, parts: str) -> list[str]:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path: Path, name: str) -> None:
-    whole, parts = halves(tmp_path, RECIPES[name])
+    whole, parts = (run(tmp_path, RECIPES[name]) for run in (whole_run, run_in_parts))
     assert compare(whole, parts) == []
     assert column(whole, "loss") != []
 
@@ -84,7 +105,7 @@ def test_workers_do_not_change_the_numbers(tmp_path: Path) -> None:
     ],
 )
 def test_the_comparison_notices_what_is_not_restored(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgotten: str, found: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, averaged: str, forgotten: str, found: str
 ) -> None:
     """Leave one part of the checkpoint out of the resumption: the test above has to fail on it."""
     restore = Session._restore
@@ -97,8 +118,7 @@ def test_the_comparison_notices_what_is_not_restored(
                 next(self.net.parameters()).add_(1e-6)
 
     monkeypatch.setattr(Session, "_restore", forgetful)
-    whole, parts = halves(tmp_path, {"ema": 0.9})
-    assert any(path.startswith(found) for path in compare(whole, parts))
+    assert any(path.startswith(found) for path in compare(averaged, run_in_parts(tmp_path, RECIPES["ema"])))
 
 
 def test_a_longer_run_goes_on_with_the_constant_schedule(tmp_path: Path) -> None:
@@ -136,10 +156,9 @@ def test_rows_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
         ({"data": {"limit": 9}}, "training faces"),
     ],
 )
-def test_another_configuration_is_refused_by_name(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
-    train(tiny(tmp_path, steps=2))
+def test_another_configuration_is_refused_by_name(two_steps: Path, changes: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named) as caught:
-        train(tiny(tmp_path, **changes))
+        train(tiny(two_steps, **changes))
     assert "--out" in str(caught.value)
 
 
