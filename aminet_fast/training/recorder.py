@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from .checkpoint import save_checkpoint
 from .folder import RunFolder, write_folder
-from .logs import RunLog, duration, open_tensorboard
+from .logs import RunLog, duration, tensorboard_writer
 from .metrics_csv import MetricsCSV
 from .optim import learning_rate
 from .session import Session
@@ -25,7 +25,7 @@ class Recorder:
         self.session, self.folder, self.log, self.validator = session, folder, log, validator
         self.config, self.main = session.config, bool(session.accelerator.is_main_process)
         self.csv = MetricsCSV(folder.metrics)
-        self.board = open_tensorboard(folder.root / "events") if self.config.tensorboard and self.main else None
+        self.board: Any = self._open_board() if self.config.tensorboard and self.main else None
         self.save_failed = False
         self.saved_at = time.monotonic()
         self.scores: Scores | None = None  # the latest
@@ -42,6 +42,11 @@ class Recorder:
         if session.val_faces not in (None, faces) or not self.folder.best.is_dir():
             session.best = -math.inf
         session.val_faces = faces
+
+    def _open_board(self) -> Any:
+        # What an earlier process wrote after the checkpoint comes again: TensorBoard drops those points.
+        purge = self.session.step + 1 if self.session.step else None
+        return tensorboard_writer()(str(self.folder.root / "events"), purge_step=purge)
 
     def count(self, loss: float, seconds: float) -> None:
         """Take a step's loss and duration into the next row."""
@@ -86,8 +91,9 @@ class Recorder:
             self.save_failed = not (self._try("last/", lambda: self._weights("last")) and written)
 
     def close(self) -> None:
+        """Write out what TensorBoard still holds back."""
         if self.board is not None:
-            self.board.close()
+            self._try("TensorBoard's events", self.board.close)
 
     def _due(self, name: str) -> bool:
         every = getattr(self.config, name)
@@ -111,13 +117,16 @@ class Recorder:
         if self.main:
             self._try("metrics.csv", lambda: self.csv.write(row))
             if self.board is not None:
-                for name, value in row.items():
-                    if value is not None and name != "step":
-                        self.board.add_scalar(name, value, s.step)
+                self._try("TensorBoard's events", lambda: self._show(row))
             self.log.progress(s.step, self._line(row), row=True)
         if regular:
             s.loss_sum, s.loss_count = 0.0, 0
             self._steps, self._seconds = 0, 0.0
+
+    def _show(self, row: dict[str, Any]) -> None:
+        for name, value in row.items():
+            if value is not None and name != "step":
+                self.board.add_scalar(name, value, row["step"])
 
     def _line(self, row: dict[str, Any] | None = None) -> str:
         s = self.session

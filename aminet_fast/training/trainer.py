@@ -61,7 +61,6 @@ class Trainer:
                 reason = "the callback"
             self._between(agreed, used, reason)
             s.tick()
-        self.recorder.close()
         return self._farewell(reason)
 
     def _batches(self) -> Iterator[Batch]:
@@ -125,11 +124,14 @@ class Trainer:
     def _diverged(self, what: str, used: list[Batch], losses: list[float]) -> None:
         s, rank = self.session, self.accelerator.process_index
         rate = s.optimizer.param_groups[0]["lr"]
-        folder = dump_batches(self.folder.root, used, step=s.step, lr=rate, losses=losses, rank=rank)
+        try:
+            folder = dump_batches(self.folder.root, used, step=s.step, lr=rate, losses=losses, rank=rank)
+            faces = f"its faces are in {folder}"
+        except OSError as error:
+            faces = f"its faces could not be written ({error})"
         message = (
-            f"the {what} is not finite after step {s.step} (loss {losses}, lr {rate:g}); its faces"
-            f" are in {folder}, and nothing of the step was saved. Start again from a checkpoint (--resume)"
-            " with a lower --lr, or with --grad_clip 1"
+            f"the {what} is not finite after step {s.step} (loss {losses}, lr {rate:g}); {faces}, and nothing of the"
+            " step was saved. Start again from a checkpoint (--resume) with a lower --lr, or with --grad_clip 1"
         )
         self.log.note(f"error: {message}")
         raise DivergedError(message)
