@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import importlib
 import logging
@@ -9,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from . import __version__
@@ -64,6 +66,7 @@ COMMANDS = {
     ),
 }
 INFO = "print versions, devices, and what was compiled for what"
+FAILURES = ("DivergedError", "MemoryFullError")  # by name: their modules load torch, which --help need not wait for
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,13 +89,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("AMINET_FAST_DEBUG", "0") not in ("", "0") or not _is_request_error(error):
             raise
         print(f"aminet: error: {error or type(error).__name__}", file=sys.stderr)
-        return 1 if type(error).__name__ in ("DivergedError", "MemoryFullError") else 2
+        return 1 if type(error).__name__ in FAILURES else 2
 
 
 def _is_request_error(error: Exception) -> bool:
     """Errors that speak to the user; any other is a fault of the program and shows where it happened."""
-    named = ("DivergedError", "MemoryFullError")
-    return isinstance(error, (ValueError, OSError, ImportError)) or type(error).__name__ in named
+    return isinstance(error, (ValueError, OSError, ImportError)) or type(error).__name__ in FAILURES
 
 
 def _dispatch(args: list[str]) -> int:
@@ -136,27 +138,39 @@ def run_command(name: str, command: Command, args: list[str]) -> int:
 
 
 def parse(name: str, command: Command, args: list[str]) -> Any:
-    """The subcommand's dataclass as these arguments say; wrong ones end the process with status 2."""
+    """The subcommand's dataclass as these arguments say; raises ValueError for wrong ones."""
     # Imported here, as the commands' modules are: the overview needs none of them.
-    import jsonargparse
+    from ._options import in_one_line, make_parser
 
     config_class = getattr(importlib.import_module(command.module, __package__), command.config)
-    parser = jsonargparse.ArgumentParser(prog=f"aminet {name}", description=_sentence(command.summary))
+    parser = make_parser(name, _arguments(command), _sentence(command.summary))
     parser.add_argument("--config", action="config", help="YAML file of these options")
     if command.positional:
         _add_positional(parser, command)
     parser.add_class_arguments(config_class, skip={command.positional} if command.positional else set())
+    try:
+        parsed = parser.parse_args(_spell_out_switches(args, config_class))
+    except argparse.ArgumentError as error:
+        raise ValueError(f"{in_one_line(str(error))} (aminet {name} --help lists the options)") from error
     instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # its name before 4.49
-    values = instantiate(parser.parse_args(_spell_out_switches(args, config_class))).as_dict()
+    values = instantiate(parsed).as_dict()
     values.pop("config", None)
     return config_class(**values)
+
+
+def _arguments(command: Command) -> str:
+    """What follows the command's name in its usage."""
+    if command.positional is None:
+        return "[options]"
+    name = command.positional.upper()
+    return f"{name} [{name} ...] [options]" if command.many else f"{name} [options]"
 
 
 def _spell_out_switches(args: list[str], config_class: Any) -> list[str]:
     """``--force`` alone means ``--force true``: jsonargparse wants a value after every option."""
     switches = {f"--{field.name}" for field in dataclasses.fields(config_class) if field.type in (bool, "bool")}
     spelt = []
-    for arg, after in zip(args, [*args[1:], ""], strict=True):
+    for arg, after in zip_longest(args, args[1:], fillvalue=""):
         spelt.append(arg)
         if arg in switches and after.lower() not in ("true", "false", "yes", "no"):
             spelt.append("true")

@@ -16,7 +16,7 @@ class PlotConfig:
 
     Args:
         runs: Run folders, or metrics.csv files.
-        out: Picture to write (.png, .svg, .pdf). None: plot.png in the run folder; with several runs, here.
+        out: Picture to write (.png, .svg, .pdf). Without it, plot.png in the run folder; with several runs, here.
         smooth: Rows over which the loss is averaged; the plain curve stays visible behind it.
     """
 

@@ -114,10 +114,35 @@ def status_of(arguments: list[str]) -> int:
         return int(error.code or 0)
 
 
-def test_unknown_option_and_wrong_type_end_with_2(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (["train", "--learning", "1"], ["train", "--steps", "many"], ["plot"]):
-        assert status_of(arguments) == 2
-        assert "error:" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["train", "--learning", "1"], "unrecognized arguments: --learning 1"),
+        (["train", "--lr", "much"], "--lr: Expected a float. Got value: much"),
+        (["train", "--steps", "many"], "--steps: Expected int or null. Got value: many"),
+        (["train", "--loss", "l3"], "--loss: Expected one of 'l1', 'l2'. Got value: l3"),
+        (["train", "--model.width", "1.5"], "model: width is 1.5; it takes int"),
+        (["plot"], "the following arguments are required: runs"),
+        (["upscale"], "the following arguments are required: inputs"),
+    ],
+)
+def test_what_cannot_be_parsed_is_one_line_without_the_usage(
+    arguments: list[str], wanted: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"aminet: error: {wanted}")
+    assert error.count("\n") == 1
+
+
+def test_help_speaks_of_options_not_of_types(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in COMMANDS:
+        with pytest.raises(SystemExit):
+            main([name, "--help"])
+        text = capsys.readouterr().out
+        assert not [word for word in ("type:", "null)", "Literal", "``", "{})") if word in text]
+        assert text.startswith(f"usage: aminet {name} ")
+        assert text.index("\n") < 60
 
 
 def test_positionals_reach_the_dataclass(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

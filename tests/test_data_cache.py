@@ -6,8 +6,11 @@ import errno
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,7 @@ import pytest
 import torch
 from bad_files import ramp
 
-from aminet_fast.data import DataConfig, cache, faces, open_faces
+from aminet_fast.data import DataConfig, cache, faces, images, open_faces
 
 
 @pytest.fixture
@@ -32,9 +35,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     decode = faces.decode
 
-    def count(item, config):
+    def count(item, *rest):
         names.append(item.name)
-        return decode(item, config)
+        return decode(item, *rest)
 
     monkeypatch.setattr(faces, "decode", count)
     return names
@@ -69,6 +72,51 @@ def test_a_changed_file_or_setting_is_another_cache(config, decoded):
     config.crop = 50
     open_faces(config, "all")
     assert len(decoded) == 18
+
+
+def test_the_fingerprint_is_the_contents(config, decoded, tmp_path):
+    """A resumed run asks for it: moved, copied or touched faces are the same faces."""
+    before = open_faces(config, "all").fingerprint
+    assert len(before) == 64
+    shutil.copytree(config.root, tmp_path / "moved")
+    os.utime(tmp_path / "moved" / "3.png", ns=(1, 1))
+    config.root = str(tmp_path / "moved")
+    assert open_faces(config, "all").fingerprint == before
+    assert len(decoded) == 12
+    (tmp_path / "file").write_text("in the way")
+    assert open_faces(replace(config, cache=str(tmp_path / "file")), "all").fingerprint == before
+    assert open_faces(replace(config, scale=4), "all").fingerprint != before
+    assert open_faces(replace(config, limit=5), "all").fingerprint != before
+    (tmp_path / "moved" / "3.png").rename(tmp_path / "moved" / "33.png")
+    assert open_faces(config, "all").fingerprint != before
+
+
+def test_a_cache_without_a_digest_is_built_again(config, decoded, caplog):
+    before = open_faces(config, "all").fingerprint
+    meta = json.loads((entry(config) / "meta.json").read_text())
+    del meta["content"]
+    (entry(config) / "meta.json").write_text(json.dumps(meta))
+    with caplog.at_level(logging.WARNING):
+        assert open_faces(config, "all").fingerprint == before
+    assert "building it again" in caplog.text
+    assert len(decoded) == 12
+
+
+def test_a_file_that_may_be_read_again_is_looked_at_again(config, monkeypatch):
+    """chmod changes neither the size nor the time of a file, and the skipped file must not stay skipped."""
+    shut = str(Path(config.root) / "2.png")
+    opened, access = images.Image.open, os.access
+
+    def refuse(path, *rest):
+        if str(path) == shut:
+            raise PermissionError(13, "Permission denied", shut)
+        return opened(path, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(images.Image, "open", refuse)
+        patch.setattr(os, "access", lambda path, mode: str(path) != shut and access(path, mode))
+        assert open_faces(config, "all").bad == [("2.png", "may not be read (permission denied)")]
+    assert open_faces(config, "all").bad == []
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "meta", "gone", "garbage"])
@@ -145,10 +193,44 @@ def test_processes_at_once(config):
     assert len(list((Path(config.cache) / "faces").iterdir())) == 1
 
 
+def test_two_repair_a_damaged_cache_at_once(config, monkeypatch, caplog):
+    """The other one moves the damaged folder aside first."""
+    open_faces(config, "all")
+    (entry(config) / "meta.json").unlink()
+    make = cache.tempfile.mkdtemp
+    calls = []
+
+    def other_first(**options):
+        calls.append(1)
+        if len(calls) == 2:  # the first makes room for the new cache, the second for the damaged one
+            shutil.rmtree(entry_of_key)
+        return make(**options)
+
+    entry_of_key = entry(config)
+    monkeypatch.setattr(cache.tempfile, "mkdtemp", other_first)
+    assert len(open_faces(config, "all")) == 6
+    assert len(calls) == 2
+    assert "keeping the faces in memory" not in caplog.text
+    assert entry(config) == entry_of_key
+
+
+def test_leftovers_of_killed_builders_are_removed(config):
+    folder = Path(config.cache) / "faces"
+    for name, age in ((".0123456789ab-old", 3 * 86400), (".0123456789ab-new", 60), ("kept", 3 * 86400)):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "hr.npy").write_bytes(b"half")
+        os.utime(folder / name, (time.time() - age,) * 2)
+    open_faces(config, "all")
+    left = {path.name for path in folder.iterdir()}
+    assert ".0123456789ab-old" not in left
+    assert {".0123456789ab-new", "kept"} < left
+
+
 def test_a_late_builder_keeps_the_finished_cache(config):
     items = faces.select(faces.list_faces(config), config, "all")
     store = open_faces(config, "all")
     before = entry(config).stat().st_ino
     folder = Path(config.cache) / "faces"
-    cache.build_store(folder, store.fingerprint, lambda: faces._entries(items, config, "all"), 6)
+    built = cache.build_store(folder, entry(config).name, lambda: faces._entries(items, config, "all"), 6)
+    assert built.meta == store.store.meta
     assert entry(config).stat().st_ino == before

@@ -186,7 +186,7 @@ def test_drawn_faces(cache):
 
 
 def test_drawn_splits_never_meet():
-    from aminet_fast.data.drawn import list_drawn
+    from aminet_fast.data.sources import list_drawn
 
     seeds = [
         {item.seed for item in part}

@@ -131,6 +131,18 @@ def test_helen_with_pts_files(tmp_path):
     assert open_faces(config(root), "all").names == ["testset/testset_1.png", "trainset/trainset_1.png"]
 
 
+def test_files_that_only_look_like_landmarks(tmp_path):
+    """A film stream, and what macOS leaves beside each landmark file in archives."""
+    ramp().save(tmp_path / "face.png")
+    (tmp_path / "film.pts").write_bytes(bytes(range(256)) * 9)
+    (tmp_path / "folder.pts").mkdir()
+    (tmp_path / "annotation").mkdir()
+    (tmp_path / "annotation" / "._1.txt").write_bytes(b"\x00\x05\x16\x07\xb0\xff")
+    listing = list_faces(config(tmp_path))
+    assert listing.layout == "folder"
+    assert [item.name for item in listing.splits["all"]] == ["face.png"]
+
+
 def test_scface_has_lr_alone(tmp_path):
     root = tmp_path / "SCface"
     for folder in ("surveillance_cameras_all", "surveillance_cameras_distance_1/cam_1"):

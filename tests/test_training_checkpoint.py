@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from training_tiny import checkpoint, tiny
+from training_tiny import checkpoint, column, tiny
 
 from aminet_fast import load_model
 from aminet_fast.training import folder as folder_module
@@ -131,6 +131,29 @@ def test_training_goes_on_over_a_full_disk_and_its_end_tells(
     again = tiny(tmp_path, steps=6)
     assert train(again, callback=lambda step, loss: monkeypatch.setattr(os, "fsync", enospc)) == 1
     assert checkpoint(again.out, 4)["step"] == 4
+    assert load_model(tmp_path / "run/last").config.width == 4
+
+
+def test_training_goes_on_when_only_small_files_can_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a full disk, but by the system itself: safetensors and torch report it in their own ways."""
+    resource = pytest.importorskip("resource", reason="needs a Unix")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def hinder(step: int, loss: float) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]) if step == 1 else before)
+
+    config = tiny(tmp_path, steps=3, checkpoint_every=1, val_every=1)
+    try:
+        assert train(config, callback=hinder) == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [p.stem[-1] for p in list_checkpoints(tmp_path / "run/checkpoints")] == ["2", "3"]
+    printed = capsys.readouterr().out
+    for what in ("checkpoint", "last/", "best/"):
+        assert f"could not write {what} at step 1" in printed
+    assert checkpoint(config.out, 3)["best"] == max(float(v) for v in column(config.out, "val_psnr")[1:])
     assert load_model(tmp_path / "run/last").config.width == 4
 
 

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from training_tiny import MODEL, checkpoint, column, tiny, unequal
 
-from aminet_fast.training import train
+from aminet_fast.data import DataConfig
+from aminet_fast.training import TrainConfig, train
 from aminet_fast.training.session import Session
 
 STATE = ("step", "model", "optimizer", "ema", "rng", "loss_sum", "loss_count", "best", "faces")
@@ -26,16 +28,37 @@ RECIPES = {
 }
 
 
-def halves(tmp_path: Path, recipe: dict[str, Any]) -> tuple[str, str]:
-    """Run folders of four steps at once, and of two and two; each step draws from the generators, too."""
-    recipe = {"data": {"limit": 5}, "log_every": 3, **recipe}  # the rows cross the stop, the faces an epoch
-    whole, parts = (tiny(tmp_path, out=str(tmp_path / name), **recipe) for name in ("whole", "parts"))
-    assert train(whole, callback=lambda step, loss: draw(stop=False)) == 0
-    assert train(parts, callback=lambda step, loss: draw(stop=step == 2)) == 0
-    assert not (Path(parts.out) / "checkpoints/step-00000004.pt").exists()
+CROSSING = {"data": {"limit": 5}, "log_every": 3}  # the rows cross the stop, the faces an epoch
+
+
+def whole_run(tmp_path: Path, recipe: dict[str, Any]) -> str:
+    """The run folder of four steps at once; each step draws from the generators, too."""
+    config = tiny(tmp_path, out=str(tmp_path / "whole"), **{**CROSSING, **recipe})
+    assert train(config, callback=lambda step, loss: draw(stop=False)) == 0
+    return str(config.out)
+
+
+def run_in_parts(tmp_path: Path, recipe: dict[str, Any]) -> str:
+    """The same in two and two."""
+    config = tiny(tmp_path, out=str(tmp_path / "parts"), **{**CROSSING, **recipe})
+    assert train(config, callback=lambda step, loss: draw(stop=step == 2)) == 0
+    assert not (Path(str(config.out)) / "checkpoints/step-00000004.pt").exists()
     scramble()
-    assert train(parts, callback=lambda step, loss: draw(stop=False)) == 0
-    return whole.out, parts.out
+    assert train(config, callback=lambda step, loss: draw(stop=False)) == 0
+    return str(config.out)
+
+
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return whole_run(tmp_path_factory.mktemp("averaged"), RECIPES["ema"])
+
+
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder that only refusals look at."""
+    folder = tmp_path_factory.mktemp("two_steps")
+    train(tiny(folder, steps=2))
+    return folder
 
 
 def draw(*, stop: bool) -> bool:
@@ -58,7 +81,7 @@ def compare(whole: str, parts: str) -> list[str]:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path: Path, name: str) -> None:
-    whole, parts = halves(tmp_path, RECIPES[name])
+    whole, parts = (run(tmp_path, RECIPES[name]) for run in (whole_run, run_in_parts))
     assert compare(whole, parts) == []
     assert column(whole, "loss") != []
 
@@ -82,7 +105,7 @@ def test_workers_do_not_change_the_numbers(tmp_path: Path) -> None:
     ],
 )
 def test_the_comparison_notices_what_is_not_restored(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgotten: str, found: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, averaged: str, forgotten: str, found: str
 ) -> None:
     """Leave one part of the checkpoint out of the resumption: the test above has to fail on it."""
     restore = Session._restore
@@ -95,8 +118,7 @@ def test_the_comparison_notices_what_is_not_restored(
                 next(self.net.parameters()).add_(1e-6)
 
     monkeypatch.setattr(Session, "_restore", forgetful)
-    whole, parts = halves(tmp_path, {"ema": 0.9})
-    assert any(path.startswith(found) for path in compare(whole, parts))
+    assert any(path.startswith(found) for path in compare(averaged, run_in_parts(tmp_path, RECIPES["ema"])))
 
 
 def test_a_longer_run_goes_on_with_the_constant_schedule(tmp_path: Path) -> None:
@@ -134,10 +156,9 @@ def test_rows_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
         ({"data": {"limit": 9}}, "training faces"),
     ],
 )
-def test_another_configuration_is_refused_by_name(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
-    train(tiny(tmp_path, steps=2))
+def test_another_configuration_is_refused_by_name(two_steps: Path, changes: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named) as caught:
-        train(tiny(tmp_path, **changes))
+        train(tiny(two_steps, **changes))
     assert "--out" in str(caught.value)
 
 
@@ -166,3 +187,61 @@ def test_going_back_over_newer_checkpoints_is_refused(tmp_path: Path) -> None:
     train(tiny(tmp_path, steps=4, checkpoint_every=2))
     with pytest.raises(ValueError, match=r"newer checkpoints \(step-00000004.pt\)"):
         train(tiny(tmp_path, resume=str(tmp_path / "run/checkpoints/step-00000002.pt")))
+
+
+@pytest.mark.parametrize("resume", ["never", "named"])
+def test_the_runs_own_config_goes_on_with_it_however_it_was_started(tmp_path: Path, resume: str) -> None:
+    train(tiny(tmp_path, steps=2))
+    if resume == "named":
+        resume = str(tmp_path / "run/checkpoints/step-00000002.pt")
+    out = tmp_path / "other"
+    recipe = {"out": str(out), "lr": 5e-4, "checkpoint_every": 1}
+    train(tiny(tmp_path, **recipe, steps=3, resume=resume))
+    again = TrainConfig(
+        **{**yaml.safe_load((out / "config.yaml").read_text()), "steps": 4, "data": tiny(tmp_path).data}
+    )
+    assert train(again) == 0
+    assert column(out, "step")[-1] == "4"
+
+
+def test_a_fork_that_ends_before_its_first_checkpoint_is_still_a_fork(tmp_path: Path) -> None:
+    train(tiny(tmp_path, steps=2))
+    named = str(tmp_path / "run/checkpoints/step-00000002.pt")
+    fork = tiny(tmp_path, out=str(tmp_path / "fork"), resume=named)
+
+    def crash(step: int, loss: float) -> bool:
+        raise RuntimeError("as a kill would")
+
+    with pytest.raises(RuntimeError, match="as a kill would"):
+        train(fork, callback=crash)
+    train(tiny(tmp_path, out=fork.out))
+    assert column(fork.out, "step") == ["3", "4"]
+
+
+def test_the_best_score_is_of_these_faces_and_in_this_folder(tmp_path: Path) -> None:
+    """One won on easier faces, or by weights that lie elsewhere, must not keep out what is best here."""
+    train(tiny(tmp_path, steps=2, val_every=2))
+    first = checkpoint(tmp_path / "run", 2)
+    assert first["best"] == float(column(tmp_path / "run", "val_psnr")[-1])
+    easy = {**first, "best": 99.0}
+    path = tmp_path / "run/checkpoints/step-00000002.pt"
+
+    torch.save(easy, path)
+    train(tiny(tmp_path, steps=3, val_every=1))
+    assert checkpoint(tmp_path / "run", 3)["best"] == 99.0
+
+    torch.save(easy, path)
+    train(tiny(tmp_path, steps=3, val_every=1, resume=str(path), out=str(tmp_path / "fork")))
+    assert (tmp_path / "fork/best").is_dir()
+    other = DataConfig(size=32, drawn=64, limit=2, seed=5, cache=str(tmp_path.parent / "faces"))
+    train(tiny(tmp_path, steps=4, val_every=1, val=other))
+    assert checkpoint(tmp_path / "run", 4)["best"] == float(column(tmp_path / "run", "val_psnr")[-1])
+
+
+def test_a_checkpoint_under_another_name_is_as_old_as_its_step(tmp_path: Path) -> None:
+    train(tiny(tmp_path, steps=2))
+    newest = tmp_path / "run/checkpoints/step-00000002.pt"
+    kept = newest.with_name("good.pt")
+    kept.write_bytes(newest.read_bytes())
+    train(tiny(tmp_path, steps=3, resume=str(kept)))
+    assert column(tmp_path / "run", "step")[-1] == "3"

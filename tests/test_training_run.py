@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,70 @@ def test_foreign_folders_are_left_alone(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not empty; it is no run folder"):
         train(tiny(tmp_path))
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["thesis.tex"]
+
+
+def test_divergence_is_told_even_where_the_dump_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object, **kwargs: object) -> Path:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("aminet_fast.training.trainer.dump_batches", full)
+    with pytest.raises(DivergedError, match=r"not finite after step 1 .*could not be written \(no space left\)"):
+        train(tiny(tmp_path, lr=1e38, checkpoint_every=1, betas=[0.0, 0.0]))
+
+
+def events(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """TensorBoard's curves of a run, as its page shows them: name -> (step, value)."""
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="needs the extra [tracking]"
+    ).EventAccumulator(str(run / "events"))
+    accumulator.Reload()
+    return {n: [(e.step, e.value) for e in accumulator.Scalars(n)] for n in accumulator.Tags()["scalars"]}
+
+
+def test_tensorboard_shows_the_rows_of_the_csv_also_after_a_kill(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="needs the extra [tracking]")
+    run = tmp_path / "run"
+    config = tiny(tmp_path, tensorboard=True, checkpoint_every=2, val_every=2)
+
+    def crash(step: int, loss: float) -> None:
+        if step == 4:
+            raise RuntimeError("as a kill would")
+
+    with pytest.raises(RuntimeError, match="as a kill would"):
+        train(config, callback=crash)
+    assert [step for step, _ in events(run)["loss"]] == [1, 2, 3]
+    assert train(config) == 0
+    shown = events(run)
+    for name in ("loss", "val_psnr", "val_bicubic_ssim", "lr"):
+        rows = zip(column(run, "step"), column(run, name), strict=True)
+        wanted = [(int(step), pytest.approx(float(value), rel=1e-6)) for step, value in rows if value]
+        assert shown[name] == wanted
+    assert len(shown["val_psnr"]) == 2
+
+
+def test_tensorboard_that_is_not_there_is_told_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ImportError, match=r"aminet_fast\[tracking\]"):
+        train(tiny(tmp_path, tensorboard=True))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("text", ["lr: 0.1\nlayers: 3\n", "{}", "[1, 2]", "a: [", "name: x"])
+def test_another_programs_config_is_left_alone(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"config.yaml is not that of a run.*--out"):
+        train(tiny(tmp_path))
+    assert (tmp_path / "run/config.yaml").read_text() == text
+
+
+def test_the_end_names_the_weights_that_are_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(tiny(tmp_path, steps=1))
+    assert capsys.readouterr().out.strip().endswith(f"weights in {tmp_path / 'run/last'}")
 
 
 def test_resume_never_refuses_an_existing_run(tmp_path: Path) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from ..drawn import draw_face
 from .config import DataConfig, DataError
 from .degrade import degrade
-from .drawn import draw_face
 from .faces import FaceDataset, open_faces
 from .images import ImageError, Picture, center_crop, find_images, read_image, to_image, to_tensor
 from .photo import sample_face, sample_photograph

@@ -8,9 +8,10 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
@@ -19,16 +20,21 @@ import numpy as np
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 BLOCK = 512  # pictures a checksum
 MEMORY_LIMIT = 2 << 30  # the most bytes kept in memory when the cache cannot be written
+LEFTOVER_AGE = 86400.0  # seconds; no build takes that long
 _HEADER = 128
 
 
 @dataclass
 class Meta:
-    """What lies beside the pixels: the names in order, what was left out and why, and block checksums."""
+    """What lies beside the pixels: the names in order, what was left out and why, and block checksums.
 
+    `content` is the SHA-256 of all names and pixels: the same wherever the files lie and whenever they were touched.
+    """
+
+    content: str = ""
     names: list[str] = field(default_factory=list)
     bad: list[tuple[str, str]] = field(default_factory=list)
     enlarged: int = 0
@@ -69,10 +75,7 @@ class FaceStore:
 
 
 def cache_key(settings: dict[str, object], files: Iterable[tuple[object, ...]]) -> str:
-    """SHA-256 over the settings and every candidate's name, size and time of change.
-
-    Size and time stand for the content: hashing it would read the whole set at every start.
-    """
+    """SHA-256 over the settings and whatever tells that a candidate is the one that was decoded."""
     digest = hashlib.sha256(json.dumps([FORMAT, settings], sort_keys=True).encode())
     for file in files:
         digest.update(json.dumps(file).encode())
@@ -86,6 +89,8 @@ def load_store(folder: Path, key: str) -> FaceStore | None:
         raw = json.loads((target / "meta.json").read_text(encoding="utf-8"))
         meta = Meta(**{**raw, "bad": [(name, reason) for name, reason in raw["bad"]]})
         store = FaceStore(meta, target)
+        if len(meta.content) != 64:
+            raise ValueError("its content has no digest")
         for part, shape in meta.parts.items():
             _verify(store, part, (len(meta.names), *shape))
         return store
@@ -121,6 +126,7 @@ def build_store(folder: Path, key: str, entries: Callable[[], Iterator[Entry]], 
     temporary: Path | None = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(folder)
         temporary = Path(tempfile.mkdtemp(prefix=f".{key[:12]}-", dir=folder))
         meta = _write(temporary, entries())
         return FaceStore(meta, _publish(temporary, folder, key))
@@ -132,13 +138,21 @@ def build_store(folder: Path, key: str, entries: Callable[[], Iterator[Entry]], 
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _remove_leftovers(folder: Path) -> None:
+    """Half-written folders of builders that were killed: those begun more than a day ago."""
+    for path in folder.glob(f".{'[0-9a-f]' * 12}-*"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > LEFTOVER_AGE:
+                shutil.rmtree(path)
+
+
 def _write(folder: Path, entries: Iterator[Entry]) -> Meta:
     """Stream the pixels into `folder`; plain writes, because a full disk kills whoever writes to a map."""
-    meta = Meta()
+    meta, content = Meta(), hashlib.sha256()
     with ExitStack() as stack:
         files: dict[str, IO[bytes]] = {}
         for entry in entries:
-            if not _note(meta, entry):
+            if not _note(meta, content, entry):
                 continue
             for part, pixels in entry.parts.items():
                 if part not in files:
@@ -152,19 +166,22 @@ def _write(folder: Path, entries: Iterator[Entry]) -> Meta:
             file.write(_npy_header((len(meta.names), *meta.parts[part])))
             file.flush()
             os.fsync(file.fileno())
+    meta.content = content.hexdigest()
     (folder / "meta.json").write_text(json.dumps(asdict(meta)), encoding="utf-8")
     return meta
 
 
-def _note(meta: Meta, entry: Entry) -> bool:
-    """Enter one candidate into `meta`; False when it is a bad one."""
+def _note(meta: Meta, content: hashlib._Hash, entry: Entry) -> bool:
+    """Enter one candidate into `meta` and `content`; False when it is a bad one."""
     if entry.reason is not None:
         meta.bad.append((entry.name, entry.reason))
         return False
     meta.names.append(entry.name)
     meta.enlarged += entry.enlarged
+    content.update(json.dumps([entry.name, {part: pixels.shape for part, pixels in entry.parts.items()}]).encode())
     for part, pixels in entry.parts.items():
         meta.parts.setdefault(part, list(pixels.shape))
+        content.update(np.ascontiguousarray(pixels, np.uint8).data)
     return True
 
 
@@ -189,7 +206,8 @@ def _publish(temporary: Path, folder: Path, key: str) -> Path:
         if load_store(folder, key) is not None:
             return target
         aside = Path(tempfile.mkdtemp(prefix=f".{key[:12]}-", dir=folder))
-        target.rename(aside / "damaged")
+        with suppress(FileNotFoundError):  # another process was about the same
+            target.rename(aside / "damaged")
         shutil.rmtree(aside, ignore_errors=True)
     temporary.chmod(0o755)  # mkdtemp's 0700 would shut out others who share the cache
     try:
@@ -201,10 +219,10 @@ def _publish(temporary: Path, folder: Path, key: str) -> Path:
 
 
 def _in_memory(folder: Path, entries: Iterator[Entry], count: int, error: OSError) -> FaceStore:
-    meta = Meta()
+    meta, content = Meta(), hashlib.sha256()
     rows: dict[str, list[np.ndarray]] = {}
     for entry in entries:
-        if not _note(meta, entry):
+        if not _note(meta, content, entry):
             continue
         size = count * sum(pixels.nbytes for pixels in entry.parts.values())
         if size > MEMORY_LIMIT:
@@ -214,4 +232,5 @@ def _in_memory(folder: Path, entries: Iterator[Entry], count: int, error: OSErro
             ) from error
         for part, pixels in entry.parts.items():
             rows.setdefault(part, []).append(np.array(pixels, np.uint8))
+    meta.content = content.hexdigest()
     return FaceStore(meta, None, {part: np.stack(row) for part, row in rows.items()})

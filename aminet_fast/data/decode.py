@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from ..drawn import draw_face
 from .config import DataConfig
-from .drawn import draw_face
 from .images import ImageError, center_crop, read_image
 from .sources import Item
 
@@ -22,10 +23,10 @@ class Pixels(NamedTuple):
     enlarged: bool = False
 
 
-def decode(item: Item, config: DataConfig) -> Pixels:
-    """Read, crop and resize one item as `config` says. Raises ImageError with the reason."""
+def decode(item: Item, config: DataConfig, draw: Callable[[int, int], Image.Image] = draw_face) -> Pixels:
+    """Read, crop and resize one item as `config` says; drawn faces by `draw`. Raises ImageError with the reason."""
     if item.seed is not None:
-        return Pixels(np.asarray(draw_face(item.seed, config.size)), None)
+        return Pixels(np.asarray(draw(item.seed, config.size)), None)
     if item.hr is not None and item.lr is not None:
         return _decode_pair(item.hr, item.lr, config)
     if item.hr is not None:

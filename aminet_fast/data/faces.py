@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import operator
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 from torch.utils.data import Dataset
 
+from ..drawn import DRAWN_VERSION
+from ..drawn.processes import drawing
 from .augment import Augment
 from .augment import augment as augment_image
 from .cache import Entry, FaceStore, build_store, cache_key, load_store
 from .config import SPLITS, DataConfig, DataError, Split
 from .decode import decode
 from .degrade import degrade, enlarge
-from .drawn import DRAWN_VERSION
 from .images import ImageError, to_tensor
 from .sources import Item, Listing, draw, list_faces
 
@@ -30,6 +33,7 @@ log = logging.getLogger(__name__)
 
 _NAMED = 5  # how many bad files a warning names
 _CHUNK = 128  # items decoded ahead, so that a large set streams
+_MANY = 128  # drawn faces that are worth the start of processes
 
 
 class FaceDataset(Dataset[dict[str, object]]):
@@ -41,16 +45,20 @@ class FaceDataset(Dataset[dict[str, object]]):
     plain index takes the seed from torch's generator, which a DataLoader seeds in every worker. Given pairs
     are flipped, not cropped.
 
-    `names` are paths relative to the root; `fingerprint` stands for the pixels, their order and the settings.
-    Raises IndexError for an index out of range.
+    `names` are paths relative to the root. Raises IndexError for an index out of range.
     """
 
-    def __init__(self, store: FaceStore, fingerprint: str, *, scale: int = 8, augment: bool | Augment = "none") -> None:
-        self.store, self.fingerprint, self.scale = store, fingerprint, scale
+    def __init__(self, store: FaceStore, *, scale: int = 8, augment: bool | Augment = "none") -> None:
+        self.store, self.scale = store, scale
         if isinstance(augment, bool):
             augment = "full" if augment else "none"
         self.augment: Augment = augment
         self.names = store.meta.names
+
+    @property
+    def fingerprint(self) -> str:
+        """64 hex digits for names, order, pixels and scale; copying or touching the files changes nothing."""
+        return hashlib.sha256(f"{self.store.meta.content} {self.scale}".encode()).hexdigest()
 
     @property
     def has_hr(self) -> bool:
@@ -118,7 +126,7 @@ def open_faces(config: DataConfig, split: Split = "train", augment: bool | Augme
             "%d of %d %s faces in %s are smaller than %dx%d after the crop and were enlarged",
             store.meta.enlarged, len(store.meta.names), split, listing.where, config.size, config.size,
         )  # fmt: skip
-    return FaceDataset(store, key, scale=config.scale, augment=augment)
+    return FaceDataset(store, scale=config.scale, augment=augment)
 
 
 def select(listing: Listing, config: DataConfig, split: Split) -> list[Item]:
@@ -138,31 +146,48 @@ def _settings(config: DataConfig) -> dict[str, object]:
 
 
 def _identity(item: Item) -> tuple[object, ...]:
-    """What a cached face depends on: name, and size and time of its files, or the seed and who draws it."""
+    """What tells that a cached face is still this one: its seed and who draws it, or its files' places, sizes, times.
+
+    Size and time stand for the content: hashing it would read the whole set at every start. That a file may be read
+    has to be told too: a change of its permissions leaves both as they are.
+    """
     if item.seed is not None:
-        return item.name, item.seed, DRAWN_VERSION, Image.__version__
+        return item.name, item.seed, DRAWN_VERSION, Image.__version__, np.__version__
     stats: list[object] = []
     for path in (item.hr, item.lr):
+        if path is None:
+            stats.append(None)
+            continue
         try:
-            stat = path.stat() if path else None
-            stats.append(stat and (str(path), stat.st_size, stat.st_mtime_ns))
+            stat = path.stat()
+            stats.append((os.path.abspath(path), stat.st_size, stat.st_mtime_ns, os.access(path, os.R_OK)))
         except OSError:
             stats.append("unreadable")
     return item.name, item.box, *stats
 
 
 def _entries(items: Sequence[Item], config: DataConfig, split: str) -> Iterator[Entry]:
-    """Decode in order in a few threads (Pillow frees the interpreter meanwhile), a chunk at a time."""
-    workers = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool:
+    """Decode in order in a few threads (Pillow frees the interpreter meanwhile), a chunk at a time.
+
+    Drawing does not free it: many drawn faces are drawn in processes, one for each thread.
+    """
+    workers = _workers()
+    drawn = sum(item.seed is not None for item in items)
+    processes = workers if workers > 1 and drawn >= _MANY else 0
+    with drawing(processes) as draw, ThreadPoolExecutor(workers) as pool:
         chunks = (items[i : i + _CHUNK] for i in range(0, len(items), _CHUNK))
-        entries = (entry for chunk in chunks for entry in pool.map(partial(_entry, config), chunk))
+        entries = (entry for chunk in chunks for entry in pool.map(partial(_entry, config, draw), chunk))
         yield from _with_progress(entries, len(items), f"preparing {split} faces")
 
 
-def _entry(config: DataConfig, item: Item) -> Entry:
+def _workers() -> int:
+    """One for each core this process may use, up to 8."""
+    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def _entry(config: DataConfig, draw: Callable[[int, int], Image.Image], item: Item) -> Entry:
     try:
-        pixels = decode(item, config)
+        pixels = decode(item, config, draw)
     except ImageError as error:
         return Entry(item.name, {}, error.reason)
     parts = {name: array for name, array in (("hr", pixels.hr), ("lr", pixels.lr)) if array is not None}
@@ -170,9 +195,10 @@ def _entry(config: DataConfig, item: Item) -> Entry:
 
 
 def _with_progress(entries: Iterable[Entry], total: int, what: str) -> Iterator[Entry]:
-    """Pass `entries` through; after a second and a half a progress bar on stderr says how far they are."""
+    """Pass `entries` through; after a second and a half a progress bar says how far they are, on a terminal."""
     start = time.monotonic()
-    bar = Progress(console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    bar = Progress(console=console, transient=True, disable=not console.is_terminal)
     task = bar.add_task(what, total=total)
     shown = False
     try:

@@ -53,15 +53,19 @@ def _boxes(root: Path) -> dict[str, Box]:
     """The face's square in each picture, by the picture's stem."""
     boxes: dict[str, Box] = {}
     for path in sorted((root / "annotation").glob("*.txt")):
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line.strip() for line in _lines(path) if line.strip()]
         if len(lines) == 195:
             boxes[Path(lines[0]).stem] = _box(_points(path, lines[1:]), _EYES_194)
     for path in sorted(root.rglob("*.pts")):
-        lines = path.read_text(encoding="utf-8").replace("{", "").replace("}", "").splitlines()
-        rows = [line for line in lines if line.strip() and ":" not in line]
+        rows = [line for line in _lines(path) if line.strip(" {}") and ":" not in line]
         if len(rows) == 68:
             boxes[path.stem] = _box(_points(path, rows), _EYES_68)
     return boxes
+
+
+def _lines(path: Path) -> list[str]:
+    """Its lines; none of a folder, and nonsense of a file that has the ending alone and is no text."""
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
 
 
 def _points(path: Path, lines: Sequence[str]) -> list[tuple[float, float]]:

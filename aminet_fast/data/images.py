@@ -109,7 +109,7 @@ def _to_picture(file: Path, image: Image.Image) -> Picture:
         notes.append("first of several frames")
     icc = image.info.get("icc_profile")
     upright = ImageOps.exif_transpose(image)
-    if upright.size != image.size or image.getexif().get(0x0112, 1) not in (0, 1):
+    if image.getexif().get(0x0112) in range(2, 9):
         notes.append("rotated by EXIF")
     mode = upright.mode
     if mode.startswith("I") or mode == "F":

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from .._atomic import atomic_write
 from .config import DataConfig, DataError
 from .images import find_images
 from .sources import Item, Listing, draw, relative_name, split_folders, split_items, suffix_list
@@ -89,8 +90,8 @@ def _write_list(config: DataConfig, split: str, items: Sequence[Item]) -> list[s
     text = "".join(f"{item.name}\n" for item in items)
     try:
         if not (path.is_file() and path.read_text(encoding="utf-8") == text):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            with atomic_write(path) as file:  # several processes may open the faces at once
+                file.write(text.encode())
     except OSError as error:
         log.warning("cannot write the list of drawn pictures %s (%s)", path, error)
         return []

@@ -12,6 +12,7 @@ from .config import DataConfig, DataError
 from .images import SUFFIXES, find_images
 
 VAL_EVERY = 25
+_SPLIT_BITS = 34  # room for the seeds of one split of drawn faces
 _NAMES = {
     "train": ("train", "training", "trainset"),
     "val": ("val", "valid", "validation"),
@@ -49,7 +50,6 @@ def list_faces(config: DataConfig) -> Listing:
     Raises DataError naming what was looked for and where, when nothing fits.
     """
     from . import helen, layouts
-    from .drawn import list_drawn
 
     if config.layout == "drawn" or (config.root is None and config.layout == "auto"):
         return list_drawn(config)
@@ -73,6 +73,17 @@ def list_faces(config: DataConfig) -> Listing:
             return listing
     looked = layouts.LOOKED_FOR[names[0]] if len(names) == 1 else layouts.LOOKED_FOR["folder"]
     raise DataError(f"no faces under {root}: looked for {looked}")
+
+
+def list_drawn(config: DataConfig) -> Listing:
+    """The seeds of each split of drawn faces; those of two splits, or of two `config.seed`, never meet."""
+    few = max(64, config.drawn // 16)
+    splits: dict[str, list[Item]] = {}
+    for number, (split, count) in enumerate((("train", config.drawn), ("val", few), ("test", few))):
+        first = (config.seed * 3 + number) << _SPLIT_BITS
+        splits[split] = [Item(f"drawn_{split}_{i:05d}.png", seed=first + i) for i in range(count)]
+    everything = [item for part in splits.values() for item in part]
+    return Listing("drawn", "the drawn faces", {**splits, "all": everything})
 
 
 def list_folder(root: Path, config: DataConfig) -> Listing | None:

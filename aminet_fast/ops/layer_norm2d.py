@@ -32,8 +32,9 @@ def layer_norm2d(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, bac
         backend: "auto", "reference", "cpu", "triton" or "cuda"; None: AMINET_FAST_BACKEND, else "auto".
 
     Returns:
-        [N, C, H, W] of x's dtype, also under autocast: statistics and sums are float32 (float64 for float64)
-        whatever the dtype. channels_last if x's channels are neighbours in memory, contiguous otherwise.
+        [N, C, H, W] of x's dtype; statistics and sums are float32 (float64 for float64) whatever the dtype.
+        Autocast does to it what it does to torch.nn.functional.layer_norm: nothing on the CPU, float32 on CUDA.
+        channels_last if x's channels are neighbours in memory, contiguous otherwise.
 
     Raises:
         TypeError, ValueError: an argument is not as above; the message names it.
@@ -51,8 +52,10 @@ def layer_norm2d(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, bac
 
 def _reference(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """The reference, kept to this operator's promises on dtype and layout."""
-    with torch.autocast(x.device.type, enabled=False):
-        y = layer_norm2d_ref(x, weight.to(x.dtype), bias.to(x.dtype), eps)
+    dtype = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), bias.dtype)
+    y = layer_norm2d_ref(x.to(dtype), weight.to(dtype), bias.to(dtype), eps)
+    if not (x.is_cuda and torch.is_autocast_enabled("cuda")):
+        y = y.to(x.dtype)
     return y.contiguous(memory_format=_memory_format(x))
 
 
@@ -96,5 +99,6 @@ def _double_backward(ctx: Any, *gradients: Tensor) -> None:
     no_second_derivative("layer_norm2d")
 
 
+torch.library.register_autocast("aminet_fast::layer_norm2d_fwd", "cuda", torch.float32, lib=library)
 torch.library.register_autograd("aminet_fast::layer_norm2d_fwd", _backward, setup_context=_setup_context, lib=library)
 torch.library.register_autograd("aminet_fast::layer_norm2d_bwd", _double_backward, lib=library)

@@ -13,7 +13,7 @@ import torch
 from .folder import write_file
 
 FORMAT, VERSION = "aminet_fast.checkpoint", 1
-_NAME = re.compile(r"step-(\d{8,})\.pt$")
+_NAME = re.compile(r"step-(\d{8,})\.pt")
 
 
 class CheckpointError(ValueError):
@@ -24,15 +24,21 @@ def checkpoint_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}.pt"
 
 
+def step_of(path: Path) -> int:
+    """The step in a checkpoint's name; raises ValueError when it is not named as one."""
+    match = _NAME.fullmatch(path.name)
+    if match is None:
+        raise ValueError(f"{path} is not named as a checkpoint")
+    return int(match.group(1))
+
+
 def list_checkpoints(folder: Path) -> list[Path]:
     """Checkpoints in a folder, oldest step first."""
-    found = [(int(m.group(1)), p) for p in folder.glob("step-*.pt") if (m := _NAME.search(p.name))]
-    return [path for _, path in sorted(found)]
+    return sorted((path for path in folder.glob("step-*.pt") if _NAME.fullmatch(path.name)), key=step_of)
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any], keep: int) -> Path:
-    """Write ``state`` (plain values and tensors, with its "step"); drop all checkpoints but the newest
-    ``keep``.
+    """Write ``state`` (plain values and tensors, with its "step"); drop all checkpoints but the newest ``keep``.
 
     Raises:
         OSError: the disk is full or not writable; the checkpoints that were there are untouched.

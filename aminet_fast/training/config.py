@@ -20,15 +20,16 @@ class TrainConfig:
     """Train AMINet on faces; the defaults are the paper's recipe.
 
     Args:
-        preset: Named network configuration (``aminet info`` lists them).
-        model: Fields of the network to change from the preset, as ``--model.width 12``.
+        preset: Named network: aminet, aminet-small, aminet-tiny, aminet-nano, or an ablation of the paper's tables (a
+            name that is none gets the list of all).
+        model: Fields of the network to change from the preset, as --model.width 12.
         data: Training faces; without a root, drawn ones.
-        val: Faces to validate on. None: the validation split of ``data``.
-        out: Run folder. None: runs/<preset>.
+        val: Faces to validate on, all of them, as --val.root DIR; without it, the validation split of data.
+        out: Run folder; without it, runs/<preset>.
         batch_size: Faces in a batch, on each process.
         accumulate: Batches whose gradients are summed into one step.
         epochs: Passes over the training faces.
-        steps: Optimiser steps; when given, ``epochs`` is not used.
+        steps: Optimiser steps; when given, epochs is not used.
         lr: Adam's learning rate.
         betas: Adam's betas.
         schedule: Learning rate over the run: constant, or a cosine down to zero at the last step.
@@ -38,8 +39,8 @@ class TrainConfig:
         loss: Training loss.
         init: Initial weights: PyTorch's, or N(0, 0.02) in every convolution as in the SPARNet line of work.
         precision: fp32, or bf16 autocast over fp32 weights.
-        ema: Decay of the moving average of the weights, which is then validated and saved; None: no average.
-        grad_clip: Largest gradient norm; None: not clipped.
+        ema: Decay of the moving average of the weights, which is then validated and saved; without it, no average.
+        grad_clip: Largest gradient norm; without it, gradients are not clipped.
         seed: Seed of the weights, the order of the faces and their augmentation.
         workers: Processes that load faces, on each training process; 0: none.
         device: Where to train; auto takes the GPU when there is one.
@@ -53,9 +54,8 @@ class TrainConfig:
         checkpoint_minutes: Most minutes between checkpoints; 0: only by steps and at the end.
         keep: Checkpoints to keep, the newest.
         log_every: Steps between rows of metrics.csv and lines of progress.
-        resume: "auto": go on from the newest checkpoint in the run folder, if there is one; "never"; or the
-            path
-            of a checkpoint to start from, which also allows a changed recipe.
+        resume: "auto": go on from the newest checkpoint in the run folder, if there is one; "never"; or the path of
+            a checkpoint to start from, which also allows a changed recipe.
         stop_after_minutes: Save and stop after this many minutes; the run can be resumed.
         tensorboard: Write TensorBoard events too (needs the extra "tracking").
         plot: Draw the run's curves to plot.png at its end (needs the extra "plot").
@@ -120,8 +120,16 @@ class TrainConfig:
         _require(all(0 <= b < 1 for b in self.betas), "betas", self.betas, "in [0, 1)")
 
     def network(self) -> AMINetConfig:
-        """The preset with ``model``'s changes; raises ValueError for an unknown preset or field."""
-        return get_config(self.preset).replace(**self.model)
+        """The preset with ``model``'s changes; raises ValueError for an unknown preset, field or value."""
+        try:
+            return get_config(self.preset).replace(**self.model)
+        except TypeError as error:
+            raise ValueError(f"model: {error}") from error
+
+    @property
+    def names_checkpoint(self) -> bool:
+        """Whether ``resume`` is the path of a checkpoint."""
+        return self.resume not in ("auto", "never")
 
     def folder(self) -> Path:
         return Path(self.out) if self.out else Path("runs") / self.preset
@@ -149,8 +157,8 @@ def _require(holds: bool, name: str, value: object, wanted: str) -> None:
         raise ValueError(f"{name} is {value!r}; it must be {wanted}")
 
 
-# What may differ between a run and its resumption without changing any of its numbers. The preset is only a
-# way # to name the network, and the faces themselves are compared by their fingerprint.
+# What may differ between a run and its resumption without changing any of its numbers. The preset is only a way to
+# name the network, and the faces themselves are compared by their fingerprint.
 _HARMLESS = {
     "out",
     "workers",

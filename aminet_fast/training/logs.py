@@ -13,11 +13,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 
 class RunLog:
-    """Lines for people: ``say`` also appends to the log file, ``progress`` draws a bar where there is a
-    terminal.
+    """Lines for people: ``say`` also appends to the log file, ``progress`` draws a bar where there is a terminal.
 
-    On processes other than the main one everything is silent. ``file`` is set once the run folder is known
-    to be good.
+    On processes other than the main one everything is silent. ``file`` is set once the run folder is known to be good.
     """
 
     def __init__(self, main: bool) -> None:
@@ -84,10 +82,10 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-def open_tensorboard(folder: Path) -> Any:
-    """A SummaryWriter; raises ImportError naming the extra that brings it."""
+def tensorboard_writer() -> Any:
+    """TensorBoard's SummaryWriter class; raises ImportError naming the extra that brings it."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ImportError("--tensorboard needs TensorBoard: pip install 'aminet_fast[tracking]'") from error
-    return SummaryWriter(str(folder))
+    return SummaryWriter

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -9,7 +11,7 @@ from accelerate.state import AcceleratorState
 from ..data import FaceDataset, open_faces
 from .config import TrainConfig
 from .folder import RunFolder, write_file
-from .logs import RunLog
+from .logs import RunLog, tensorboard_writer
 from .recorder import Recorder
 from .resume import check_faces, find_start
 from .session import Session
@@ -45,7 +47,10 @@ def train(config: TrainConfig, *, callback: Callback | None = None) -> int:
     try:
         with RunLog(accelerator.is_main_process) as log, StopSignals() as signals:
             trainer = _prepare(config, accelerator, log)
-            return trainer.run(signals, callback)
+            try:
+                return trainer.run(signals, callback)
+            finally:
+                trainer.recorder.close()
     except torch.OutOfMemoryError as error:
         raise MemoryFullError(
             f"the GPU's memory is full with batch_size {config.batch_size}; halve it and double --accumulate,"
@@ -73,18 +78,21 @@ def _accelerator(config: TrainConfig) -> Accelerator:
 
 def _prepare(config: TrainConfig, accelerator: Accelerator, log: RunLog) -> Trainer:
     """Check everything that can be wrong, and only then touch the run folder."""
+    if config.tensorboard:
+        tensorboard_writer()
     folder = RunFolder(config.folder())
     start = find_start(config, folder, log.warn)
     with accelerator.main_process_first():  # one process decodes the faces, the others find them in the cache
         faces, validator = _open_faces(config, accelerator)
     if start is not None:
-        named = config.resume not in ("auto", "never")
-        check_faces(start, faces.fingerprint, accelerator.num_processes, named, log.warn)
+        check_faces(start, faces.fingerprint, accelerator.num_processes, config.names_checkpoint, log.warn)
     accelerator.wait_for_everyone()  # every process has looked at the folder before one fills it
     if accelerator.is_main_process:
         folder.prepare()
         log.file = folder.log
-        write_file(folder.config, lambda file: file.write(config.to_yaml().encode()))
+        # Whoever runs from config.yaml goes on with this run, however this one was started.
+        again = dataclasses.replace(config, resume="auto")
+        write_file(folder.config, lambda file: file.write(again.to_yaml().encode()))
     accelerator.wait_for_everyone()
     session = Session(config, accelerator, faces, start)
     if start is not None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from typing import Any
 
+from safetensors import SafetensorError
+
 from .checkpoint import save_checkpoint
 from .folder import RunFolder, write_folder
-from .logs import RunLog, duration, open_tensorboard
+from .logs import RunLog, duration, tensorboard_writer
 from .metrics_csv import MetricsCSV
 from .optim import learning_rate
 from .session import Session
@@ -22,14 +25,28 @@ class Recorder:
         self.session, self.folder, self.log, self.validator = session, folder, log, validator
         self.config, self.main = session.config, bool(session.accelerator.is_main_process)
         self.csv = MetricsCSV(folder.metrics)
-        self.board = open_tensorboard(folder.root / "events") if self.config.tensorboard and self.main else None
+        self.board: Any = self._open_board() if self.config.tensorboard and self.main else None
         self.save_failed = False
         self.saved_at = time.monotonic()
         self.scores: Scores | None = None  # the latest
         self._steps, self._seconds = 0, 0.0  # since the last regular row, in this process
         self._pace = 0.0
+        if validator is not None:
+            self._choose_best(validator.faces.fingerprint)
         if self.main:
             self.csv.open(session.step)
+
+    def _choose_best(self, faces: str) -> None:
+        """Forget the best score when it was won on other faces, or its weights are not in this folder."""
+        session = self.session
+        if session.val_faces not in (None, faces) or not self.folder.best.is_dir():
+            session.best = -math.inf
+        session.val_faces = faces
+
+    def _open_board(self) -> Any:
+        # What an earlier process wrote after the checkpoint comes again: TensorBoard drops those points.
+        purge = self.session.step + 1 if self.session.step else None
+        return tensorboard_writer()(str(self.folder.root / "events"), purge_step=purge)
 
     def count(self, loss: float, seconds: float) -> None:
         """Take a step's loss and duration into the next row."""
@@ -59,10 +76,9 @@ class Recorder:
             self.log.progress(self.session.step, self._line(), row=False)
         if self.main and self.validator is not None and self.config.panel_every and (final or self._due("panel_every")):
             self._try("panel", self._panel)
-        if scores is not None and scores.psnr > self.session.best:
-            self.session.best = scores.psnr
-            if self.main:
-                self._try("best/", lambda: self._weights("best"))
+        if self.main and scores is not None and scores.psnr > self.session.best:
+            written = self._try("best/", lambda: self._weights("best"))
+            self.session.best = scores.psnr if written else self.session.best
         if final or stopping or save or self._due("checkpoint_every"):
             self.save()
 
@@ -75,8 +91,9 @@ class Recorder:
             self.save_failed = not (self._try("last/", lambda: self._weights("last")) and written)
 
     def close(self) -> None:
+        """Write out what TensorBoard still holds back."""
         if self.board is not None:
-            self.board.close()
+            self._try("TensorBoard's events", self.board.close)
 
     def _due(self, name: str) -> bool:
         every = getattr(self.config, name)
@@ -100,13 +117,16 @@ class Recorder:
         if self.main:
             self._try("metrics.csv", lambda: self.csv.write(row))
             if self.board is not None:
-                for name, value in row.items():
-                    if value is not None and name != "step":
-                        self.board.add_scalar(name, value, s.step)
+                self._try("TensorBoard's events", lambda: self._show(row))
             self.log.progress(s.step, self._line(row), row=True)
         if regular:
             s.loss_sum, s.loss_count = 0.0, 0
             self._steps, self._seconds = 0, 0.0
+
+    def _show(self, row: dict[str, Any]) -> None:
+        for name, value in row.items():
+            if value is not None and name != "step":
+                self.board.add_scalar(name, value, row["step"])
 
     def _line(self, row: dict[str, Any] | None = None) -> str:
         s = self.session
@@ -128,7 +148,10 @@ class Recorder:
 
     def _weights(self, name: str) -> None:
         model = self.session.shadow.model()
-        write_folder(self.folder.root / name, model.save_pretrained)
+        try:
+            write_folder(self.folder.root / name, model.save_pretrained)
+        except SafetensorError as error:  # no OSError, though the disk's error is all it reports
+            raise OSError(str(error)) from error
 
     def _try(self, what: str, write: Any) -> bool:
         """Report a failing disk, and go on: hours of training are worth more than one picture."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from .checkpoint import list_checkpoints, newest_checkpoint, read_checkpoint
+from .checkpoint import list_checkpoints, newest_checkpoint, read_checkpoint, step_of
 from .config import TrainConfig, differences
 from .folder import RunFolder
 
@@ -17,18 +17,16 @@ def find_start(config: TrainConfig, folder: RunFolder, warn: Callable[[str], Non
     """The checkpoint to go on from, or None for a new run.
 
     Raises:
-        ValueError: the run folder holds another run, or something else; the checkpoint does not fit the
-        configuration.
+        ValueError: the run folder holds another run, or something else; the checkpoint does not fit the configuration.
             The message names the differing fields and the remedy.
-        FileNotFoundError, CheckpointError: the checkpoint that ``config.resume`` names is not there, or not
-        whole.
+        FileNotFoundError, CheckpointError: the checkpoint that ``config.resume`` names is not there, or not whole.
     """
-    if config.resume not in ("auto", "never"):
+    if config.names_checkpoint:
         path = Path(config.resume)
         state = read_checkpoint(path)
         if folder.checkpoints.resolve() != path.resolve().parent:
             _require_empty(folder, "starting from a checkpoint elsewhere needs a new run folder")
-        elif newer := [p.name for p in list_checkpoints(folder.checkpoints) if p.name > path.name]:
+        elif newer := [p.name for p in list_checkpoints(folder.checkpoints) if step_of(p) > state["step"]]:
             raise ValueError(
                 f"{folder.checkpoints} has newer checkpoints ({', '.join(newer)}); remove them to go back to"
                 f" {path.name}, or choose another --out"
@@ -43,10 +41,21 @@ def find_start(config: TrainConfig, folder: RunFolder, warn: Callable[[str], Non
         _compare(found[1]["config"], config, folder, named=False, warn=warn)
         return found[1]
     if folder.config.is_file():  # ended before its first checkpoint: the same run starts again
-        _compare(yaml.safe_load(folder.config.read_text(encoding="utf-8")), config, folder, named=False, warn=warn)
+        _compare(_read_config(folder), config, folder, named=False, warn=warn)
     else:
         _require_empty(folder, "it is no run folder")
     return None
+
+
+def _read_config(folder: RunFolder) -> dict[str, Any]:
+    """A run's config.yaml; raises ValueError when a file of that name is something else."""
+    try:
+        values = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        values = None
+    if not isinstance(values, dict) or not isinstance(values.get("model"), dict) or "steps" not in values:
+        raise ValueError(f"{folder.config} is not that of a run; choose another folder with --out")
+    return values
 
 
 def check_faces(state: dict[str, Any], fingerprint: str, world: int, named: bool, warn: Callable[[str], None]) -> None:

@@ -29,6 +29,7 @@ class Session:
         self.total = config.total_steps(len(faces), self.world)
         self.faces_a_step = config.batch_size * config.accumulate * self.world
         self.step, self.seconds, self.best = 0, 0.0, -math.inf
+        self.val_faces: str | None = None  # fingerprint of the faces that `best` was scored on
         self.loss_sum, self.loss_count = 0.0, 0  # since the last regular row of metrics.csv
         self._clock = time.monotonic()
 
@@ -38,8 +39,8 @@ class Session:
         self.shadow = Shadow(self.net, config.ema)
         if config.compile:
             self.net.compile()  # in place: the keys of the state dict stay as they are
-        # DDP copies the first process's BatchNorm statistics to the others before each step, so that its
-        # network # is the whole state; each process still normalises by its own batch.
+        # DDP copies the first process's BatchNorm statistics to the others before each step, so that its network is
+        # the whole state; each process still normalises by its own batch.
         self.model, self.prepared = accelerator.prepare(self.net.train(), build_optimizer(self.net, config))
         self.optimizer: torch.optim.Optimizer = self.prepared.optimizer
         if start is not None:
@@ -60,6 +61,7 @@ class Session:
             self.shadow.average.load_state_dict(start["ema"] or start["model"])
         for name in ("step", "seconds", "best", "loss_sum", "loss_count"):
             setattr(self, name, start[name])
+        self.val_faces = start.get("val_faces")  # not in the first checkpoints
         states = start["rng"]
         rng.restore(states[self.accelerator.process_index % len(states)])
 
@@ -77,6 +79,7 @@ class Session:
             "world": self.world,
             "seconds": self.seconds,
             "best": self.best,
+            "val_faces": self.val_faces,
             "loss_sum": self.loss_sum,
             "loss_count": self.loss_count,
         }

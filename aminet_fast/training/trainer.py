@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections.abc import Callable, Iterator
 
@@ -37,6 +38,8 @@ class Trainer:
             self.log.say(f"{self.folder.root} is complete at step {s.step}; raise --steps or --epochs to train on")
             return 0
         self._greet()
+        if self.config.names_checkpoint:
+            self.recorder.save()  # from here on the folder stands alone, even if the process ends before a step
         batches = self._batches()
         s.tick()
         reason: str | None = None
@@ -58,7 +61,6 @@ class Trainer:
                 reason = "the callback"
             self._between(agreed, used, reason)
             s.tick()
-        self.recorder.close()
         return self._farewell(reason)
 
     def _batches(self) -> Iterator[Batch]:
@@ -88,8 +90,8 @@ class Trainer:
                 loss = LOSSES[config.loss](s.model(given), wanted)
                 losses.append(loss.detach())
                 if len(used) == config.accumulate:
-                    # Before the backward pass is queued: the CPU then waits for the forward pass alone, and
-                    # a GPU # has work left while the next batch is fetched.
+                    # Before the backward pass is queued: the CPU then waits for the forward pass alone, and a GPU has
+                    # work left while the next batch is fetched.
                     agreement = exchange(accelerator, losses, self._wishes(signals))
                 accelerator.backward(loss)
                 if config.grad_clip is not None and accelerator.sync_gradients:
@@ -122,11 +124,14 @@ class Trainer:
     def _diverged(self, what: str, used: list[Batch], losses: list[float]) -> None:
         s, rank = self.session, self.accelerator.process_index
         rate = s.optimizer.param_groups[0]["lr"]
-        folder = dump_batches(self.folder.root, used, step=s.step, lr=rate, losses=losses, rank=rank)
+        try:
+            folder = dump_batches(self.folder.root, used, step=s.step, lr=rate, losses=losses, rank=rank)
+            faces = f"its faces are in {folder}"
+        except OSError as error:
+            faces = f"its faces could not be written ({error})"
         message = (
-            f"the {what} is not finite after step {s.step} (loss {losses}, lr {rate:g}); its faces"
-            f" are in {folder}, and nothing of the step was saved. Start again from a checkpoint (--resume)"
-            " with a lower --lr, or with --grad_clip 1"
+            f"the {what} is not finite after step {s.step} (loss {losses}, lr {rate:g}); {faces}, and nothing of the"
+            " step was saved. Start again from a checkpoint (--resume) with a lower --lr, or with --grad_clip 1"
         )
         self.log.note(f"error: {message}")
         raise DivergedError(message)
@@ -147,9 +152,10 @@ class Trainer:
             self.log.warn("the last checkpoint could not be written; only an earlier one can be resumed")
         if reason is None:
             took = duration(s.seconds)
-            self.log.say(f"complete: {s.total:,} steps in {took}; weights in {folder.best} and {folder.last}")
+            weights = " and ".join(str(path) for path in (folder.best, folder.last) if path.is_dir())
+            self.log.say(f"complete: {s.total:,} steps in {took}; weights in {weights}")
         else:
-            again = f"aminet train --config {folder.config}"
+            again = f"aminet train --config {shlex.quote(str(folder.config))}"
             self.log.say(f"stopped by {reason} after step {s.step:,}; go on with: {again}")
         if self.config.plot and self.accelerator.is_main_process:
             self._plot()

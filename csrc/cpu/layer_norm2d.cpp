@@ -21,8 +21,24 @@ LayerNormShape shape_of(const Tensor& x, MemoryFormat format) {
   return {x.size(0), x.size(1), x.size(2) * x.size(3), format == MemoryFormat::ChannelsLast};
 }
 
+// The public function says it better, but the operators can be called without it, and must not read past the end.
+void check_image(const Tensor& x) {
+  STD_TORCH_CHECK(x.dim() == 4 && x.numel() > 0, "layer_norm2d: x must be [N, C, H, W] with every size at least 1");
+}
+
+void check_same_sizes(const Tensor& a, const Tensor& x) {
+  bool same = a.dim() == x.dim();
+  for (int64_t i = 0; same && i < x.dim(); ++i) same = a.size(i) == x.size(i);
+  STD_TORCH_CHECK(same, "layer_norm2d: the gradient must have the sizes of x");
+}
+
+void check_statistics(const Tensor& s, const Tensor& x, ScalarType acc) {
+  STD_TORCH_CHECK(s.numel() * x.size(1) == x.numel() && s.scalar_type() == acc,
+                  "layer_norm2d: mean and rstd must be the forward's");
+}
+
 std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& input, const Tensor& weight, const Tensor& bias, double eps) {
-  STD_TORCH_CHECK(input.dim() == 4, "layer_norm2d: x must be [N, C, H, W]");
+  check_image(input);
   const MemoryFormat format = format_of(input);
   const Tensor x = torch::stable::contiguous(input, format);
   const ScalarType acc = acc_of(x);
@@ -59,6 +75,11 @@ void add_partials(const Tensor& partial, Tensor& dweight, Tensor& dbias) {
 
 std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad, const Tensor& input, const Tensor& weight,
                                             const Tensor& mean, const Tensor& rstd) {
+  check_image(input);
+  check_same_sizes(grad, input);
+  check_statistics(mean, input, acc_of(input));
+  check_statistics(rstd, input, acc_of(input));
+  STD_TORCH_CHECK(weight.numel() == input.size(1), "layer_norm2d: weight must be [C]");
   const MemoryFormat format = format_of(input);
   const Tensor x = torch::stable::contiguous(input, format);
   const Tensor dy = torch::stable::contiguous(torch::stable::to(grad, x.scalar_type()), format);

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from .canvas import Canvas, mix, smooth
@@ -26,18 +28,22 @@ _LIFT = {
 }
 
 
-def _strand(canvas: Canvas, path: np.ndarray, z: float | None, width: float = 0.016) -> None:
-    """One strand: its shade varies, and one in a few catches the light."""
+def _strands(canvas: Canvas, paths: np.ndarray | Sequence[np.ndarray], z: float | None, width: float = 0.016) -> None:
+    """Strands [m, n, 2], or m of [n, 2]: each has its shade, and one in a few catches the light."""
     p, rng = canvas.person, canvas.rng
-    t = float(rng.random())
-    lit = rng.random() < 0.36
-    color = mix(p.hair, (255, 244, 226), 0.05 + 0.3 * t * t) if lit else mix(p.hair, DARK, 0.08 + 0.55 * t)
-    canvas.queue(path, color, width, z)
+    t = rng.random((len(paths), 1))
+    lit = rng.random((len(paths), 1)) < 0.36
+    share = np.where(lit, 0.05 + 0.3 * t * t, 0.08 + 0.55 * t)
+    canvas.strands(paths, p.hair + share * (np.where(lit, (255, 244, 226), DARK) - p.hair), width, z)
+
+
+def _between(rng: np.random.Generator, low: float, high: float, count: int) -> np.ndarray:
+    """Uniform numbers [count, 1]: one for each strand, to be spread over its points."""
+    return rng.uniform(low, high, (count, 1))
 
 
 def _mass(canvas: Canvas, outline: np.ndarray, z: float) -> None:
     """The hair's body, shaded like the head under it."""
-    canvas.flush()
     shade = 0.42 + 0.6 * canvas.lambert(0, -0.2, 1.5, 1.9, 0.35)
     canvas.paste_soft(canvas.soft(canvas.person.hair, shade), canvas.mask(outline, z))
 
@@ -75,9 +81,9 @@ def draw_back_hair(canvas: Canvas) -> None:
         x, y, r = float(rng.normal(0, 0.15)), -1.95, float(rng.uniform(0.35, 0.5))
         ring = np.linspace(0, 2 * np.pi, 24)
         _mass(canvas, np.stack([x + r * np.cos(ring), y + 0.9 * r * np.sin(ring)], 1), 0.2)
-        for k in np.linspace(0.15, 0.95, 16):
-            arc = np.linspace(rng.uniform(0, 6), rng.uniform(7, 10), 12)
-            _strand(canvas, np.stack([x + r * k * np.cos(arc), y + 0.9 * r * k * np.sin(arc)], 1), 0.2)
+        k = r * np.linspace(0.15, 0.95, 16)[:, None]
+        arc = np.linspace(rng.uniform(0, 6, 16), rng.uniform(7, 10, 16), 12, axis=1)  # [16, 12]
+        _strands(canvas, np.stack([x + k * np.cos(arc), y + 0.9 * k * np.sin(arc)], 2), 0.2)
     if p.style not in LONG:
         return
     end = 1.35 if p.style == "bob" else float(rng.uniform(1.9, 3.2))
@@ -85,12 +91,11 @@ def draw_back_hair(canvas: Canvas) -> None:
     half = [(0.0, -1.8), (0.8, -1.45), (wide, -0.5), (wide + 0.08, 0.6), (wide, end), (0.5, end + 0.1)]
     _mass(canvas, smooth([*half, *[(-x, y) for x, y in half[:0:-1]]], closed=True), 0.2)
     wave = 0.08 if p.style == "long_wavy" else 0.015
-    for _ in range(110):
-        side = 1 if rng.random() < 0.5 else -1
-        x = rng.uniform(0.62, 1.0) * wide
-        down = np.linspace(rng.uniform(-1.0, 0.8), end - rng.uniform(0, 0.3), 12)
-        bend = wave * np.sin(down * rng.uniform(4, 6) + rng.uniform(0, 6)) * np.linspace(0.3, 1, 12)
-        _strand(canvas, np.stack([side * (x + bend), down], 1), 0.2)
+    m = 110
+    side = np.where(rng.random((m, 1)) < 0.5, 1, -1)
+    down = np.linspace(rng.uniform(-1.0, 0.8, m), end - rng.uniform(0, 0.3, m), 12, axis=1)  # [m, 12]
+    bend = wave * np.sin(down * _between(rng, 4, 6, m) + _between(rng, 0, 6, m)) * np.linspace(0.3, 1, 12)
+    _strands(canvas, np.stack([side * (_between(rng, 0.62, 1.0, m) * wide + bend), down], 2), 0.2)
 
 
 def draw_hair(canvas: Canvas) -> None:
@@ -112,66 +117,66 @@ def draw_hair(canvas: Canvas) -> None:
     if p.style in LONG:
         _draw_locks(canvas, inner)
     if p.style in ("short", "side", "back") and p.beard in ("none", "stubble"):
-        for side in (-1, 1):  # sideburns
-            for _ in range(14):
-                x, y = side * (p.cheek - rng.uniform(0.0, 0.07)), rng.uniform(-0.3, 0.3)
-                _strand(canvas, np.array([(x, y), (x - side * 0.01, y + 0.14)]), 0.45, 0.012)
+        root = rng.uniform((p.cheek - 0.07, -0.3), (p.cheek, 0.3), (28, 2))  # sideburns
+        paths = np.stack([root, root + np.array([-0.01, 0.14])], 1)
+        paths[:14, :, 0] *= -1
+        _strands(canvas, paths, 0.45, 0.012)
 
 
 def _draw_combed(canvas: Canvas, inner: np.ndarray, outer: np.ndarray) -> None:
     """Strands from the part along the head to both ears."""
-    rng = canvas.rng
-    n = len(inner)
+    rng, n, m = canvas.rng, len(inner), 150
     part = int(n * rng.uniform(0.38, 0.62))
-    for _ in range(150):
-        share = rng.uniform(0.02, 1.0)
-        left = rng.random() < part / n
-        a, b = sorted((part, int(rng.integers(0, part)) if left else int(rng.integers(part, n))))
-        if b - a < 6:
-            continue
-        if rng.random() < 0.5:
-            a, b = (0, part) if left else (part, n)
-        drift = np.linspace(share, np.clip(share + rng.normal(0, 0.15), 0, 1), b - a)[:, None]
-        _strand(canvas, (inner[a:b] * (1 - drift) + outer[a:b] * drift)[::3], 0.5)
+    left = rng.random(m) < part / n
+    start = np.where(left, rng.integers(0, part, m), part)
+    stop = np.where(left, part, rng.integers(part, n, m))
+    whole = rng.random(m) < 0.5
+    start[whole & left], stop[whole & ~left] = 0, n
+    long = stop - start >= 6
+    start, stop = start[long], stop[long]
+    t = np.linspace(0, 1, 11)
+    i = np.rint(start[:, None] + t * (stop - 1 - start)[:, None]).astype(int)  # [m, 11]
+    share = _between(rng, 0.02, 1.0, len(i))
+    drift = np.clip(share + rng.normal(0, 0.15, share.shape), 0, 1) - share
+    share = (share + t * drift)[..., None]
+    _strands(canvas, inner[i] * (1 - share) + outer[i] * share, 0.5)
 
 
 def _draw_up(canvas: Canvas, inner: np.ndarray, outer: np.ndarray) -> None:
     """Strands from the hairline up and back."""
-    rng = canvas.rng
+    rng, m = canvas.rng, 190
     lean = float(rng.normal(0, 0.3))
-    for _ in range(190):
-        i = int(rng.integers(0, len(inner)))
-        start, stop = sorted((rng.uniform(0, 0.6), rng.uniform(0.3, 1.04)))
-        t = np.linspace(start, stop, 5)[:, None]
-        path = inner[i] * (1 - t) + outer[i] * t
-        path[:, 0] += lean * (t[:, 0] ** 2) * 0.4
-        _strand(canvas, path + rng.normal(0, 0.008, path.shape), 0.5)
+    i = rng.integers(0, len(inner), m)
+    ends = np.sort(rng.uniform((0, 0.3), (0.6, 1.04), (m, 2)), axis=1)
+    t = np.linspace(ends[:, 0], ends[:, 1], 5, axis=1)[..., None]  # [m, 5, 1]
+    paths = inner[i][:, None] * (1 - t) + outer[i][:, None] * t
+    paths[..., 0] += lean * (t[..., 0] ** 2) * 0.4
+    _strands(canvas, paths + rng.normal(0, 0.008, paths.shape), 0.5)
 
 
 def _draw_fringe(canvas: Canvas, inner: np.ndarray, outer: np.ndarray) -> None:
     """Strands from the crown down to the brows and ears."""
-    rng = canvas.rng
+    rng, m = canvas.rng, 190
     crown = np.array([rng.normal(0, 0.1), -1.62])
-    for _ in range(190):
-        i = int(rng.integers(0, len(inner)))
-        end = inner[i] + (0, rng.uniform(-0.05, 0.1))
-        middle = 0.45 * crown + 0.55 * outer[i] + rng.normal(0, 0.05, 2)
-        if abs(end[0]) < 0.7:
-            middle = 0.5 * crown + 0.5 * end + (0, -0.12)
-        _strand(canvas, smooth([crown + rng.normal(0, 0.06, 2), middle, end])[::3], 0.6)
+    i = rng.integers(0, len(inner), m)
+    end = inner[i]
+    end[:, 1] += rng.uniform(-0.05, 0.1, m)
+    over = 0.45 * crown + 0.55 * outer[i] + rng.normal(0, 0.05, (m, 2))
+    middle = np.where(np.abs(end[:, :1]) < 0.7, 0.5 * crown + 0.5 * end + (0, -0.12), over)
+    start = crown + rng.normal(0, 0.06, (m, 2))
+    _strands(canvas, smooth(np.stack([start, middle, end], 1))[:, ::3], 0.6)
 
 
 def _draw_curls(canvas: Canvas, inner: np.ndarray, outer: np.ndarray) -> None:
     """Many small arcs, and curls over the rims."""
     rng = canvas.rng
-    count, size = (300, 0.045) if canvas.person.style == "afro" else (190, 0.085)
-    where = rng.integers(0, len(inner), count)
-    share = rng.uniform(-0.03, 1.03, count)
-    for i, s in zip(where.tolist(), share.tolist(), strict=True):
-        center = inner[i] * (1 - s) + outer[i] * s
-        arc = np.linspace(0, rng.uniform(2.5, 5.5), 7) + rng.uniform(0, 6)
-        r = size * rng.uniform(0.6, 1.4)
-        _strand(canvas, center + r * np.stack([np.cos(arc), np.sin(arc)], 1), 0.5, 0.018)
+    m, size = (300, 0.045) if canvas.person.style == "afro" else (190, 0.085)
+    i = rng.integers(0, len(inner), m)
+    share = _between(rng, -0.03, 1.03, m)
+    center = inner[i] * (1 - share) + outer[i] * share
+    arc = _between(rng, 2.5, 5.5, m) * np.linspace(0, 1, 7) + _between(rng, 0, 6, m)  # [m, 7]
+    r = size * rng.uniform(0.6, 1.4, (m, 1, 1))
+    _strands(canvas, center[:, None] + r * np.stack([np.cos(arc), np.sin(arc)], 2), 0.5, 0.018)
 
 
 def _draw_locks(canvas: Canvas, inner: np.ndarray) -> None:
@@ -186,10 +191,10 @@ def _draw_locks(canvas: Canvas, inner: np.ndarray) -> None:
         edge = p.cheek - 0.09 + wave * np.sin(y * 5 + rng.uniform(0, 6)) + 0.05 * (y > 0.6)
         far = edge + np.linspace(0.12, 0.34, 14)
         _mass(canvas, np.concatenate([np.stack([side * edge, y], 1), np.stack([side * far, y], 1)[::-1]]), 0.5)
-        for _ in range(34):
-            share = rng.uniform(-0.04, 1.0)
-            path = np.stack([side * (edge * (1 - share) + far * share + rng.normal(0, 0.01)), y], 1)
-            _strand(canvas, path[int(rng.integers(0, 6)) :], 0.5)
+        share = _between(rng, -0.04, 1.0, 34)
+        x = side * (edge * (1 - share) + far * share + rng.normal(0, 0.01, (34, 1)))
+        paths = np.stack([x, np.broadcast_to(y, x.shape)], 2)  # [34, 14, 2]
+        _strands(canvas, [path[first:] for path, first in zip(paths, rng.integers(0, 6, 34), strict=True)], 0.5)
 
 
 def _draw_buzz(canvas: Canvas, inner: np.ndarray, outer: np.ndarray) -> None:
@@ -199,14 +204,14 @@ def _draw_buzz(canvas: Canvas, inner: np.ndarray, outer: np.ndarray) -> None:
     canvas.paste_soft(pixels, canvas.mask(np.concatenate([outer, inner[::-1]]), 0.5).point(lambda v: v * 215 // 255))
     where = rng.integers(0, len(inner), 420)
     share = rng.uniform(-0.06, 1, (420, 1))
-    _stipple(canvas, list(inner[where] * (1 - share) + outer[where] * share))
+    _stipple(canvas, inner[where] * (1 - share) + outer[where] * share)
 
 
-def _stipple(canvas: Canvas, points: list[np.ndarray]) -> None:
+def _stipple(canvas: Canvas, points: np.ndarray) -> None:
     p, rng = canvas.person, canvas.rng
-    for point in points:
-        tip = point + rng.normal(0, 0.02, 2)
-        canvas.stroke([point, tip], mix(mix(p.hair, DARK, 0.3), p.skin, float(rng.uniform(0, 0.45))), 0.01, 0.5)
+    color = np.asarray(mix(p.hair, DARK, 0.3))
+    shades = color + _between(rng, 0, 0.45, len(points)) * (p.skin - color)
+    canvas.strands(np.stack([points, points + rng.normal(0, 0.02, points.shape)], 1), shades, 0.01, 0.5)
 
 
 def draw_beard(canvas: Canvas) -> None:
@@ -225,8 +230,9 @@ def draw_beard(canvas: Canvas) -> None:
     chin = (x < 0.3) & (y > 1.38) & (x < edge) | (x > w + 0.02) & (x < w + 0.12) & (y > 0.95) & (y < 1.5)
     keep = {"stubble": jaw | above, "full": jaw | above, "moustache": above, "goatee": above | chin}[p.beard]
     if p.beard == "stubble":
-        _stipple(canvas, list(spots[keep][:330]))
+        _stipple(canvas, spots[keep][:330])
         return
-    for point in np.repeat(spots[keep], 2, axis=0)[:620] + rng.normal(0, 0.015, (min(620, 2 * int(keep.sum())), 2)):
-        out = np.array([0.12 * point[0], 0.11 if point[1] > 1.0 else 0.07]) * rng.uniform(0.5, 1.2)
-        _strand(canvas, np.array([point, point + out]), None, 0.018)
+    roots = np.repeat(spots[keep], 2, axis=0)[:620]
+    roots = roots + rng.normal(0, 0.015, roots.shape)
+    out = np.stack([0.12 * roots[:, 0], np.where(roots[:, 1] > 1.0, 0.11, 0.07)], 1)
+    _strands(canvas, np.stack([roots, roots + out * _between(rng, 0.5, 1.2, len(roots))], 1), None, 0.018)

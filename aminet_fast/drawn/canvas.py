@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -35,16 +36,51 @@ _CATMULL = 0.5 * np.concatenate(
 
 
 def smooth(points: Points, closed: bool = False) -> np.ndarray:
-    """A Catmull-Rom curve through `points`, float64 [8 * segments (+ 1), 2]."""
+    """Catmull-Rom curves through `points` [..., n, 2], float64 [..., 8 * segments (+ 1), 2]."""
     p = np.asarray(points, np.float64)
-    around = np.concatenate([p[-1:], p, p[:2]]) if closed else np.concatenate([p[:1], p, p[-1:]])
-    windows = np.stack([around[:-3], around[1:-2], around[2:-1], around[3:]], axis=1)  # [segments, 4, 2]
-    curve = (_CATMULL @ windows).reshape(-1, 2)
-    return curve if closed else np.concatenate([curve, p[-1:]])
+    around = [p[..., -1:, :], p, p[..., :2, :]] if closed else [p[..., :1, :], p, p[..., -1:, :]]
+    q = np.concatenate(around, axis=-2)
+    windows = np.stack([q[..., i : q.shape[-2] - 3 + i, :] for i in range(4)], axis=-2)  # [..., segments, 4, 2]
+    curve = (_CATMULL @ windows).reshape(*p.shape[:-2], -1, 2)
+    return curve if closed else np.concatenate([curve, p[..., -1:, :]], axis=-2)
+
+
+Paint = Callable[[ImageDraw.ImageDraw, list[float], tuple[int, int, int], float], None]
+
+
+class Job(NamedTuple):
+    """Shapes that wait to be drawn: their points one after the other, and how many each of them has."""
+
+    paint: Paint
+    points: np.ndarray  # [sum of lengths, 2], face coordinates
+    lengths: Sequence[int]
+    colors: Sequence[tuple[int, int, int]]
+    width: float  # of a line, or the radius of a disc, in canvas pixels
+    z: float  # NaN: the ellipsoid's
+
+
+def _line(draw: ImageDraw.ImageDraw, xy: list[float], color: tuple[int, int, int], width: float) -> None:
+    draw.line(xy, color, int(width))
+
+
+def _curve(draw: ImageDraw.ImageDraw, xy: list[float], color: tuple[int, int, int], width: float) -> None:
+    draw.line(xy, color, int(width), "curve")
+
+
+def _polygon(draw: ImageDraw.ImageDraw, xy: list[float], color: tuple[int, int, int], width: float) -> None:
+    draw.polygon(xy, color)
+
+
+def _disc(draw: ImageDraw.ImageDraw, xy: list[float], color: tuple[int, int, int], width: float) -> None:
+    x, y = xy
+    draw.ellipse((x - width, y - width, x + width, y + width), color)
 
 
 class Canvas:
     """An RGB picture of three times the size, and the pose that takes face coordinates to its pixels.
+
+    Shapes are drawn in the order of the calls, but only when `image` or `draw` is asked for: placing the points
+    of hundreds of strokes at once is much faster.
 
     Face coordinates: the eyes are at (-0.5, 0) and (0.5, 0), y points down, z (towards the viewer) follows an
     ellipsoid unless it is given.
@@ -53,8 +89,8 @@ class Canvas:
     def __init__(self, size: int, person: Person, rng: np.random.Generator) -> None:
         self.person, self.rng = person, rng
         self.side = size * SUPERSAMPLING
-        self.image = Image.new("RGB", (self.side, self.side))
-        self.draw = ImageDraw.Draw(self.image)
+        self._jobs: list[Job] = []
+        self.swap(Image.new("RGB", (self.side, self.side)))
         self.unit = self.side * float(rng.uniform(0.225, 0.31))
         self.center = (
             self.side * (0.5 + float(rng.normal(0, 0.015))),
@@ -67,62 +103,91 @@ class Canvas:
         spin = self.unit * np.array([[c, s], [-s, c]])  # row vectors: p @ spin
         self._turn = np.diag([np.cos(self.yaw), np.cos(self.pitch)]) @ spin
         self._lean = np.array([np.sin(self.yaw), np.sin(self.pitch)]) @ spin
-        self._queue: list[tuple[np.ndarray, Sequence[float], float, float]] = []
         grid = (np.arange(self.side // SOFT, dtype=np.float32) + 0.5) * SOFT
         self.grid_x, self.grid_y = grid[None, :], grid[:, None]
 
     def place(self, points: Points, z: float | np.ndarray | None = None) -> np.ndarray:
         """Face coordinates [n, 2] to canvas pixels [n, 2]; `z`: one, one a point, or the ellipsoid's."""
         p = np.asarray(points, np.float64).reshape(-1, 2)
-        x, y = p[:, 0], p[:, 1]
         if z is None:
-            z = 1.05 * np.sqrt(np.maximum(1 - (x / 1.25) ** 2 - ((y - 0.1) / 2.0) ** 2, 0.02))
+            z = _surface(p)
         out = p @ self._turn
         out += np.multiply.outer(np.asarray(z) - 0.6, self._lean)
         out += self.center
         return out
 
-    def queue(self, points: Points, color: Sequence[float], width: float, z: float | None = None) -> None:
-        """A stroke to be drawn by the next `flush`: placing thousands of strands at once is much faster."""
-        self._queue.append((np.asarray(points, np.float64), color, width, np.nan if z is None else z))
+    @property
+    def image(self) -> Image.Image:
+        """The picture with everything that was drawn so far."""
+        self._flush()
+        return self._image
 
-    def flush(self) -> None:
-        if not self._queue:
+    @property
+    def draw(self) -> ImageDraw.ImageDraw:
+        """A brush on `image`, in canvas pixels."""
+        self._flush()
+        return self._draw
+
+    def swap(self, image: Image.Image) -> None:
+        """Go on with another picture of the same size."""
+        self._image, self._draw = image, ImageDraw.Draw(image)
+
+    def _flush(self) -> None:
+        if not self._jobs:
             return
-        lengths = [len(points) for points, *_ in self._queue]
-        points = np.concatenate([points for points, *_ in self._queue])
-        x, y = points[:, 0], points[:, 1]
-        z = np.repeat([z for *_, z in self._queue], lengths)
-        surface = 1.05 * np.sqrt(np.maximum(1 - (x / 1.25) ** 2 - ((y - 0.1) / 2.0) ** 2, 0.02))
-        pixels = _pairs(self.place(points, np.where(np.isnan(z), surface, z)))
+        jobs, self._jobs = self._jobs, []
+        points = np.concatenate([job.points for job in jobs])
+        z = np.repeat([job.z for job in jobs], [len(job.points) for job in jobs])
+        pixels = self.place(points, np.where(np.isnan(z), _surface(points), z)).ravel().tolist()
         start = 0
-        for length, (_, color, width, _) in zip(lengths, self._queue, strict=True):
-            self.draw.line(pixels[start : start + length], rgb(color), max(1, round(width * self.unit)))
-            start += length
-        self._queue.clear()
+        for job in jobs:
+            for length, color in zip(job.lengths, job.colors, strict=True):
+                job.paint(self._draw, pixels[start : start + 2 * length], color, job.width)
+                start += 2 * length
+
+    def _add(self, paint: Paint, points: Points, color: Sequence[float], width: float, z: float | None) -> None:
+        p = np.asarray(points, np.float64)
+        self._jobs.append(Job(paint, p, (len(p),), (rgb(color),), width, np.nan if z is None else z))
+
+    def _pixels(self, width: float) -> int:
+        return max(1, round(width * self.unit))
+
+    def strands(
+        self, paths: np.ndarray | Sequence[np.ndarray], colors: np.ndarray, width: float, z: float | None = None
+    ) -> None:
+        """Thin polylines [m, n, 2] (or m of [n, 2]) in their colours [m, 3]; `width` in units of the eye distance."""
+        if len(paths) == 0:
+            return
+        levels = [(r, g, b) for r, g, b in np.clip(colors + 0.5, 0, 255).astype(int).tolist()]
+        lengths = [len(path) for path in paths]
+        points = np.concatenate(paths)
+        self._jobs.append(Job(_line, points, lengths, levels, self._pixels(width), np.nan if z is None else z))
 
     def fill(self, points: Points, color: Sequence[float], z: float | None = None) -> None:
         """A filled polygon in face coordinates."""
-        self.draw.polygon(_pairs(self.place(points, z)), fill=rgb(color))
+        self._add(_polygon, points, color, 0, z)
 
     def stroke(self, points: Points, color: Sequence[float], width: float, z: float | None = None) -> None:
         """A polyline in face coordinates; `width` in units of the eye distance."""
-        pixels = max(1, round(width * self.unit))
-        self.draw.line(_pairs(self.place(points, z)), fill=rgb(color), width=pixels, joint="curve")
+        self._add(_curve, points, color, self._pixels(width), z)
 
     def disc(self, x: float, y: float, radius: float, color: Sequence[float], z: float | None = None) -> None:
-        (px, py), r = self.place([(x, y)], z)[0], max(0.5, radius * self.unit)
-        self.draw.ellipse((px - r, py - r, px + r, py + r), fill=rgb(color))
+        self._add(_disc, [(x, y)], color, max(0.5, radius * self.unit), z)
 
     def mask(self, points: Points, z: float | None = None) -> Image.Image:
         """A polygon in face coordinates as a mask of the whole canvas (mode L)."""
-        mask = Image.new("L", self.image.size)
-        ImageDraw.Draw(mask).polygon(_pairs(self.place(points, z)), fill=255)
+        mask = Image.new("L", (self.side, self.side))
+        ImageDraw.Draw(mask).polygon(self.place(points, z).ravel().tolist(), fill=255)
         return mask
 
-    def swap(self, image: Image.Image) -> None:
-        self.image = image
-        self.draw = ImageDraw.Draw(image)
+    def tint(self, points: Points, color: Sequence[float], strength: int, z: float | None = None) -> None:
+        """A polygon that lets shine through what is under it; `strength` 0..255."""
+        p = self.place(points, z)
+        left, top = np.floor(p.min(0)).astype(int).tolist()
+        right, bottom = np.ceil(p.max(0)).astype(int).tolist()
+        mask = Image.new("L", (right - left + 1, bottom - top + 1))
+        ImageDraw.Draw(mask).polygon((p - (left, top)).ravel().tolist(), fill=strength)
+        self.image.paste(rgb(color), (left, top, left + mask.width, top + mask.height), mask)
 
     def blob(self, x: float, y: float, sx: float, sy: float, z: float | None = None) -> np.ndarray:
         """A Gaussian bump on the soft grid, float32 [side/4, side/4], 1 at its centre."""
@@ -158,5 +223,7 @@ class Canvas:
         self.image.paste(part, box[:2], mask.crop(box))
 
 
-def _pairs(points: np.ndarray) -> list[tuple[float, float]]:
-    return list(map(tuple, points.tolist()))
+def _surface(points: np.ndarray) -> np.ndarray:
+    """z of the ellipsoid under each of [n, 2] points."""
+    x, y = points[:, 0], points[:, 1]
+    return 1.05 * np.sqrt(np.maximum(1 - (x / 1.25) ** 2 - ((y - 0.1) / 2.0) ** 2, 0.02))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image, ImageDraw
 
-from .canvas import Canvas, mix, rgb, smooth
+from .canvas import Canvas, mix, smooth
 
 
 def draw_glasses(canvas: Canvas) -> None:
@@ -35,17 +34,14 @@ def draw_glasses(canvas: Canvas) -> None:
 
 def _draw_lens(canvas: Canvas, rim: np.ndarray, side: int, dark: bool) -> None:
     """Tint, and the reflection of a window."""
-    overlay = Image.new("L", canvas.image.size)
-    draw = ImageDraw.Draw(overlay)
-    points = [(x, y) for x, y in canvas.place(rim, 1.15).tolist()]
-    draw.polygon(points, fill=228 if dark else 22)
-    canvas.image.paste(rgb((26, 24, 30)) if dark else rgb((205, 222, 240)), (0, 0), overlay)
+    if dark:
+        canvas.tint(rim, (26, 24, 30), 228, 1.15)
+    else:
+        canvas.tint(rim, (205, 222, 240), 22, 1.15)
     if canvas.rng.random() < 0.7:
         x = side * 0.5 - 0.12
         glare = [(x, -0.2), (x + 0.12, -0.2), (x - 0.03, 0.22), (x - 0.13, 0.2)]
-        shine = Image.new("L", canvas.image.size)
-        ImageDraw.Draw(shine).polygon([(a, b) for a, b in canvas.place(glare, 1.15).tolist()], fill=85)
-        canvas.image.paste((245, 250, 255), (0, 0), shine)
+        canvas.tint(glare, (245, 250, 255), 85, 1.15)
 
 
 def draw_hat(canvas: Canvas) -> None:

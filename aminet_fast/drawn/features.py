@@ -95,9 +95,10 @@ def _draw_ball(canvas: Canvas, eye: Image.Image, side: int, origin: tuple[float,
 def _draw_lashes(canvas: Canvas, upper: np.ndarray, side: int) -> None:
     p = canvas.person
     length = 0.05 + 0.06 * p.makeup
-    for point in upper[6 :: 3 if p.makeup > 0.2 else 5]:
-        lean = side * (point[0] * side - 0.42) * 0.5
-        canvas.queue([point, point + np.array([lean * length * 4, -length])], DARK, 0.014)
+    roots = upper[6 :: 3 if p.makeup > 0.2 else 5]
+    lean = 2 * (roots[:, 0] - 0.42 * side) * length
+    tips = roots + np.stack([lean, np.full_like(lean, -length)], 1)
+    canvas.strands(np.stack([roots, tips], 1), np.tile(DARK, (len(roots), 1)), 0.014)
 
 
 def draw_brows(canvas: Canvas) -> None:
@@ -114,11 +115,12 @@ def draw_brows(canvas: Canvas) -> None:
             [spine - np.stack([0 * thick, thick / 2], 1), (spine + np.stack([0 * thick, thick / 2], 1))[::-1]]
         )
         canvas.fill(body * flip, mix(color, p.skin, 0.3))
-        for _ in range(34):
-            i = int(rng.integers(0, len(spine)))
-            root = spine[i] + np.array([0.0, rng.uniform(-0.5, 0.5) * thick[i]])
-            along = np.array([0.09, -0.05 + 0.075 * i / len(spine)]) * rng.uniform(0.7, 1.3)
-            canvas.queue(np.array([root, root + along]) * flip, mix(color, p.skin, float(rng.uniform(0, 0.3))), 0.012)
+        i = rng.integers(0, len(spine), 34)
+        root = spine[i]
+        root[:, 1] += rng.uniform(-0.5, 0.5, 34) * thick[i]
+        along = np.stack([np.full(34, 0.09), -0.05 + 0.075 * i / len(spine)], 1) * rng.uniform(0.7, 1.3, (34, 1))
+        shades = np.asarray(color) + rng.uniform(0, 0.3, (34, 1)) * (np.asarray(p.skin) - color)
+        canvas.strands(np.stack([root, root + along], 1) * flip, shades, 0.012)
 
 
 def draw_nose(canvas: Canvas) -> None:

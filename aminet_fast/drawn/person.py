@@ -85,7 +85,7 @@ class Person:
     @classmethod
     def sample(cls, rng: np.random.Generator) -> Person:
         def normal(mean: float, spread: float) -> float:
-            return float(mean + spread * np.clip(rng.standard_normal(), -2, 2))
+            return mean + spread * min(max(rng.standard_normal(), -2.0), 2.0)
 
         tone = float(rng.beta(1.1, 1.3))
         age = float(rng.beta(1.2, 2.0))
@@ -148,7 +148,7 @@ def _interpolate(colors: np.ndarray, t: float) -> Color:
 
 
 def _tint(color: Color, rng: np.random.Generator, spread: float) -> Color:
-    r, g, b = (float(np.clip(c + rng.normal(0, spread), 4, 250)) for c in color)
+    r, g, b = (min(max(c + float(rng.normal(0, spread)), 4.0), 250.0) for c in color)
     return r, g, b
 
 

@@ -1,0 +1,32 @@
+"""The demonstration: what it leaves, what it promises, and what it does not remove."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from aminet_fast import demo
+from aminet_fast.data import DataConfig
+
+
+def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("three years")
+    with pytest.raises(SystemExit, match="no run folder"):
+        demo.main(["--out", str(tmp_path)])
+    assert (tmp_path / "thesis.txt").read_text() == "three years"
+
+
+@pytest.mark.slow
+def test_it_leaves_its_pictures_and_fails_short_of_its_margin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "FACES", DataConfig(drawn=64, cache=str(tmp_path / "cache")))
+    out = tmp_path / "demo"
+    assert demo.main(["--out", str(out), "--steps", "2"]) == 1  # two steps learn nothing
+    printed = capsys.readouterr().out
+    assert "64 drawn faces" in printed
+    assert f"at least {demo.MARGIN:+.2f} dB was to be gained: NO" in printed
+    for picture in ("plot.png", "photograph/panel.png", "photograph/upscaled/original.png"):
+        assert (out / picture).stat().st_size > 1000, picture
+    assert demo.main(["--out", str(out), "--steps", "1"]) == 1  # an earlier demonstration makes room
