@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from .layer_norm2d import layer_norm2d
+from .skaf_gate import skaf_gate
 
-__all__ = ["layer_norm2d"]
+__all__ = ["layer_norm2d", "skaf_gate"]

@@ -2,18 +2,14 @@
 #include "cpu/layer_norm2d.h"
 
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
 #include <tuple>
 
+#include "cpu/tensors.h"
+
 namespace aminet {
 namespace {
-
-using torch::headeronly::MemoryFormat;
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 // The backward's sums are cut into at most this many partial ones, a fixed number so that the result does not depend on
 // the threads; enough for any machine's cores.
@@ -21,37 +17,16 @@ constexpr int64_t kChunks = 64;
 // A thread is worth waking for this many elements.
 constexpr int64_t kGrainElements = 16384;
 
-Scalar scalar_of(const Tensor& x) {
-  switch (x.scalar_type()) {
-    case ScalarType::Float: return Scalar::f32;
-    case ScalarType::Double: return Scalar::f64;
-    case ScalarType::BFloat16: return Scalar::bf16;
-    case ScalarType::Half: return Scalar::f16;
-    default: STD_TORCH_CHECK(false, "layer_norm2d: x must be float32, float64, bfloat16 or float16");
-  }
-}
-
-ScalarType acc_of(const Tensor& x) {
-  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
-// The rule of the fake in ops/layer_norm2d.py: channels that are neighbours stay so, anything else becomes NCHW.
-MemoryFormat format_of(const Tensor& x) {
-  return x.stride(1) == 1 ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
-}
-
 LayerNormShape shape_of(const Tensor& x, MemoryFormat format) {
   return {x.size(0), x.size(1), x.size(2) * x.size(3), format == MemoryFormat::ChannelsLast};
 }
-
-Tensor vector_of(const Tensor& v, ScalarType acc) { return torch::stable::contiguous(torch::stable::to(v, acc)); }
 
 std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& input, const Tensor& weight, const Tensor& bias, double eps) {
   STD_TORCH_CHECK(input.dim() == 4, "layer_norm2d: x must be [N, C, H, W]");
   const MemoryFormat format = format_of(input);
   const Tensor x = torch::stable::contiguous(input, format);
   const ScalarType acc = acc_of(x);
-  const Tensor w = vector_of(weight, acc), b = vector_of(bias, acc);
+  const Tensor w = parameter_of(weight, acc), b = parameter_of(bias, acc);
   STD_TORCH_CHECK(w.numel() == x.size(1) && b.numel() == x.size(1), "layer_norm2d: weight and bias must be [C]");
   Tensor y = torch::stable::empty_like(x);
   Tensor mean = torch::stable::new_empty(x, {x.size(0), x.size(2), x.size(3)}, acc);
@@ -88,7 +63,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad, const Tensor& in
   const Tensor x = torch::stable::contiguous(input, format);
   const Tensor dy = torch::stable::contiguous(torch::stable::to(grad, x.scalar_type()), format);
   const ScalarType acc = acc_of(x);
-  const Tensor w = vector_of(weight, acc), m = torch::stable::contiguous(mean), r = torch::stable::contiguous(rstd);
+  const Tensor w = parameter_of(weight, acc), m = torch::stable::contiguous(mean), r = torch::stable::contiguous(rstd);
   const LayerNormShape shape = shape_of(x, format);
   const int64_t chunks = std::min(kChunks, layer_norm_blocks(shape));
   Tensor dx = torch::stable::empty_like(x);

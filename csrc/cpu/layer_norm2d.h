@@ -4,10 +4,9 @@
 #include <cstdint>
 
 #include "cpu/capability.h"
+#include "cpu/scalar.h"
 
 namespace aminet {
-
-enum class Scalar { f32, f64, bf16, f16 };
 
 // Statistics, weights and sums are float, or double where the data is double ("Acc" below).
 struct LayerNormShape {

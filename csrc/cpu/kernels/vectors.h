@@ -1,0 +1,81 @@
+// Vectors as wide as the capability's registers, in the vector extension of GCC and clang. For csrc/cpu/kernels only.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace aminet {
+namespace AMINET_CAPABILITY {
+// Unnamed, so that no copy of the kernels is linked to another's.
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+template <typename T>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(kVectorBytes)));
+};
+template <typename T>
+using Vector = typename VectorOf<T>::type;
+template <typename T>
+constexpr int kLanes = kVectorBytes / sizeof(T);
+
+template <typename T>
+inline Vector<T> load(const T* from) {
+  Vector<T> v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+
+template <typename T>
+inline void store(T* to, const Vector<T>& v) {
+  std::memcpy(to, &v, sizeof v);
+}
+
+template <typename T>
+inline T lane_sum(const Vector<T>& v) {
+  T sum = 0;
+  for (int i = 0; i < kLanes<T>; ++i) sum += v[i];
+  return sum;
+}
+
+// exp to about one unit in the last place; x is held within +-87, where nothing overflows; NaN stays NaN.
+inline Vector<float> exponential(Vector<float> x) {
+  const Vector<float> limit = Vector<float>{} + 87.f;
+  x = x > limit ? limit : x;
+  x = x < -limit ? -limit : x;
+  // Added to a float this rounds it to an integer, which is then in the low bits.
+  constexpr float kRound = 12582912.f;
+  const Vector<float> shifted = x * 1.44269504f + kRound, n = shifted - kRound;
+  const Vector<float> r = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts
+  Vector<float> p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.f;
+  typedef Vector<int32_t> Bits;
+  const Bits power = ((Bits)shifted << 23) + 0x3f800000;  // 2^n
+  return p * (Vector<float>)power;
+}
+
+inline Vector<double> exponential(Vector<double> x) {
+  for (int i = 0; i < kLanes<double>; ++i) x[i] = std::exp(x[i]);
+  return x;
+}
+
+template <typename T>
+inline Vector<T> sigmoid(const Vector<T>& z) {
+  return T(1) / (T(1) + exponential(-z));
+}
+
+}  // namespace
+}  // namespace AMINET_CAPABILITY
+}  // namespace aminet
