@@ -57,7 +57,7 @@ Tensor zeros(const SkafGateShape& s, const Tensor& like, ScalarType acc) {
 
 Tensor bordered(const SkafGateShape& s, const Tensor& m, ScalarType acc) {
   Tensor to = zeros(s, m, acc);
-  const Tensor from = torch::stable::to(m, acc);
+  const Tensor from = converted(m, acc);
   acc == ScalarType::Double ? copy_inside<double>(s, from, to) : copy_inside<float>(s, from, to);
   return to;
 }
@@ -66,11 +66,11 @@ std::tuple<Tensor, Tensor> forward(const Tensor& m, const Tensor& weight, const 
                                    const Tensor& l_input, const std::optional<Tensor>& residual) {
   check(m, weight, bias, g_input, l_input);
   const MemoryFormat format = format_of(g_input);
-  const Tensor g = torch::stable::contiguous(g_input, format), l = torch::stable::contiguous(l_input, format);
+  const Tensor g = laid_out(g_input, format), l = laid_out(l_input, format);
   const ScalarType acc = acc_of(g);
   const SkafGateShape shape = shape_of(g, weight, format);
   const Tensor w = parameter_of(weight, acc), b = parameter_of(bias, acc), maps = bordered(shape, m, acc);
-  const Tensor r = residual ? torch::stable::contiguous(*residual, format) : g;
+  const Tensor r = residual ? laid_out(*residual, format) : g;
   Tensor y = torch::stable::empty_like(g);
   Tensor gates = torch::stable::new_empty(g, {g.size(0), 2, g.size(2), g.size(3)}, acc);
 
@@ -154,9 +154,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad, 
                                                             const Tensor& gates_input, bool need_m, bool need_weight,
                                                             bool need_branches) {
   const MemoryFormat format = format_of(g_input);
-  const Tensor g = torch::stable::contiguous(g_input, format), l = torch::stable::contiguous(l_input, format);
-  const Tensor dy = torch::stable::contiguous(torch::stable::to(grad, g.scalar_type()), format);
-  const Tensor gates = torch::stable::contiguous(gates_input);
+  const Tensor g = laid_out(g_input, format), l = laid_out(l_input, format);
+  const Tensor dy = laid_out(converted(grad, g.scalar_type()), format);
+  const Tensor gates = laid_out(gates_input, MemoryFormat::Contiguous);
   const ScalarType acc = acc_of(g);
   const SkafGateShape shape = shape_of(g, weight, format);
   const bool need_maps = need_m || need_weight;
@@ -182,8 +182,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad, 
   const ScalarType of_weight = weight.scalar_type();
   if (!need_maps) return {none(m.scalar_type()), none(of_weight), none(of_weight), dg, dl};
   const auto [dm, dweight, dbias] = maps_backward(shape, dz, m, weight, need_m, need_weight);
-  return {torch::stable::to(dm, m.scalar_type()), torch::stable::to(dweight, of_weight),
-          torch::stable::to(dbias, of_weight), dg, dl};
+  return {converted(dm, m.scalar_type()), converted(dweight, of_weight),
+          converted(dbias, of_weight), dg, dl};
 }
 
 }  // namespace
