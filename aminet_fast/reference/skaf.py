@@ -35,6 +35,22 @@ def skaf_descriptor_ref(x: Tensor, weights: Sequence[Tensor], biases: Sequence[T
     return channel_pool_ref(skaf_features_ref(x, weights, biases))
 
 
+def skaf_gate_ref(
+    m: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    g: Tensor,
+    l: Tensor,  # noqa: E741  the paper's letter
+    residual: Tensor | None = None,
+) -> Tensor:
+    """Two branches weighed by the gates of Eq. 14-15 and added: LGFI's sum with `residual`, EDFF's (Eq. 17) without.
+
+    m [N, 2, H, W], weight [2, 2, K, K] of odd K, bias [2], g, l and residual [N, C, H, W] -> [N, C, H, W].
+    """
+    w1, w2 = F.conv2d(m, weight, bias, padding=weight.shape[-1] // 2).sigmoid().chunk(2, 1)
+    return g * w1 + l * w2 if residual is None else residual + g * w1 + l * w2
+
+
 class SKAF(nn.Module):
     """Two gates, in (0, 1), for two branches, from their fused features.
 

@@ -1,0 +1,204 @@
+"""The gated sum that ends LGFI and EDFF (Section III-B3, Eq. 14-15; Section III-C, Eq. 17)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import backends
+from .._extension import load
+from ..reference.skaf import skaf_gate_ref
+from ._library import check_image, describe, library, no_second_derivative
+
+library.define(
+    "skaf_gate_fwd(Tensor m, Tensor weight, Tensor bias, Tensor g, Tensor l, Tensor? residual)"
+    " -> (Tensor y, Tensor gates)"
+)
+# Gradients that are not needed come back with no elements.
+library.define(
+    "skaf_gate_bwd(Tensor dy, Tensor m, Tensor weight, Tensor g, Tensor l, Tensor gates,"
+    " bool need_m, bool need_weight, bool need_branches)"
+    " -> (Tensor dm, Tensor dweight, Tensor dbias, Tensor dg, Tensor dl)"
+)
+backends.register("skaf_gate", "cpu", "cpu", lambda: load("_C")[1])
+
+
+def skaf_gate(
+    m: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    g: Tensor,
+    l: Tensor,  # noqa: E741  the paper's letter
+    residual: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """residual + g * w1 + l * w2 with w1, w2 = split(sigmoid(conv(m))); without residual g * w1 + l * w2.
+
+    Args:
+        m: [N, 2, H, W], SKAF's descriptor: mean and maximum over the channels.
+        weight, bias: [2, 2, K, K] of odd K (7 in the network) and [2]; the convolution pads by K // 2 zeros.
+        g, l, residual: [N, C, H, W] of one dtype out of float32, float64, bfloat16 and float16, in any layout;
+            channels_last for all of them is the fastest. m, weight and bias are of that dtype or float32.
+        backend: "auto", "reference", "cpu", "triton" or "cuda"; None: AMINET_FAST_BACKEND, else "auto".
+
+    Returns:
+        [N, C, H, W] of g's dtype; gates and sums are float32 (float64 for float64) whatever the dtype. Under
+        autocast g, l and residual may differ, and the dtype is what they and autocast's own promote to, as in plain
+        PyTorch. channels_last if g's channels are neighbours in memory, contiguous otherwise.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above; the message names it.
+        NotImplementedError: the gradient of a gradient is asked for and backend is not "reference".
+    """
+    _check(m, weight, bias, g, l, residual)
+    if torch.is_autocast_enabled(g.device.type):
+        dtype = torch.get_autocast_dtype(g.device.type)
+        for image in (g, l) if residual is None else (g, l, residual):
+            dtype = torch.promote_types(dtype, image.dtype)
+        g, l = g.to(dtype), l.to(dtype)  # noqa: E741
+        m = m if m.dtype == torch.float32 else m.to(dtype)
+        residual = residual if residual is None else residual.to(dtype)
+    _check_dtypes(m, weight, bias, g, l, residual)
+    if backends.choose("skaf_gate", g.device.type, backend) == "reference":
+        return _reference(m, weight, bias, g, l, residual)
+    return torch.ops.aminet_fast.skaf_gate_fwd(m, weight, bias, g, l, residual)[0]
+
+
+def _check(
+    m: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    g: Tensor,
+    l: Tensor,  # noqa: E741
+    residual: Tensor | None,
+) -> None:
+    """Types, shapes and devices."""
+    check_image("skaf_gate", "g", g)
+    images = {"m": m, "l": l} if residual is None else {"m": m, "l": l, "residual": residual}
+    for name, image in images.items():
+        check_image("skaf_gate", name, image)
+        n, c, h, w = g.shape
+        c = 2 if name == "m" else c
+        if image.shape != (n, c, h, w):
+            raise ValueError(
+                f"skaf_gate: {name} must be {[n, c, h, w]} beside g {list(g.shape)}, got {describe(image)}"
+            )
+    for name, parameter in {"weight": weight, "bias": bias}.items():
+        if not isinstance(parameter, Tensor):
+            raise TypeError(f"skaf_gate: {name} must be a tensor, got {describe(parameter)}")
+    if weight.dim() != 4 or weight.shape != (2, 2, weight.shape[-1], weight.shape[-1]) or weight.shape[-1] % 2 == 0:
+        raise ValueError(f"skaf_gate: weight must be [2, 2, K, K] of odd K, got {describe(weight)}")
+    if bias.shape != (2,):
+        raise ValueError(f"skaf_gate: bias must be [2], got {describe(bias)}")
+    for name, tensor in {**images, "weight": weight, "bias": bias}.items():
+        if tensor.device != g.device:
+            raise ValueError(f"skaf_gate: {name} is on {tensor.device} and g on {g.device}; move them to one device")
+
+
+def _check_dtypes(
+    m: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    g: Tensor,
+    l: Tensor,  # noqa: E741
+    residual: Tensor | None,
+) -> None:
+    for name, image in {"l": l, "residual": residual}.items():
+        if image is not None and image.dtype != g.dtype:
+            raise TypeError(f"skaf_gate: {name} must have g's dtype {g.dtype}, got {describe(image)}")
+    for name, tensor in {"m": m, "weight": weight, "bias": bias}.items():
+        if tensor.dtype not in (g.dtype, torch.float32):
+            raise TypeError(f"skaf_gate: {name} must have g's dtype {g.dtype} or float32, got {describe(tensor)}")
+
+
+def _reference(
+    m: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    g: Tensor,
+    l: Tensor,  # noqa: E741
+    residual: Tensor | None,
+) -> Tensor:
+    """The reference, kept to this operator's promises on dtype and layout."""
+    with torch.autocast(g.device.type, enabled=False):
+        y = skaf_gate_ref(m.to(g.dtype), weight.to(g.dtype), bias.to(g.dtype), g, l, residual)
+    return y.contiguous(memory_format=_memory_format(g))
+
+
+def _memory_format(g: Tensor) -> torch.memory_format:
+    # The kernels' rule too (format_of in csrc/cpu/tensors.h).
+    return torch.channels_last if g.stride(1) == 1 else torch.contiguous_format
+
+
+def _like(g: Tensor) -> Tensor:
+    return torch.empty_like(g.contiguous(memory_format=_memory_format(g)))
+
+
+@torch.library.register_fake("aminet_fast::skaf_gate_fwd", lib=library)
+def _forward_fake(
+    m: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    g: Tensor,
+    l: Tensor,  # noqa: E741
+    residual: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    torch._check(g.shape == l.shape and (residual is None or g.shape == residual.shape))
+    torch._check(m.device == g.device and weight.device == g.device)
+    n, _, h, w = g.shape
+    accumulated = torch.float64 if g.dtype == torch.float64 else torch.float32
+    return _like(g), g.new_empty((n, 2, h, w), dtype=accumulated)
+
+
+@torch.library.register_fake("aminet_fast::skaf_gate_bwd", lib=library)
+def _backward_fake(
+    dy: Tensor,
+    m: Tensor,
+    weight: Tensor,
+    g: Tensor,
+    l: Tensor,  # noqa: E741
+    gates: Tensor,
+    need_m: bool,
+    need_weight: bool,
+    need_branches: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    torch._check(dy.shape == g.shape)
+    dm = m.new_empty(m.shape if need_m else (0,))
+    dweight = weight.new_empty(weight.shape if need_weight else (0,))
+    dbias = weight.new_empty((2 if need_weight else 0,))
+    if need_branches:
+        return dm, dweight, dbias, _like(g), _like(g)
+    return dm, dweight, dbias, g.new_empty((0,)), g.new_empty((0,))
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    m, weight, bias, g, l, _ = inputs  # noqa: E741
+    _, gates = output
+    ctx.mark_non_differentiable(gates)
+    ctx.bias_dtype = bias.dtype
+    ctx.save_for_backward(m, weight, g, l, gates)
+
+
+def _backward(ctx: Any, dy: Tensor, _gates: Tensor) -> tuple[Tensor | None, ...]:
+    m, weight, bias, g, l, residual = ctx.needs_input_grad  # noqa: E741
+    if not (m or weight or bias or g or l):
+        return None, None, None, None, None, dy if residual else None
+    dm, dweight, dbias, dg, dl = torch.ops.aminet_fast.skaf_gate_bwd(dy, *ctx.saved_tensors, m, weight or bias, g or l)
+    return (
+        dm if m else None,
+        dweight if weight else None,
+        dbias.to(ctx.bias_dtype) if bias else None,
+        dg if g else None,
+        dl if l else None,
+        dy if residual else None,
+    )
+
+
+def _double_backward(ctx: Any, *gradients: Tensor) -> None:
+    no_second_derivative("skaf_gate")
+
+
+torch.library.register_autograd("aminet_fast::skaf_gate_fwd", _backward, setup_context=_setup_context, lib=library)
+torch.library.register_autograd("aminet_fast::skaf_gate_bwd", _double_backward, lib=library)
