@@ -15,6 +15,9 @@ import pytest
 import torch
 from training_tiny import checkpoint, column, tiny, unequal
 
+from aminet_fast import load_model
+from aminet_fast.data import open_faces
+from aminet_fast.evaluate import evaluate_model
 from aminet_fast.training import train
 from aminet_fast.training.checkpoint import list_checkpoints
 
@@ -125,6 +128,8 @@ def test_two_processes_under_torchrun(tmp_path: Path) -> None:
     assert a["world"] == len(a["rng"]) == 2
     assert column(tmp_path / "whole", "loss") == column(tmp_path / "parts", "loss")
     assert column(tmp_path / "whole", "images")[-1] == str(6 * 2 * 2 * 2)
+    saved = evaluate_model(load_model(tmp_path / "whole/last"), open_faces(tiny(tmp_path).data, "val"), batch_size=2)
+    assert float(column(tmp_path / "whole", "val_psnr")[-1]) == pytest.approx(saved.ours.mean_psnr, abs=2e-4)
     alone = tiny(tmp_path, out=str(tmp_path / "alone"), **{**recipe, "accumulate": 4})
     train(alone)
     ours, theirs = (float(column(out, "val_bicubic_psnr")[-1]) for out in (tmp_path / "alone", tmp_path / "whole"))

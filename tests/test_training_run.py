@@ -14,7 +14,8 @@ import yaml
 from training_tiny import checkpoint, column, tiny
 
 from aminet_fast import load_model
-from aminet_fast.data import DataConfig
+from aminet_fast.data import DataConfig, open_faces
+from aminet_fast.evaluate import evaluate_model
 from aminet_fast.training import train
 from aminet_fast.training.divergence import DivergedError
 from aminet_fast.training.trainer import Trainer
@@ -39,6 +40,23 @@ def test_run_folder(tmp_path: Path) -> None:
     assert torch.equal(last(x), load_model(run / "checkpoints/step-00000004.pt")(x))
     assert not torch.equal(averaged["head.weight"], checkpoint(run, 4)["model"]["head.weight"])
     assert yaml.safe_load((run / "config.yaml").read_text())["model"]["hourglass_width"] == 4
+
+
+@pytest.mark.parametrize("ema", [None, 0.5])
+def test_validation_is_what_evaluate_says_of_the_saved_weights(tmp_path: Path, ema: float | None) -> None:
+    config = tiny(tmp_path, val_every=4, ema=ema, data={"val_limit": 5}, init="normal")
+    train(config)
+    faces = open_faces(config.data, "val")
+    scores = evaluate_model(load_model(tmp_path / "run/last"), faces, protocol="fsr", batch_size=3)
+    assert len(scores.names) == 5
+    for name, wanted, margin in (
+        # another memory format and batch size: a pixel in thousands falls to the next level
+        ("val_psnr", scores.ours.mean_psnr, 1e-3),
+        ("val_ssim", scores.ours.mean_ssim, 1e-4),
+        ("val_bicubic_psnr", scores.bicubic.mean_psnr, 1e-9),
+        ("val_bicubic_ssim", scores.bicubic.mean_ssim, 1e-9),
+    ):
+        assert float(column(tmp_path / "run", name)[-1]) == pytest.approx(wanted, abs=margin), name
 
 
 def test_best_is_the_best_validated(tmp_path: Path) -> None:
@@ -208,10 +226,18 @@ def test_wrong_requests_touch_nothing(tmp_path: Path) -> None:
         train(tiny(tmp_path, preset="aminet-enormous"))
     with pytest.raises(ValueError, match="colour"):
         train(tiny(tmp_path, model={"colour": 3}))
+    with pytest.raises(ValueError, match=r"width is 1\.5"):
+        train(tiny(tmp_path, model={"width": 1.5}))
+    with pytest.raises(ValueError, match=r"data.size is 24.*multiples of 16"):
+        train(tiny(tmp_path, data={"size": 24}))
     with pytest.raises(ValueError, match="batch_size is 0; it must be at least 1"):
         tiny(tmp_path, batch_size=0)
+    with pytest.raises(ValueError, match="seed is -1"):
+        tiny(tmp_path, seed=-1)
+    with pytest.raises(ValueError, match=r"give --val\.size 32"):
+        tiny(tmp_path, val=DataConfig())
     with pytest.raises(FileNotFoundError, match="no checkpoint at"):
         train(tiny(tmp_path, resume=str(tmp_path / "gone.pt")))
     with pytest.raises((ValueError, OSError), match="nowhere"):
-        train(tiny(tmp_path, val_every=1, val=DataConfig(root=str(tmp_path / "nowhere"))))
+        train(tiny(tmp_path, val_every=1, val=DataConfig(root=str(tmp_path / "nowhere"), size=32)))
     assert not (tmp_path / "run").exists()

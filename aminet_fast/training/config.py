@@ -118,13 +118,24 @@ class TrainConfig:
         _require(math.isfinite(self.epochs) and self.epochs > 0, "epochs", self.epochs, "above 0")
         _require(self.ema is None or 0 < self.ema < 1, "ema", self.ema, "between 0 and 1, or null")
         _require(all(0 <= b < 1 for b in self.betas), "betas", self.betas, "in [0, 1)")
+        _require(0 <= self.seed < 2**32, "seed", self.seed, "in [0, 2**32)")
+        if self.val is not None and (self.val.size, self.val.scale) != (self.data.size, self.data.scale):
+            raise ValueError(
+                f"val is {self.val.size} pixels at scale {self.val.scale}, data {self.data.size} at {self.data.scale};"
+                f" give --val.size {self.data.size} --val.scale {self.data.scale}"
+            )
 
     def network(self) -> AMINetConfig:
-        """The preset with ``model``'s changes; raises ValueError for an unknown preset, field or value."""
+        """The preset with ``model``'s changes; raises ValueError for a preset, field or value that cannot be, and for
+        faces of a size that this network does not take.
+        """
         try:
-            return get_config(self.preset).replace(**self.model)
+            network = get_config(self.preset).replace(**self.model)
         except TypeError as error:
             raise ValueError(f"model: {error}") from error
+        if self.data.size % network.multiple:
+            raise ValueError(f"data.size is {self.data.size}; this network takes multiples of {network.multiple}")
+        return network
 
     @property
     def names_checkpoint(self) -> bool:

@@ -44,7 +44,10 @@ class Validator:
         self._bicubic: Tensor | None = None  # [n, 2] of this process's share; it never changes
 
     def score(self, model: nn.Module) -> Scores:
-        """Every process gets the same means."""
+        """Scores of the first process's network, which is the one that is saved; every process gets the same means."""
+        if self.accelerator.num_processes > 1:
+            for statistic in model.buffers():  # each process's BatchNorm has seen its own last batch
+                torch.distributed.broadcast(statistic, src=0)
         with rng.preserved(), torch.inference_mode():
             ours, bicubic = [], []
             for batch in self._batches():
