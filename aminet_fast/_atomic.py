@@ -42,6 +42,22 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
         raise
 
 
+def make_writable(folder: str | Path, what: str, option: str = "--out") -> None:
+    """Make a folder and its parents, and try a write in it, before hours of work that are to end there.
+
+    Raises OSError when that fails, naming the folder, the reason, and the option that chooses another.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"x")
+    except OSError as error:
+        raise OSError(
+            f"cannot write {what} {folder}: {error.strerror or error}; choose another with {option}"
+        ) from error
+
+
 def _mode(target: Path) -> int:
     """The permissions of the file being replaced, or those the umask gives a new one (mkstemp's are 0600)."""
     if target.exists():

@@ -14,7 +14,8 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from aminet_fast.data import DataConfig, DataError, FaceDataset, open_faces, to_image
+from aminet_fast._atomic import make_writable
+from aminet_fast.data import DataConfig, FaceDataset, open_faces, to_image
 from aminet_fast.data.sources import list_faces
 from aminet_fast.inference import choose_device, evaluating, load_network, restore
 from aminet_fast.metrics import PROTOCOLS, mean_psnr, psnr, ssim
@@ -184,39 +185,35 @@ def evaluate(config: EvaluateConfig) -> int:
     """Runs ``aminet evaluate``: prints a table, writes the files asked for.
 
     Returns:
-        Exit status: 0, or 1 after saying what was wrong.
+        Exit status: 0, or 1 when the network returned NaN for some pictures.
+
+    Raises:
+        ValueError, OSError: settings, weights or faces that cannot be, faces without HR, an unusable `out`.
     """
     from aminet_fast.evaluate_report import ImageWriter, print_scores, write_scores
 
-    errors = Console(stderr=True)
-    try:
-        if config.save_images and config.out is None:
-            raise ValueError("save_images needs a folder for them: --out DIR")
-        if config.batch_size < 1:
-            raise ValueError(f"batch_size is {config.batch_size}, wanted at least 1")
-        device = choose_device(config.device)
-        weights = None if config.weights == "bicubic" else config.weights
-        model = load_network(weights, device, "aminet evaluate") if weights is not None else None
-        split = _split(config)
-        faces = open_faces(config.data, split)
-    except (DataError, OSError, ValueError) as error:
-        errors.print(f"error: {error}", markup=False, style="red", soft_wrap=True)
-        return 1
+    if config.save_images and config.out is None:
+        raise ValueError("save_images needs a folder for them: --out DIR")
+    if config.batch_size < 1:
+        raise ValueError(f"batch_size is {config.batch_size}, wanted at least 1")
+    device = choose_device(config.device)
+    weights = None if config.weights == "bicubic" else config.weights
+    model = load_network(weights, device, "aminet evaluate") if weights is not None else None
+    split = _split(config)
+    faces = open_faces(config.data, split)
     if not faces.has_hr:
-        errors.print(
-            f"error: the {len(faces)} faces of {config.data.root} are LR pictures without originals, so "
-            "there is nothing to score against. Enlarge them with: "
-            f"aminet upscale {config.data.root} --out DIR",
-            markup=False,
-            style="red",
-            soft_wrap=True,
+        raise ValueError(
+            f"the {len(faces)} faces of {config.data.root} are LR pictures without originals, so there is nothing to "
+            f"score against. Enlarge them with: aminet upscale {config.data.root} --weights RUN --out DIR"
         )
-        return 1
+    if config.out is not None:
+        make_writable(config.out, "the folder of scores")
+    errors = Console(stderr=True)
     writer = None
     if config.save_images and config.out is not None:
         writer = ImageWriter(Path(config.out) / "images", faces.names)
     protocols = PROTOCOLS if config.protocol == "both" else (config.protocol,)
-    with Progress(console=errors, transient=True) as bar:
+    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task = bar.add_task("scoring", total=len(faces))
 
         def on_batch(names: list[str], sr: Tensor) -> None:

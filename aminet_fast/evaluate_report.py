@@ -16,7 +16,6 @@ import PIL
 import torch
 from PIL import Image
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from aminet_fast import __version__
@@ -29,8 +28,8 @@ if TYPE_CHECKING:
 def print_scores(config: EvaluateConfig, split: str, fingerprint: str, scores: Mapping[str, Scores]) -> None:
     """Prints one table: a row a method, two columns a protocol."""
     count = len(next(iter(scores.values())).names)
-    where = escape(config.data.root or "drawn faces")
-    table = Table(title=f"{count} faces ({split}) of {where}, set {fingerprint[:12]}", title_justify="left")
+    where = config.data.root or "drawn faces"
+    table = Table()
     table.add_column("method", no_wrap=True)
     for protocol in scores:
         table.add_column(f"PSNR dB ({protocol})", justify="right", no_wrap=True)
@@ -41,6 +40,8 @@ def print_scores(config: EvaluateConfig, split: str, fingerprint: str, scores: M
         gains = ((s.gain_psnr, s.gain_ssim) for s in scores.values())
         table.add_row("gain", *(text for p, q in gains for text in (f"{p:+.3f}", f"{q:+.4f}")))
     console = Console()
+    title = f"{count} faces ({split}) of {where}, set {fingerprint[:12]}"
+    console.print(title, markup=False, highlight=False, soft_wrap=True)
     console.print(table)
     console.print("Luma of MATLAB's YCbCr, peak 255, no border cropped; mean over pictures.", style="dim")
     for protocol, score in scores.items():

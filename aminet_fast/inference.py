@@ -44,8 +44,9 @@ def load_network(weights: str | None, device: torch.device, command: str) -> AMI
         )
     try:
         return load_model(weights, device=device)
-    except RuntimeError as error:  # keys or shapes that do not fit
-        raise ValueError(f"{weights}: {error}") from error
+    except RuntimeError as error:  # keys or shapes that do not fit: a line for each, of which the first tell enough
+        first = " ".join(line.strip() for line in str(error).splitlines()[:3])
+        raise ValueError(f"{weights}: {first} ...; config.json has to be the one that was saved with them") from error
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -37,12 +37,14 @@ def plot(config: PlotConfig) -> int:
     Raises:
         ImportError: matplotlib is not there; the message names the extra.
         FileNotFoundError: a run has no metrics.csv.
-        ValueError: it has no rows yet, or the picture's suffix is not one matplotlib writes.
+        ValueError: it has no rows yet, or matplotlib cannot write a picture of that name.
     """
     files = [_metrics_file(Path(run)) for run in config.runs]
     curves = {_label(file, files): _columns(file) for file in files}
     folder = files[0].parent if len(files) == 1 else Path()
     out = Path(config.out) if config.out else folder / "plot.png"
+    if out.is_dir():
+        raise ValueError(f"{out} is a folder; name the picture, as --out {out / 'plot.png'}")
     _draw(curves, out, config.smooth)
     print(out)
     return 0
@@ -51,7 +53,7 @@ def plot(config: PlotConfig) -> int:
 def _metrics_file(run: Path) -> Path:
     file = run / "metrics.csv" if run.is_dir() else run
     if not file.is_file():
-        raise FileNotFoundError(f"no run at {run}: looked for {file}")
+        raise FileNotFoundError(f"no run at {run}: wanted a run folder with its metrics.csv, or that file")
     return file
 
 

@@ -146,7 +146,10 @@ def upscale(config: UpscaleConfig) -> int:
     """Runs ``aminet upscale``.
 
     Returns:
-        Exit status: 0, or 1 when nothing was done or some picture failed, after saying why.
+        Exit status: 0, or 1 when some picture failed or the work had to stop, after saying why.
+
+    Raises:
+        ValueError, OSError: settings, inputs, weights or folders that cannot be; nothing was done then.
     """
     from aminet_fast.upscale_files import run
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import nn
 
-from aminet_fast._atomic import atomic_write
+from aminet_fast._atomic import atomic_write, make_writable
 from aminet_fast.data import ImageError, read_image
 from aminet_fast.inference import choose_device, load_network
 from aminet_fast.upscale import SCALE, UpscaleConfig, upscale_images
@@ -57,13 +57,16 @@ class StopError(Exception):
 
 def run(config: UpscaleConfig) -> int:
     """See :func:`aminet_fast.upscale.upscale`."""
+    _check(config)
+    jobs = plan(config.inputs, config.out, format=config.format, force=config.force)
+    model = load_network(config.weights, choose_device(config.device), "aminet upscale")
+    make_writable(config.out, "the results to")
+    if config.panel:
+        make_writable(Path(config.panel).parent, "the panel to", "--panel")
     errors = Console(stderr=True)
     account = Account()
     try:
-        _check(config)
-        jobs = plan(config.inputs, config.out, format=config.format, force=config.force)
-        model = load_network(config.weights, choose_device(config.device), "aminet upscale")
-        with Progress(console=errors, transient=True) as bar:
+        with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
             task = bar.add_task("upscaling", total=len(jobs))
             rows = PanelRows() if config.panel else None
             for chunk in _chunks(jobs, config, account):
@@ -73,8 +76,7 @@ def run(config: UpscaleConfig) -> int:
             rows.save(config.panel)
     except (OSError, ValueError, StopError) as error:
         errors.print(f"error: {_reason(error)}", markup=False, style="red", soft_wrap=True)
-        if account.done:
-            errors.print(f"{account.done} of {len(jobs)} pictures had been written to {config.out}", markup=False)
+        errors.print(f"{account.done} of {len(jobs)} pictures had been written to {config.out}", markup=False)
         return 1
     _report(config, account, len(jobs), errors)
     return 1 if account.failed else 0

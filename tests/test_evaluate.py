@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from aminet_fast.cli import main
 from aminet_fast.data import DataConfig, degrade, open_faces, to_image, to_tensor
 from aminet_fast.evaluate import EvaluateConfig, evaluate, evaluate_model, evaluate_protocols
 from aminet_fast.metrics import psnr, ssim
@@ -176,7 +177,8 @@ def test_command_scores_bicubic_without_weights(tmp_path: Path, capsys: pytest.C
     assert list(json.loads((tmp_path / "out" / "summary.json").read_text())["scores"]["fsr"]) == ["bicubic"]
 
 
-def test_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_says_what_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
     cases = [
         (EvaluateConfig(weights=str(tmp_path / "none"), data=drawn(tmp_path)), "there is no"),
         (EvaluateConfig(data=drawn(tmp_path, root=str(tmp_path / "nowhere"))), "does not exist"),
@@ -185,19 +187,42 @@ def test_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixtur
         (EvaluateConfig(data=drawn(tmp_path), batch_size=0), "batch_size is 0"),
     ]
     for config, words in cases:
-        assert evaluate(config) == 1
-        error = " ".join(capsys.readouterr().err.split())
-        assert words in error
+        with pytest.raises((ValueError, OSError), match=words):
+            evaluate(config)
 
 
-def test_command_refuses_lr_only_sets(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    faces = Faces(2, has_hr=False)
-    faces.has_hr = False  # type: ignore[attr-defined]
-    monkeypatch.setattr("aminet_fast.evaluate.open_faces", lambda config, split: faces)
-    assert evaluate(EvaluateConfig(data=DataConfig(root="cameras"), split="all")) == 1
-    error = " ".join(capsys.readouterr().err.split())
-    assert "2 faces of cameras are LR pictures without originals" in error
-    assert "aminet upscale cameras --out" in error
+def test_an_unusable_folder_is_told_before_anything_is_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not after an hour of scoring, whose results would be lost."""
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setattr("aminet_fast.evaluate.evaluate_protocols", lambda *args, **kwargs: pytest.fail("scored"))
+    with pytest.raises(OSError, match=r"cannot write the folder of scores .*file: File exists; .*--out"):
+        evaluate(EvaluateConfig(data=drawn(tmp_path), out=str(tmp_path / "file")))
+
+
+def test_weights_of_another_width_are_one_line(tmp_path: Path) -> None:
+    from aminet_fast import AMINet, AMINetConfig
+
+    AMINet(AMINetConfig(width=4, hourglass_width=4)).save_pretrained(tmp_path)
+    config = AMINetConfig(width=8, hourglass_width=4).to_json()
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(ValueError, match=r"\(width 8, \d+ keys\): \d+ of another shape: .*config\.json") as caught:
+        evaluate(EvaluateConfig(weights=str(tmp_path)))
+    assert "\n" not in str(caught.value)
+
+
+def test_command_refuses_lr_only_sets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """SCface as it is distributed: pictures of the surveillance cameras, and no originals."""
+    cameras = tmp_path / "SCface" / "surveillance_cameras_all"
+    cameras.mkdir(parents=True)
+    for number in (1, 2):
+        Image.new("RGB", (75, 100), (number, 90, 120)).save(cameras / f"{number:03}_cam1_1.jpg")
+    root = str(tmp_path / "SCface")
+    options = ["evaluate", "--data.root", root, "--data.cache", str(tmp_path / "cache"), "--out", str(tmp_path / "o")]
+    assert main(options) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"the 2 faces of {root} are LR pictures without originals" in error
+    assert f"aminet upscale {root} --weights RUN --out DIR" in error
+    assert not (tmp_path / "o").exists()
 
 
 def script_scores(file: Path) -> tuple[float, float]:

@@ -63,6 +63,8 @@ def test_what_cannot_be_drawn(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="xyz"):
         plot(PlotConfig([str(before)], out=str(tmp_path / "p.xyz")))
     assert not (tmp_path / "p.xyz").exists()
+    with pytest.raises(ValueError, match=r"is a folder; name the picture, as --out .*plot\.png"):
+        plot(PlotConfig([str(before)], out=str(tmp_path)))
 
 
 def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from .._atomic import atomic_write
+from .._atomic import atomic_write, make_writable
 
 
 class RunFolder:
@@ -32,14 +32,8 @@ class RunFolder:
 
     def prepare(self) -> None:
         """Make the folders and try a write; raises OSError with the folder's name when that fails."""
-        try:
-            for folder in (self.root, self.checkpoints, self.panels):
-                folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.root) as probe:
-                probe.write(b"x")
-        except OSError as error:
-            reason = error.strerror or error
-            raise OSError(f"cannot write the run folder {self.root}: {reason}; choose another with --out") from error
+        for folder in (self.root, self.checkpoints, self.panels):
+            make_writable(folder, "the run folder")
         self._clear_leftovers()
 
     def _clear_leftovers(self) -> None:
