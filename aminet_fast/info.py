@@ -18,6 +18,8 @@ from rich.table import Table
 
 from . import __version__, backends
 from ._extension import build_facts, load
+from .config import AMINetConfig
+from .presets import get_config, list_configs
 
 EXTRAS = {
     "metrics": ("lpips", "scikit-image"),
@@ -88,6 +90,15 @@ def _operators() -> dict[str, str]:
     return answer
 
 
+def _networks() -> dict[str, str]:
+    default = AMINetConfig().to_dict()
+    answer = {}
+    for name in list_configs():
+        changes = [f"{k} {v}" for k, v in get_config(name).to_dict().items() if v != default[k]]
+        answer[name] = ", ".join(changes) or "the paper's AMINet"
+    return answer
+
+
 def _extras() -> dict[str, str]:
     answer = {}
     for extra, distributions in EXTRAS.items():
@@ -103,6 +114,7 @@ def collect() -> dict[str, dict[str, Any]]:
         "devices": _devices(),
         "compiled": _compiled(),
         "operators": _operators(),
+        "networks": _networks(),
         "extras": _extras(),
         "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
     }
