@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the demonstration; 0 when the network beats bicubic by `MARGIN`."""
     parser = argparse.ArgumentParser(prog="python -m aminet_fast.demo", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="run folder, made anew (%(default)s)")
-    parser.add_argument("--steps", type=int, default=600, help="training steps (%(default)s)")
+    parser.add_argument("--steps", type=int, default=450, help="training steps (%(default)s)")
     parser.add_argument("--minutes", type=float, default=7.0, help="train no longer than this (%(default)s)")
     options = parser.parse_args(argv)
 
