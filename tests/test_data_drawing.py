@@ -10,8 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 
-from aminet_fast.data import DataConfig, draw_face, faces, open_faces
+from aminet_fast.data import DataConfig, degrade, draw_face, faces, open_faces, to_tensor
+from aminet_fast.data.sources import list_drawn
 from aminet_fast.drawn import processes
 
 SEEDS = [(seed, 32) for seed in range(12)]
@@ -25,6 +27,40 @@ def drawn(count: int) -> list[bytes]:
 @pytest.fixture
 def here() -> list[bytes]:
     return [draw_face(*job).tobytes() for job in SEEDS]
+
+
+def test_drawn_faces(tmp_path):
+    config = DataConfig(drawn=8, cache=str(tmp_path))
+    train = open_faces(config)
+    assert len(train) == 8
+    assert len(open_faces(config, "val")) == 64
+    assert train.names[3] == "drawn_train_00003.png"
+    assert torch.equal(train[3]["hr"], to_tensor(draw_face(3)))
+    drawn_faces = [draw_face(seed).tobytes() for seed in range(24)]
+    assert len(set(drawn_faces)) == 24
+    assert drawn_faces[:4] == [draw_face(seed).tobytes() for seed in range(4)]
+    assert draw_face(5, size=64).size == (64, 64)
+    with pytest.raises(ValueError, match="seed >= 0"):
+        draw_face(-1)
+
+
+def test_drawn_splits_never_meet():
+    seeds = [
+        {item.seed for item in part}
+        for config in (DataConfig(), DataConfig(seed=1))
+        for split, part in list_drawn(config).splits.items()
+        if split != "all"
+    ]
+    assert sum(map(len, seeds)) == len(set().union(*seeds)) == 2 * (4096 + 256 + 256)
+
+
+def test_drawn_faces_have_detail_that_bicubic_loses():
+    errors = []
+    for seed in range(16):
+        hr = draw_face(seed)
+        up = degrade(hr)[1]
+        errors.append(np.mean((np.asarray(hr, float) - np.asarray(up, float)) ** 2))
+    assert 18 < np.mean(10 * np.log10(255**2 / np.array(errors))) < 26  # real faces: about 23.6 dB
 
 
 def test_processes_draw_the_same_and_end(here, monkeypatch):

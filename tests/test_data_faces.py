@@ -1,4 +1,4 @@
-"""open_faces: splits, items, augmentation, workers, the drawn faces, and real ones."""
+"""open_faces: splits, items, augmentation, workers, and real faces."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from aminet_fast.data import (
     DataError,
     StepSampler,
     degrade,
-    draw_face,
     open_faces,
     read_image,
     to_tensor,
@@ -168,42 +167,6 @@ def test_workers_give_the_same_batches(cache):
             assert torch.equal(a[key], b[key])
     assert a["input"].shape == (4, 3, 128, 128)
     assert a["lr"].shape == (4, 3, 16, 16)
-
-
-def test_drawn_faces(cache):
-    config = DataConfig(drawn=8, cache=cache)
-    train = open_faces(config)
-    assert len(train) == 8
-    assert len(open_faces(config, "val")) == 64
-    assert train.names[3] == "drawn_train_00003.png"
-    assert torch.equal(train[3]["hr"], to_tensor(draw_face(3)))
-    faces = [draw_face(seed).tobytes() for seed in range(24)]
-    assert len(set(faces)) == 24
-    assert faces[:4] == [draw_face(seed).tobytes() for seed in range(4)]
-    assert draw_face(5, size=64).size == (64, 64)
-    with pytest.raises(ValueError, match="seed >= 0"):
-        draw_face(-1)
-
-
-def test_drawn_splits_never_meet():
-    from aminet_fast.data.sources import list_drawn
-
-    seeds = [
-        {item.seed for item in part}
-        for config in (DataConfig(), DataConfig(seed=1))
-        for split, part in list_drawn(config).splits.items()
-        if split != "all"
-    ]
-    assert sum(map(len, seeds)) == len(set().union(*seeds)) == 2 * (4096 + 256 + 256)
-
-
-def test_drawn_faces_have_detail_that_bicubic_loses():
-    errors = []
-    for seed in range(16):
-        hr = draw_face(seed)
-        up = degrade(hr)[1]
-        errors.append(np.mean((np.asarray(hr, float) - np.asarray(up, float)) ** 2))
-    assert 18 < np.mean(10 * np.log10(255**2 / np.array(errors))) < 26  # real faces: about 23.6 dB
 
 
 def test_check_prints_and_returns(tmp_path, capsys):
