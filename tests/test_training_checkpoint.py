@@ -160,15 +160,17 @@ def test_training_goes_on_when_only_small_files_can_be_written(
 def test_folder_swap_survives_a_crash_between_its_renames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = RunFolder(tmp_path)
     run.prepare()
+    run.release()
     write_folder(run.best, lambda f: (f / "x").write_text("old"))
     write_folder(run.best, lambda f: (f / "x").write_text("new"))
     assert (run.best / "x").read_text() == "new"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["best", "checkpoints", "panels"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "best", "checkpoints", "panels"]
     run.best.rename(tmp_path / ".best.old")  # as a kill leaves it
     (tmp_path / ".tmp-abc").mkdir()
     run.prepare()
+    run.release()
     assert (run.best / "x").read_text() == "new"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["best", "checkpoints", "panels"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "best", "checkpoints", "panels"]
 
     monkeypatch.setattr(folder_module, "_sync", enospc)
     with pytest.raises(OSError, match="No space"):

@@ -77,6 +77,8 @@ def test_sigterm_to_the_whole_group_still_saves(tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = start(command(tmp_path, steps=10_000, workers=2))
     wait_for(lambda: (run / "metrics.csv").is_file() and len(column(run, "step")) > 2, process)
+    with pytest.raises(OSError, match=r"another process is training in .*--out"):
+        train(tiny(tmp_path, steps=10_000))
     os.killpg(process.pid, signal.SIGTERM)
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 0, output

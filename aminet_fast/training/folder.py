@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from .._atomic import atomic_write, make_writable
 
@@ -29,12 +30,41 @@ class RunFolder:
         self.panels = root / "panels"
         self.best = root / "best"
         self.last = root / "last"
+        self._lock: IO[str] | None = None
 
     def prepare(self) -> None:
         """Make the folders and try a write; raises OSError with the folder's name when that fails."""
         for folder in (self.root, self.checkpoints, self.panels):
             make_writable(folder, "the run folder")
+        self._take()
         self._clear_leftovers()
+
+    def _take(self) -> None:
+        """Keep other processes out until `release`, or until this one ends in whatever way.
+
+        Two runs in one folder would remove each other's unfinished files, and mix their rows.
+        """
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            return
+        self._lock = (self.root / ".lock").open("w")
+        try:
+            # Of the process, not of the open file: loader processes that outlive a killed run hold nothing.
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self.release()
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise OSError(
+                    f"another process is training in {self.root}; wait for its end, or choose another with --out"
+                ) from error
+            # else this file system has no locks
+
+    def release(self) -> None:
+        """Let other processes in again."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def _clear_leftovers(self) -> None:
         """After a kill: finish a folder swap that was cut between its renames, and drop unfinished files."""

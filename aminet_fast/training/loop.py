@@ -43,10 +43,10 @@ def train(config: TrainConfig, *, callback: Callback | None = None) -> int:
     """
     config.network()  # a wrong preset or field is reported before anything is opened
     deterministic = torch.are_deterministic_algorithms_enabled()
-    accelerator = _accelerator(config)
+    accelerator, folder = _accelerator(config), RunFolder(config.folder())
     try:
         with RunLog(accelerator.is_main_process) as log, StopSignals() as signals:
-            trainer = _prepare(config, accelerator, log)
+            trainer = _prepare(config, accelerator, folder, log)
             try:
                 return trainer.run(signals, callback)
             finally:
@@ -57,6 +57,7 @@ def train(config: TrainConfig, *, callback: Callback | None = None) -> int:
             f" use --precision bf16, or a narrower --preset ({str(error).split('.')[0]})"
         ) from error
     finally:
+        folder.release()
         torch.use_deterministic_algorithms(deterministic)
         accelerator.end_training()
         # Accelerate keeps one state a process and refuses another run in it at another precision.
@@ -76,11 +77,10 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     )
 
 
-def _prepare(config: TrainConfig, accelerator: Accelerator, log: RunLog) -> Trainer:
+def _prepare(config: TrainConfig, accelerator: Accelerator, folder: RunFolder, log: RunLog) -> Trainer:
     """Check everything that can be wrong, and only then touch the run folder."""
     if config.tensorboard:
         tensorboard_writer()
-    folder = RunFolder(config.folder())
     start = find_start(config, folder, log.warn)
     with accelerator.main_process_first():  # one process decodes the faces, the others find them in the cache
         faces, validator = _open_faces(config, accelerator)
