@@ -92,6 +92,12 @@ def test_kernel_sizes(kernels: tuple[int, ...]) -> None:
 
 
 @compiled_only
+def test_more_channels_than_values() -> None:
+    """The work of one channel, on average, rounds to none: nothing may be divided by it."""
+    check(arguments((1, 1, 1, 1), torch.float64, (1,), outputs=9))
+
+
+@compiled_only
 @settings(max_examples=40, deadline=None)
 @given(
     shape=st.tuples(st.integers(1, 3), st.integers(1, 35), st.integers(1, 14), st.integers(1, 14)),

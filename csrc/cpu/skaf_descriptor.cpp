@@ -22,7 +22,8 @@ constexpr int64_t kMeanChunks = 32;
 // A thread is worth waking for this many elements.
 constexpr int64_t kGrainElements = 16384;
 
-int64_t grain(int64_t elements) { return std::max<int64_t>(1, kGrainElements / elements); }
+// elements: of one unit of work, on average; an average may round to none.
+int64_t grain(int64_t elements) { return std::max<int64_t>(1, kGrainElements / std::max<int64_t>(1, elements)); }
 
 Tensor convolution(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   using torch::stable::detail::from;
