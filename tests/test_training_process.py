@@ -21,7 +21,8 @@ from aminet_fast.evaluate import evaluate_model
 from aminet_fast.training import train
 from aminet_fast.training.checkpoint import list_checkpoints
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+# As many threads as here: another number sums in another order, and bits are compared.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
 
 
 def command(tmp_path: Path, *launcher: str, **changes: Any) -> list[str]:
