@@ -40,7 +40,7 @@ void check_statistics(const Tensor& s, const Tensor& x, ScalarType acc) {
 std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& input, const Tensor& weight, const Tensor& bias, double eps) {
   check_image(input);
   const MemoryFormat format = format_of(input);
-  const Tensor x = torch::stable::contiguous(input, format);
+  const Tensor x = laid_out(input, format);
   const ScalarType acc = acc_of(x);
   const Tensor w = parameter_of(weight, acc), b = parameter_of(bias, acc);
   STD_TORCH_CHECK(w.numel() == x.size(1) && b.numel() == x.size(1), "layer_norm2d: weight and bias must be [C]");
@@ -81,10 +81,10 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad, const Tensor& in
   check_statistics(rstd, input, acc_of(input));
   STD_TORCH_CHECK(weight.numel() == input.size(1), "layer_norm2d: weight must be [C]");
   const MemoryFormat format = format_of(input);
-  const Tensor x = torch::stable::contiguous(input, format);
-  const Tensor dy = torch::stable::contiguous(torch::stable::to(grad, x.scalar_type()), format);
+  const Tensor x = laid_out(input, format);
+  const Tensor dy = laid_out(converted(grad, x.scalar_type()), format);
   const ScalarType acc = acc_of(x);
-  const Tensor w = parameter_of(weight, acc), m = torch::stable::contiguous(mean), r = torch::stable::contiguous(rstd);
+  const Tensor w = parameter_of(weight, acc), m = parameter_of(mean, acc), r = parameter_of(rstd, acc);
   const LayerNormShape shape = shape_of(x, format);
   const int64_t chunks = std::min(kChunks, layer_norm_blocks(shape));
   Tensor dx = torch::stable::empty_like(x);
@@ -104,7 +104,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad, const Tensor& in
     add_partials<double>(partial, dweight, dbias);
   else
     add_partials<float>(partial, dweight, dbias);
-  return {dx, torch::stable::to(dweight, weight.scalar_type()), torch::stable::to(dbias, weight.scalar_type())};
+  return {dx, converted(dweight, weight.scalar_type()), converted(dbias, weight.scalar_type())};
 }
 
 }  // namespace

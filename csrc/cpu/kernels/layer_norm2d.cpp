@@ -9,6 +9,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "layer_norm2d_rows.h"
+
 namespace aminet {
 namespace AMINET_CAPABILITY {
 namespace {
@@ -19,26 +21,6 @@ struct Forward {
   const int64_t C = a.shape.channels, P = a.shape.pixels;
   const Acc* w = static_cast<const Acc*>(a.weight);
   const Acc* b = static_cast<const Acc*>(a.bias);
-
-  // channels_last: one pixel's channels are neighbours, so vectors run along the channels.
-  void rows(const T* x, T* y, Acc* mean, Acc* rstd, int64_t count) const {
-    for (int64_t p = 0; p < count; ++p, x += C, y += C) {
-      Acc sum = 0, squares = 0;
-#pragma omp simd reduction(+ : sum)
-      for (int64_t c = 0; c < C; ++c) sum += static_cast<Acc>(x[c]);
-      const Acc m = sum / static_cast<Acc>(C);
-#pragma omp simd reduction(+ : squares)
-      for (int64_t c = 0; c < C; ++c) {
-        const Acc d = static_cast<Acc>(x[c]) - m;
-        squares += d * d;
-      }
-      const Acc r = 1 / std::sqrt(squares / static_cast<Acc>(C) + static_cast<Acc>(a.eps));
-#pragma omp simd
-      for (int64_t c = 0; c < C; ++c) y[c] = static_cast<T>((static_cast<Acc>(x[c]) - m) * r * w[c] + b[c]);
-      mean[p] = m;
-      rstd[p] = r;
-    }
-  }
 
   // NCHW: neighbouring pixels of one channel are neighbours, so vectors run along the pixels of a block.
   void planes(const T* x, T* y, Acc* mean, Acc* rstd, int64_t count) const {
@@ -70,28 +52,6 @@ struct Backward {
   const LayerNormBackward& a;
   const int64_t C = a.shape.channels, P = a.shape.pixels;
   const Acc* w = static_cast<const Acc*>(a.weight);
-
-  void rows(const T* dy, const T* x, const Acc* mean, const Acc* rstd, T* dx, Acc* dw, Acc* db, int64_t count) const {
-    for (int64_t p = 0; p < count; ++p, dy += C, x += C, dx += C) {
-      const Acc m = mean[p], r = rstd[p];
-      Acc sum = 0, dot = 0;
-#pragma omp simd reduction(+ : sum, dot)
-      for (int64_t c = 0; c < C; ++c) {
-        const Acc d = static_cast<Acc>(dy[c]), xhat = (static_cast<Acc>(x[c]) - m) * r, g = d * w[c];
-        sum += g;
-        dot += g * xhat;
-        dw[c] += d * xhat;
-        db[c] += d;
-      }
-      sum /= static_cast<Acc>(C);
-      dot /= static_cast<Acc>(C);
-#pragma omp simd
-      for (int64_t c = 0; c < C; ++c) {
-        const Acc xhat = (static_cast<Acc>(x[c]) - m) * r;
-        dx[c] = static_cast<T>(r * (static_cast<Acc>(dy[c]) * w[c] - sum - xhat * dot));
-      }
-    }
-  }
 
   void planes(const T* dy, const T* x, const Acc* mean, const Acc* rstd, T* dx, Acc* dw, Acc* db, int64_t count) const {
     Acc sum[kLayerNormBlock] = {}, dot[kLayerNormBlock] = {};
@@ -137,19 +97,21 @@ struct Block {
 template <typename T, typename Acc>
 void forward_blocks(const LayerNormForward& a, int64_t first, int64_t last) {
   const Forward<T, Acc> run{a};
+  const LayerNormRows<T, Acc> rows(a.shape.channels, a.weight, a.bias, a.eps);
   for (int64_t i = first; i < last; ++i) {
     const Block block(a.shape, i);
     const T* x = static_cast<const T*>(a.x) + block.element;
     T* y = static_cast<T*>(a.y) + block.element;
     Acc* mean = static_cast<Acc*>(a.mean) + block.pixel;
     Acc* rstd = static_cast<Acc*>(a.rstd) + block.pixel;
-    a.shape.channels_last ? run.rows(x, y, mean, rstd, block.count) : run.planes(x, y, mean, rstd, block.count);
+    a.shape.channels_last ? rows.forward(x, y, mean, rstd, block.count) : run.planes(x, y, mean, rstd, block.count);
   }
 }
 
 template <typename T, typename Acc>
 void backward_chunks(const LayerNormBackward& a, int64_t first, int64_t last) {
   const Backward<T, Acc> run{a};
+  const LayerNormRows<T, Acc> rows(a.shape.channels, a.weight, a.weight, 0);
   const int64_t blocks = layer_norm_blocks(a.shape), C = a.shape.channels;
   for (int64_t chunk = first; chunk < last; ++chunk) {
     Acc* dw = static_cast<Acc*>(a.partial) + chunk * 2 * C;
@@ -161,7 +123,7 @@ void backward_chunks(const LayerNormBackward& a, int64_t first, int64_t last) {
       const Acc* mean = static_cast<const Acc*>(a.mean) + block.pixel;
       const Acc* rstd = static_cast<const Acc*>(a.rstd) + block.pixel;
       if (a.shape.channels_last)
-        run.rows(dy, x, mean, rstd, dx, dw, dw + C, block.count);
+        rows.backward(dy, x, mean, rstd, dx, dw, dw + C, block.count);
       else
         run.planes(dy, x, mean, rstd, dx, dw, dw + C, block.count);
     }
