@@ -6,7 +6,7 @@ TORCH ?= torch>=2.11,<2.15
 PY = $(VENV)/bin/python
 INSTALLED = $(VENV)/.installed
 
-.PHONY: install demo test test-slow test-all lint types benchmarks clean
+.PHONY: install demo test test-slow test-all sanitize lint types benchmarks clean
 
 install: $(INSTALLED)
 
@@ -29,6 +29,11 @@ test-slow: $(INSTALLED)
 
 test-all: $(INSTALLED)
 	$(PY) -m pytest
+
+# AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer over the compiled CPU kernels.
+sanitize: $(INSTALLED)
+	$(PY) tests/sanitize.py address
+	$(PY) tests/sanitize.py thread
 
 lint: $(INSTALLED)
 	$(PY) -m ruff check .

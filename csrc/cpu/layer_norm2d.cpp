@@ -54,7 +54,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& input, const Tensor& we
   const Scalar scalar = scalar_of(x);
   const LayerNormKernels& kernels = AMINET_PICK(layer_norm2d);
   const int64_t grain = std::max<int64_t>(1, kGrainElements / (kLayerNormBlock * shape.channels));
-  torch::stable::parallel_for(0, layer_norm_blocks(shape), grain, [&](int64_t first, int64_t last) {
+  parallel_for(0, layer_norm_blocks(shape), grain, [&](int64_t first, int64_t last) {
     kernels.forward(scalar, arguments, first, last);
   });
   return {y, mean, rstd};
@@ -95,7 +95,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad, const Tensor& in
                                        partial.mutable_data_ptr(), chunks};
   const Scalar scalar = scalar_of(x);
   const LayerNormKernels& kernels = AMINET_PICK(layer_norm2d);
-  torch::stable::parallel_for(0, chunks, std::max<int64_t>(1, kGrainElements * chunks / x.numel()),
+  parallel_for(0, chunks, std::max<int64_t>(1, kGrainElements * chunks / x.numel()),
                               [&](int64_t first, int64_t last) { kernels.backward(scalar, arguments, first, last); });
 
   Tensor dweight = torch::stable::new_zeros(x, {shape.channels}, acc);

@@ -92,7 +92,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& input, const std::vector<Tensor
       arguments.convs[i].u = u[i].const_data_ptr();
     }
     arguments.first_image = n;
-    torch::stable::parallel_for(0, images * pixels, grain(shape.total), [&](int64_t first, int64_t last) {
+    parallel_for(0, images * pixels, grain(shape.total), [&](int64_t first, int64_t last) {
       kernels.pool(scalar, arguments, first, last);
     });
   }
@@ -119,10 +119,10 @@ Tensor backward_input(const Tensor& grad, const Tensor& argmax, const std::vecto
 
   const Scalar scalar = scalar_of(grad);
   const SkafKernels& kernels = AMINET_PICK(skaf_descriptor);
-  torch::stable::parallel_for(
+  parallel_for(
       0, shape.size, grain(shape.total * shape.size * shape.inputs),
       [&](int64_t first, int64_t last) { kernels.sum_kernels(scalar, arguments, first, last); });
-  torch::stable::parallel_for(0, shape.images * shape.height, grain(shape.width * shape.inputs * shape.size),
+  parallel_for(0, shape.images * shape.height, grain(shape.width * shape.inputs * shape.size),
                               [&](int64_t first, int64_t last) { kernels.dx(scalar, arguments, first, last); });
   return dx;
 }
@@ -166,16 +166,16 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> backward_parameters(const T
 
   const Scalar scalar = scalar_of(x);
   const SkafKernels& kernels = AMINET_PICK(skaf_descriptor);
-  torch::stable::parallel_for(0, padded_rows, grain(row), [&](int64_t first, int64_t last) {
+  parallel_for(0, padded_rows, grain(row), [&](int64_t first, int64_t last) {
     kernels.pad(scalar, arguments, first, last);
   });
-  torch::stable::parallel_for(0, arguments.tiles.size(), grain(kTilePixels), [&](int64_t first, int64_t last) {
+  parallel_for(0, arguments.tiles.size(), grain(kTilePixels), [&](int64_t first, int64_t last) {
     kernels.sort(scalar, arguments, first, last);
   });
-  torch::stable::parallel_for(0, arguments.mean_chunks, grain(rows / arguments.mean_chunks * row),
+  parallel_for(0, arguments.mean_chunks, grain(rows / arguments.mean_chunks * row),
                               [&](int64_t first, int64_t last) { kernels.mean(scalar, arguments, first, last); });
   kernels.add_means(scalar, arguments);
-  torch::stable::parallel_for(0, shape.size * shape.total, grain(rows * row / shape.total),
+  parallel_for(0, shape.size * shape.total, grain(rows * row / shape.total),
                               [&](int64_t first, int64_t last) { kernels.weights(scalar, arguments, first, last); });
   for (size_t i = 0; i < weights.size(); ++i) {
     const ScalarType type = weights[i].scalar_type();

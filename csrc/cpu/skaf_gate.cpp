@@ -85,7 +85,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& m, const Tensor& weight, const 
                                      gates.mutable_data_ptr()};
   const Scalar scalar = scalar_of(g);
   const SkafGateKernels& kernels = AMINET_PICK(skaf_gate);
-  torch::stable::parallel_for(0, shape.images * shape.image_blocks(), grain_of(shape),
+  parallel_for(0, shape.images * shape.image_blocks(), grain_of(shape),
                               [&](int64_t first, int64_t last) { kernels.forward(scalar, arguments, first, last); });
   return {y, gates};
 }
@@ -142,7 +142,7 @@ std::tuple<Tensor, Tensor, Tensor> maps_backward(const SkafGateShape& shape, con
                                   chunks};
   const Scalar scalar = scalar_of(dz);
   const SkafGateKernels& kernels = AMINET_PICK(skaf_gate);
-  torch::stable::parallel_for(0, chunks, 1,
+  parallel_for(0, chunks, 1,
                               [&](int64_t first, int64_t last) { kernels.maps(scalar, arguments, first, last); });
   if (need_weight && acc == ScalarType::Double) add_partials<double>(partial, dweight, dbias);
   if (need_weight && acc == ScalarType::Float) add_partials<float>(partial, dweight, dbias);
@@ -177,7 +177,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad, 
   const Scalar scalar = scalar_of(g);
   const SkafGateKernels& kernels = AMINET_PICK(skaf_gate);
   if (need_branches || need_maps)
-    torch::stable::parallel_for(0, shape.images * shape.image_blocks(), grain_of(shape),
+    parallel_for(0, shape.images * shape.image_blocks(), grain_of(shape),
                                 [&](int64_t first, int64_t last) { kernels.branches(scalar, arguments, first, last); });
   const ScalarType of_weight = weight.scalar_type();
   if (!need_maps) return {none(m.scalar_type()), none(of_weight), none(of_weight), dg, dl};

@@ -6,6 +6,7 @@
 
 #include <iterator>
 
+#include "cpu/parallel.h"
 #include "cpu/scalar.h"
 
 namespace aminet {
