@@ -1,8 +1,9 @@
 """``make sanitize``: the CPU kernels under sanitizers, over the operators' own tests.
 
 Builds the package into build/sanitize-<kind> with the sanitizer's flags, and runs there every test file of an operator
-that has compiled kernels. ``address`` is AddressSanitizer with UndefinedBehaviorSanitizer; ``thread`` is ThreadSanitizer,
-with threads that it can follow in place of OpenMP's (csrc/cpu/parallel.h). Needs g++ and its sanitizer libraries.
+that has compiled kernels. ``address`` is AddressSanitizer with UndefinedBehaviorSanitizer; ``thread`` is
+ThreadSanitizer, with threads that it can follow in place of OpenMP's (csrc/cpu/parallel.h). Needs g++ and its sanitizer
+libraries.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ def run(kind: str, library: Path, pytest_arguments: list[str]) -> int:
     tests = sorted({str(path) for name in _operators(library) for path in ROOT.glob(f"tests/test_{name}*.py")})
     # The module's own main puts no working directory before PYTHONPATH, which would hide the instrumented tree.
     start = "import sys, pytest; sys.path[:] = [p for p in sys.path if p]; raise SystemExit(pytest.main(sys.argv[1:]))"
-    # Reports go to stderr itself, past Python. Compiling for torch.compile starts compilers, which need no sanitizer, and says nothing of the kernels.
+    # Reports go to stderr itself, past Python.
+    # Compiling for torch.compile starts compilers, which need no sanitizer, and says nothing of the kernels.
     chosen = pytest_arguments or ["-q", "-x", "-m", "not slow", "-k", "not compile and not export"]
     command = [sys.executable, "-c", start, "--capture=sys", "-p", "no:cacheprovider", *chosen, *tests]
     return subprocess.run(command, cwd=ROOT, env=environ, check=False).returncode
