@@ -55,7 +55,7 @@ struct Backward {
     scaled_weights(s, static_cast<const Acc*>(p.weight2) + weights, scale, false, second);
     scaled_weights(s, static_cast<const Acc*>(p.weight2) + weights, scale, true, second_turned);
     scaled_weights<Acc>(s, static_cast<const Acc*>(p.weight1) + weights, nullptr, true, first_turned);
-    std::fill_n(partial, at.total, Acc(0));
+    std::fill_n(partial, at.fuse, Acc(0));
     for (int64_t k = 0; k < s.branches(); ++k) {
       next_df[k] = std::max<int64_t>(0, first_row - s.kernels[k] / 2);
       next_dfp[k] = std::max<int64_t>(0, first_row - s.kernels[k] / 2 * 2);
@@ -108,10 +108,11 @@ struct Backward {
       add_pixels(dz + y * s.width * C + features.channel, C, features.channels, partial + at.z);
   }
 
-  void add_fuse(int64_t first_row, int64_t rows) {
+  // first: nothing is there yet.
+  void add_fuse(int64_t first_row, int64_t rows, bool first) {
     const Acc* from = dz + first_row * s.width * C;
     for (int64_t k = 0; k < s.branches(); ++k)
-      gemm<Acc>({&from, 1, 1, C, rows * s.width, fp[k], block, partial + at.fuse + k * C * block, block, true}, C, block);
+      gemm<Acc>({&from, 1, 1, C, rows * s.width, fp[k], block, partial + at.fuse + k * C * block, block, !first}, C, block);
   }
 
   void write_dy(int64_t image, int64_t y) {
@@ -143,7 +144,7 @@ struct Backward {
       add_weights(y, held++);
       if (b.dy != nullptr) write_dy(image, y);
       if (!b.need_parameters || (held < group && y + 1 < last_row)) continue;
-      add_fuse(y + 1 - held, held);
+      add_fuse(y + 1 - held, held, y + 1 - held == first_row);
       held = 0;
     }
   }

@@ -96,9 +96,14 @@ struct Features {
     for (; next_y <= std::min(last, s.height - 1); ++next_y) {
       const Acc* from = y + next_y * s.width * s.channels + channel;
       Acc* to = y_rows.inside(next_y);
+      if (channels == s.channels && channels == s.block()) {
+        std::copy_n(from, s.width * channels, to);
+        continue;
+      }
       for (int64_t x = 0; x < s.width; ++x, from += s.channels, to += s.block()) {
-        std::copy_n(from, channels, to);
-        std::fill(to + channels, to + s.block(), Acc(0));
+#pragma omp simd
+        for (int64_t c = 0; c < channels; ++c) to[c] = from[c];
+        for (int64_t c = channels; c < s.block(); ++c) to[c] = 0;
       }
     }
   }
