@@ -17,7 +17,7 @@ from aminet_fast.reference.rdfe import rdfe_front_ref
 
 compiled_only = pytest.mark.skipif(load("_C")[0] is None, reason=f"needs the CPU extension: {load('_C')[1]}")
 BACKENDS = ["reference", pytest.param("cpu", marks=compiled_only)]
-# Images smaller than the kernels, odd and prime ones, several bands, several blocks of channels, the network's channels.
+# Images smaller than the kernels, odd and prime ones, several bands, several blocks of channels, the network's.
 SHAPES = [
     (1, 1, 1, 1),
     (3, 7, 11, 13),

@@ -77,7 +77,7 @@ def test_sizes_of_the_network(channels: int) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("level", [1e4, -1e4])
 def test_saturated_attention(level: float, backend: str) -> None:
-    """A closed unit leaves y and what the biases make; an open one leaves the convolutions alone. Nothing divides by a."""
+    """A closed unit leaves y and what biases make; an open one the convolutions alone. Nothing divides by a."""
     inputs, dz = arguments((1, 5, 6, 7), torch.float64)
     inputs[6] = torch.full_like(inputs[6], level)
     z = check(inputs, dz, backend)

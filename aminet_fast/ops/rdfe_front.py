@@ -1,4 +1,4 @@
-"""RDFE's front: depthwise branches, their attention unit, the second branches and the fusion (Section III-B2, Eq. 7-10)."""
+"""RDFE's front: depthwise branches weighed by one unit, filtered again and fused (Section III-B2, Eq. 7-10)."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def rdfe_front(
     All parameters are of y's dtype or float32.
 
     Returns:
-        [N, C, H, W] of y's dtype; everything between is float32 (float64 for float64) whatever the dtype. Under autocast
-        the dtype is what y's and autocast's own promote to, as in plain PyTorch. channels_last if y's channels are
-        neighbours in memory, contiguous otherwise.
+        [N, C, H, W] of y's dtype; everything between is float32 (float64 for float64) whatever the dtype. Under
+        autocast the dtype is what y's and autocast's own promote to, as in plain PyTorch. channels_last if y's channels
+        are neighbours in memory, contiguous otherwise.
 
     Raises:
         TypeError, ValueError: an argument is not as above; the message names it.
@@ -107,8 +107,8 @@ def _check_list(name: str, tensors: Sequence[Tensor], dw1_weights: Sequence[Tens
         raise TypeError(f"rdfe_front: {name} must be a list of tensors, got {describe(tensors)}")
     if not tensors or len(tensors) != len(dw1_weights):
         raise ValueError(
-            "rdfe_front: dw1_weights, dw1_biases, dw2_weights and dw2_biases must have one entry for each branch and at "
-            f"least one, got {len(dw1_weights)} dw1_weights and {len(tensors)} {name}"
+            "rdfe_front: dw1_weights, dw1_biases, dw2_weights and dw2_biases must have one entry for each branch and "
+            f"at least one, got {len(dw1_weights)} dw1_weights and {len(tensors)} {name}"
         )
 
 
@@ -127,17 +127,19 @@ def _check_shapes(names: list[str], parameters: list[Tensor], y: Tensor, kernels
                 f"{hidden} hidden values, got {describe(parameter)}"
             )
         if parameter.device != y.device:
-            raise ValueError(f"rdfe_front: {name} is on {parameter.device} and y on {y.device}; move them to one device")
+            raise ValueError(
+                f"rdfe_front: {name} is on {parameter.device} and y on {y.device}; move them to one device"
+            )
 
 
 def _reference(y: Tensor, parameters: list[Tensor], branches: int) -> Tensor:
     """The reference, kept to this operator's promises on dtype and layout."""
-    p = [parameter.to(y.dtype) for parameter in parameters]
-    b = branches
+    p, b = [parameter.to(y.dtype) for parameter in parameters], branches
+    reduce_weight, reduce_bias, expand_weight, expand_bias = p[2 * b : 2 * b + 4]
+    dw2_weights, dw2_biases = p[2 * b + 4 : 3 * b + 4], p[3 * b + 4 : -2]
+    unit = (reduce_weight, reduce_bias, expand_weight, expand_bias)
     with torch.autocast(y.device.type, enabled=False):
-        z = rdfe_front_ref(
-            y, p[:b], p[b : 2 * b], *p[2 * b : 2 * b + 4], p[2 * b + 4 : 3 * b + 4], p[3 * b + 4 : -2], p[-2], p[-1]
-        )
+        z = rdfe_front_ref(y, p[:b], p[b : 2 * b], *unit, dw2_weights, dw2_biases, p[-2], p[-1])
     return z.contiguous(memory_format=_memory_format(y))
 
 

@@ -78,9 +78,7 @@ class AttentionUnit(nn.Module):
         if self.kind == "pixel":
             return self.reduce(f).sigmoid()
         reduce, expand = self.reduce, self.expand
-        return attention_unit_ref(
-            f, reduce.weight, cast(Tensor, reduce.bias), expand.weight, cast(Tensor, expand.bias)
-        )
+        return attention_unit_ref(f, reduce.weight, cast(Tensor, reduce.bias), expand.weight, cast(Tensor, expand.bias))
 
 
 def reflect_pad(x: Tensor) -> Tensor:

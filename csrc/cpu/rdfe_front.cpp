@@ -16,7 +16,8 @@ using List = std::vector<Tensor>;
 struct Places {
   size_t branches;
   explicit Places(const List& parameters) : branches((parameters.size() - 6) / 4) {
-    STD_TORCH_CHECK(parameters.size() >= 10 && parameters.size() % 4 == 2, "rdfe_front: 4 parameters a branch and 6 more");
+    STD_TORCH_CHECK(parameters.size() >= 10 && parameters.size() % 4 == 2,
+                    "rdfe_front: 4 parameters a branch and 6 more");
   }
   size_t weight1(size_t k) const { return k; }
   size_t bias1(size_t k) const { return branches + k; }
@@ -197,7 +198,8 @@ std::tuple<Tensor, List> backward(const Tensor& grad, const Tensor& input, const
     gradients.push_back(torch::stable::new_zeros(y, size));
   }
   const int64_t size = s.size();
-  const Tensor partial = torch::stable::new_empty(y, {s.images * s.backward_bands() * s.blocks(), RdfePartial(s).total});
+  const int64_t units = s.images * s.backward_bands() * s.blocks();
+  const Tensor partial = torch::stable::new_empty(y, {units, RdfePartial(s).total});
   const Tensor constant = torch::stable::new_empty(y, {s.images, s.branches(), s.channels});
   const Tensor spread = torch::stable::new_empty(y, {s.images, size, size, need_y ? s.channels : 0});
 

@@ -1,9 +1,9 @@
 // RDFE's front (Eq. 7-10). Compiled once per capability (AMINET_CAPABILITY).
 //   f_k = DW_k(y);  a = AU(mean f);  f'_k = DW2_k(f_k * a);  z = fuse(cat f') + y
-// `attend` reads y once, for sums alone: the mean of DW_k(y) is the product of the kernel with sums of y over the pixels
-// that each tap meets, the total less some rows and columns at the border. `rows` reads y again and writes z: a band of
-// rows at a time, with the rows of f_k that the second convolutions meet in rings of a few hundred KiB, `a` multiplied
-// into the second weights, and the fusion a product on a row of f' that is still in cache.
+// `attend` reads y once, for sums alone: the mean of DW_k(y) is the product of the kernel with sums of y over the
+// pixels that each tap meets, the total less some rows and columns at the border. `rows` reads y again and writes z: a
+// band of rows at a time, with the rows of f_k that the second convolutions meet in rings of a few hundred KiB, `a`
+// multiplied into the second weights, and the fusion a product on a row of f' that is still in cache.
 #include "cpu/rdfe_front.h"
 
 #include "rdfe_front_attention.h"
@@ -68,7 +68,7 @@ void attend_images(const RdfeForward& f, int64_t first, int64_t last) {
   }
 }
 
-// The second half of a band: f'_k of one row for all blocks, then the fusion.
+// Rows of one band after another: f'_k for all blocks, then the fusion.
 template <typename Acc>
 struct Forward {
   const RdfeForward& f;
@@ -79,7 +79,7 @@ struct Forward {
                        rounded(s.block()) + rounded(s.width * s.padded())};
   std::vector<Features<Acc>> features{};
   std::vector<Acc*> weights{};            // a block's second weights times a
-  std::vector<const Acc*> parts{};        // f' of a row: [branch][block]
+  std::vector<Acc*> filtered{};           // f' of a row: [branch][block]
   Acc* scale = scratch.take(s.block());   // a block's a
   Acc* sums = scratch.take(s.width * s.padded());  // the row of the fusion
 
@@ -88,7 +88,7 @@ struct Forward {
       features.emplace_back(s, scratch);
       weights.push_back(scratch.take(s.taps() * s.block()));
     }
-    for (int64_t i = 0; i < s.branches() * s.blocks(); ++i) parts.push_back(scratch.take(row));
+    for (int64_t i = 0; i < s.branches() * s.blocks(); ++i) filtered.push_back(scratch.take(row));
   }
 
   void start(int64_t image, int64_t first_row) {
@@ -110,8 +110,7 @@ struct Forward {
       for (int64_t k = 0; k < s.branches(); ++k, bias += s.block()) {
         const int64_t size = s.kernels[k];
         const Acc* const* window = features[b].f_rows[k].window(y, size / 2);
-        depthwise_row<Acc, false>(size, window, w, bias, s.width, s.block(), const_cast<Acc*>(parts[k * s.blocks() + b]),
-                                  s.block());
+        depthwise_row<Acc, false>(size, window, w, bias, s.width, s.block(), filtered[k * s.blocks() + b], s.block());
         w += size * size * s.block();
       }
     }
@@ -119,7 +118,7 @@ struct Forward {
 
   void fuse(int64_t pixel) const {
     const int64_t C = s.channels, P = s.padded();
-    gemm<Acc>({parts.data(), s.branches() * s.blocks(), s.block(), 1, s.block(),
+    gemm<Acc>({filtered.data(), s.branches() * s.blocks(), s.block(), 1, s.block(),
                static_cast<const Acc*>(f.parameters.fuse), P, sums, P, false},
               s.width, P);
     const Acc *y = static_cast<const Acc*>(f.y) + pixel * C, *bias = static_cast<const Acc*>(f.parameters.fuse_bias);

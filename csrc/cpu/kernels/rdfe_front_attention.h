@@ -25,8 +25,9 @@ void attention_inputs(const RdfeShape& s, const RdfeParameters& p, const Acc* su
 #pragma omp simd
         for (int64_t c = 0; c < count; ++c) dot[c] += weight[c] * sum[c];
       }
+      const Acc* first_bias = bias + (block * s.branches() + k) * s.block();
       for (int64_t c = 0; c < count; ++c)
-        mean[k * C + first + c] = dot[c] / static_cast<Acc>(s.pixels()) + bias[(block * s.branches() + k) * s.block() + c];
+        mean[k * C + first + c] = dot[c] / static_cast<Acc>(s.pixels()) + first_bias[c];
     }
   const Acc *reduce = static_cast<const Acc*>(p.reduce_weight), *reduce_bias = static_cast<const Acc*>(p.reduce_bias);
   const int64_t inputs = s.branches() * C;

@@ -115,7 +115,8 @@ struct Features {
       const int64_t size = s.kernels[k], reach = size / 2;
       for (; next_f[k] <= std::min(row + reach, s.height - 1); ++next_f[k]) {
         read_until(next_f[k] + reach);
-        depthwise_row<Acc, false>(size, y_rows.window(next_f[k], reach), w, b, s.width, s.block(), f_rows[k].inside(next_f[k]), s.block());
+        const Acc* const* window = y_rows.window(next_f[k], reach);
+        depthwise_row<Acc, false>(size, window, w, b, s.width, s.block(), f_rows[k].inside(next_f[k]), s.block());
       }
       w += size * size * s.block();
       b += s.block();
@@ -123,7 +124,7 @@ struct Features {
   }
 };
 
-// The weights of one block, [branch][tap][channel of the block]: weight[k][tap] * scale, turned by half a turn if asked.
+// The weights of one block, [branch][tap][channel of the block], times `scale` and by half a turn if asked.
 template <typename Acc>
 void scaled_weights(const RdfeShape& s, const Acc* weight, const Acc* scale, bool turned, Acc* to) {
   for (int64_t size : s.kernels) {

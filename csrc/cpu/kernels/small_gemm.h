@@ -1,5 +1,5 @@
-// out[i][n] (+)= sum over parts p and depth j of a[p][i * row + j * step] * b[p * depth + j][n]: the 1x1 convolutions on
-// rows that are still in cache (step 1), and with row 1 the transposed product of their weight's gradient.
+// out[i][n] (+)= sum over parts p and depth j of a[p][i * row + j * step] * b[p * depth + j][n]: the 1x1 convolutions
+// on rows that are still in cache (step 1), and with row 1 the transposed product of their weight's gradient.
 // A tile of out stays in registers: kTileRows rows of up to three vectors, the last of which may be a half (24 channels
 // are one and a half); elements of a are broadcast. n is a multiple of 8. For csrc/cpu/kernels only.
 #pragma once
