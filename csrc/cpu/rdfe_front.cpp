@@ -71,9 +71,11 @@ void pack_depthwise(const RdfeShape& s, const List& weights, size_t first, bool 
 template <typename Acc>
 void pack_fuse_forward(const RdfeShape& s, const Acc* from, Acc* to) {
   const int64_t C = s.channels;
-  for (int64_t k = 0; k < s.branches(); ++k)
-    for (int64_t c = 0; c < C; ++c)
-      for (int64_t o = 0; o < C; ++o) to[(k * s.padded() + c) * s.padded() + o] = from[(o * s.branches() + k) * C + c];
+  for (int64_t first = 0; first < C; first += 16)  // so many rows of `from` stay in cache
+    for (int64_t k = 0; k < s.branches(); ++k)
+      for (int64_t c = 0; c < C; ++c)
+        for (int64_t o = first; o < std::min(C, first + 16); ++o)
+          to[(k * s.padded() + c) * s.padded() + o] = from[(o * s.branches() + k) * C + c];
 }
 
 // ... and to [block][branch][output][channel of the block].
@@ -99,14 +101,15 @@ struct Packed {
     const ScalarType acc = acc_of(like);
     List dense;
     for (const Tensor& parameter : parameters) dense.push_back(parameter_of(parameter, acc));
-    const auto zeros = [&](int64_t count) {
-      kept.push_back(torch::stable::new_zeros(like, {count}, acc));
+    const auto room = [&](int64_t count) {  // zeros where the packing leaves gaps
+      kept.push_back(s.padded() == s.channels ? torch::stable::new_empty(like, {count}, acc)
+                                              : torch::stable::new_zeros(like, {count}, acc));
       return static_cast<Acc*>(kept.back().mutable_data_ptr());
     };
     const int64_t blocks = s.blocks() * s.block();
-    Acc *weight1 = zeros(blocks * s.taps()), *weight2 = zeros(blocks * s.taps());
-    Acc *bias1 = zeros(blocks * s.branches()), *bias2 = zeros(blocks * s.branches());
-    Acc* fuse = zeros(s.branches() * (forward ? s.padded() : s.channels) * s.padded());
+    Acc *weight1 = room(blocks * s.taps()), *weight2 = room(blocks * s.taps());
+    Acc *bias1 = room(blocks * s.branches()), *bias2 = room(blocks * s.branches());
+    Acc* fuse = room(s.branches() * (forward ? s.padded() : s.channels) * s.padded());
     pack_depthwise(s, dense, at.weight1(0), false, weight1);
     pack_depthwise(s, dense, at.weight2(0), false, weight2);
     pack_depthwise(s, dense, at.bias1(0), true, bias1);

@@ -21,36 +21,60 @@ void add_bands(const RdfeBackward& b, int64_t image, int64_t block, std::vector<
   }
 }
 
+// Gradients of the weights, [block][branch][tap][channel of the block] until all images are in.
+template <typename Acc>
+struct WeightSums {
+  std::vector<Acc> weight1, weight2;
+  explicit WeightSums(const RdfeShape& s) : weight1(s.padded() * s.taps()), weight2(s.padded() * s.taps()) {}
+
+  // To torch's [channel][1][kernel][kernel] of each branch.
+  static void write(const RdfeShape& s, const std::vector<Acc>& from, const std::vector<void*>& to) {
+    const Acc* sum = from.data();
+    for (int64_t block = 0; block < s.blocks(); ++block)
+      for (int64_t k = 0; k < s.branches(); ++k) {
+        const int64_t taps = s.kernels[k] * s.kernels[k], first = block * s.block();
+        const int64_t count = std::min(s.block(), s.channels - first);
+        Acc* weight = static_cast<Acc*>(to[k]) + first * taps;
+        for (int64_t c = 0; c < count; ++c)
+          for (int64_t tap = 0; tap < taps; ++tap) weight[c * taps + tap] = sum[tap * s.block() + c];
+        sum += taps * s.block();
+      }
+  }
+};
+
 // da of one image and block from R, and the second convolutions' gradients.
 template <typename Acc>
-void second_gradients(const RdfeBackward& b, int64_t block, const Acc* a, const Acc* R, Acc* da) {
+void second_gradients(const RdfeBackward& b, int64_t block, const Acc* a, const Acc* R, Acc* da,
+                      WeightSums<Acc>& all) {
   const RdfeShape& s = b.shape;
   const int64_t first = block * s.block(), count = std::min(s.block(), s.channels - first);
   const Acc* weight = static_cast<const Acc*>(b.parameters.weight2) + block * s.taps() * s.block();
-  for (int64_t k = 0; k < s.branches(); ++k) {
-    const int64_t taps = s.kernels[k] * s.kernels[k];
-    for (int64_t tap = 0; tap < taps; ++tap, weight += s.block(), R += s.block())
-      for (int64_t c = 0; c < count; ++c) {
-        da[first + c] += weight[c] * R[c];
-        if (b.need_parameters) static_cast<Acc*>(b.dweight2[k])[(first + c) * taps + tap] += a[first + c] * R[c];
-      }
-  }
+  Acc* sum = all.weight2.data() + block * s.taps() * s.block();
+  for (int64_t tap = 0; tap < s.taps(); ++tap, weight += s.block(), R += s.block(), sum += s.block())
+#pragma omp simd
+    for (int64_t c = 0; c < count; ++c) {
+      da[first + c] += weight[c] * R[c];
+      sum[c] += a[first + c] * R[c];
+    }
 }
 
 // The first convolutions' gradients of one image and block, and fuse_bias's.
 template <typename Acc>
-void first_gradients(const RdfeBackward& b, int64_t block, const Acc* sums, const Acc* constant, const Acc* sum) {
+void first_gradients(const RdfeBackward& b, int64_t block, const Acc* sums, const Acc* constant, const Acc* sum,
+                     WeightSums<Acc>& all) {
   const RdfeShape& s = b.shape;
   const RdfePartial at(s);
   const int64_t C = s.channels, first = block * s.block(), count = std::min(s.block(), C - first);
   const Acc* raw = sum + at.weight1;
+  Acc* weight = all.weight1.data() + block * s.taps() * s.block();
   for (int64_t k = 0; k < s.branches(); ++k) {
     const int64_t size = s.kernels[k], taps = size * size, margin = s.border() - size / 2;
-    Acc *weight = static_cast<Acc*>(b.dweight1[k]) + first * taps, *bias = static_cast<Acc*>(b.dbias1[k]) + first;
+    Acc* bias = static_cast<Acc*>(b.dbias1[k]) + first;
     const Acc* part = constant + k * C + first;
-    for (int64_t tap = 0; tap < taps; ++tap, raw += s.block()) {
+    for (int64_t tap = 0; tap < taps; ++tap, raw += s.block(), weight += s.block()) {
       const Acc* met = sums + ((tap / size + margin) * s.size() + tap % size + margin) * C + first;
-      for (int64_t c = 0; c < count; ++c) weight[c * taps + tap] += raw[c] + part[c] * met[c];
+#pragma omp simd
+      for (int64_t c = 0; c < count; ++c) weight[c] += raw[c] + part[c] * met[c];
     }
     for (int64_t c = 0; c < count; ++c)
       bias[c] += sum[at.f + k * s.block() + c] + part[c] * static_cast<Acc>(s.pixels());
@@ -80,6 +104,7 @@ void attend_images(const RdfeBackward& b) {
   const RdfePartial at(s);
   std::vector<std::vector<Acc>> sum(s.blocks(), std::vector<Acc>(at.fuse));
   std::vector<Acc> da(C);
+  WeightSums<Acc> all(s);
   for (int64_t image = 0; image < s.images; ++image) {
     const Acc* a = static_cast<const Acc*>(b.a) + image * C;
     const Acc* sums = static_cast<const Acc*>(b.sums) + image * s.size() * s.size() * C;
@@ -87,13 +112,16 @@ void attend_images(const RdfeBackward& b) {
     std::fill(da.begin(), da.end(), Acc(0));
     for (int64_t block = 0; block < s.blocks(); ++block) {
       add_bands(b, image, block, sum[block]);
-      second_gradients(b, block, a, sum[block].data() + at.weight2, da.data());
+      second_gradients(b, block, a, sum[block].data() + at.weight2, da.data(), all);
     }
     attention_backward(b, sums, a, da.data(), constant);
     for (int64_t block = 0; block < (b.need_parameters ? s.blocks() : 0); ++block)
-      first_gradients(b, block, sums, constant, sum[block].data());
+      first_gradients(b, block, sums, constant, sum[block].data(), all);
   }
-  if (b.need_parameters) second_biases<Acc>(b);
+  if (!b.need_parameters) return;
+  all.write(s, all.weight1, b.dweight1);
+  all.write(s, all.weight2, b.dweight2);
+  second_biases<Acc>(b);
 }
 
 // Taps that meet a row (or column) of `length` in the class: borders one by one, all between alike.
