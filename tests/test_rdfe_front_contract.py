@@ -149,6 +149,7 @@ def test_bad_arguments() -> None:
         (ValueError, r"reduce_weight must be \[1, 8, 1, 1\].*\[1, 7, 1, 1\]", "reduce_weight", unit[0][:, :7]),
         (ValueError, r"expand_weight must be \[4, 1, 1, 1\]", "expand_weight", unit[2][:3]),
         (TypeError, r"reduce_bias must be a tensor, got NoneType", "reduce_bias", None),
+        (ValueError, r"reduce_bias must be \[1\].*got float32 \[\] on", "reduce_bias", unit[1][0]),
         (ValueError, r"fuse_weight must be \[4, 8, 1, 1\]", "fuse_weight", fuse[..., 0]),
         (ValueError, r"fuse_bias is on meta and y on cpu", "fuse_bias", fuse_bias.to("meta")),
         (TypeError, r"fuse_bias must have y's dtype.*or float32.*float64", "fuse_bias", fuse_bias.double()),

@@ -73,7 +73,7 @@ def rdfe_front(
     }
     for name, tensors in lists.items():
         _check_list(name, tensors, dw1_weights)
-    branches, hidden = len(dw1_weights), (reduce_bias.shape[0] if isinstance(reduce_bias, Tensor) else 0)
+    branches, hidden = len(dw1_weights), (reduce_bias.numel() if isinstance(reduce_bias, Tensor) else 0)
     unit = (reduce_weight, reduce_bias, expand_weight, expand_bias)
     parameters = [*dw1_weights, *dw1_biases, *unit, *dw2_weights, *dw2_biases, fuse_weight, fuse_bias]
     names = [
