@@ -2,11 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import AMINetConfig
+
+
+def attention_unit_ref(
+    f: Tensor, reduce_weight: Tensor, reduce_bias: Tensor, expand_weight: Tensor, expand_bias: Tensor
+) -> Tensor:
+    """F_au of Eq. 8 with one vector an image: sigmoid(expand(relu(reduce(mean over the pixels)))).
+
+    f [N, B*C, H, W], reduce [hidden, B*C, 1, 1] and [hidden], expand [C, hidden, 1, 1] and [C] -> [N, C, 1, 1].
+    """
+    hidden = F.relu(F.conv2d(f.mean((2, 3), keepdim=True), reduce_weight, reduce_bias))
+    return F.conv2d(hidden, expand_weight, expand_bias).sigmoid()
+
+
+def depthwise_ref(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x [N, C, H, W], weight [C, 1, K, K] of odd K, bias [C] -> [N, C, H, W]."""
+    return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2, groups=weight.shape[0])
+
+
+def rdfe_front_ref(
+    y: Tensor,
+    dw1_weights: Sequence[Tensor],
+    dw1_biases: Sequence[Tensor],
+    reduce_weight: Tensor,
+    reduce_bias: Tensor,
+    expand_weight: Tensor,
+    expand_bias: Tensor,
+    dw2_weights: Sequence[Tensor],
+    dw2_biases: Sequence[Tensor],
+    fuse_weight: Tensor,
+    fuse_bias: Tensor,
+) -> Tensor:
+    """RDFE's front (Eq. 7-10): [N, C, H, W] -> [N, C, H, W].
+
+    dw1 and dw2 have a [C, 1, K, K] and a [C] for each branch, reduce and expand are the attention unit's, fuse_weight
+    is [C, B*C, 1, 1].
+    """
+    f = [depthwise_ref(y, w, b) for w, b in zip(dw1_weights, dw1_biases, strict=True)]  # Eq. 7
+    a = attention_unit_ref(torch.cat(f, 1), reduce_weight, reduce_bias, expand_weight, expand_bias)  # Eq. 8
+    f = [f_k * a for f_k in f]  # Eq. 9
+    f = [depthwise_ref(f_k, w, b) for f_k, w, b in zip(f, dw2_weights, dw2_biases, strict=True)]
+    return F.conv2d(torch.cat(f, 1), fuse_weight, fuse_bias) + y  # Eq. 10
 
 
 def depthwise(channels: int, kernel: int) -> nn.Conv2d:
@@ -33,7 +77,8 @@ class AttentionUnit(nn.Module):
     def forward(self, f: Tensor) -> Tensor:
         if self.kind == "pixel":
             return self.reduce(f).sigmoid()
-        return self.expand(F.relu(self.reduce(f.mean((2, 3), keepdim=True)))).sigmoid()
+        reduce, expand = self.reduce, self.expand
+        return attention_unit_ref(f, reduce.weight, cast(Tensor, reduce.bias), expand.weight, cast(Tensor, expand.bias))
 
 
 def reflect_pad(x: Tensor) -> Tensor:
@@ -121,8 +166,19 @@ class RDFE(nn.Module):
             self.frm = FeatureRefinement(channels, config)
         self.config = config
 
+    def front_parameters(self) -> tuple[Any, ...]:
+        """What rdfe_front_ref takes beside y; for attention_unit="pooled" and dw_twice."""
+        dw1, dw2 = ([cast(nn.Conv2d, conv) for conv in dw] for dw in (self.dw1, self.dw2))
+        weights1, biases1 = [conv.weight for conv in dw1], [conv.bias for conv in dw1]
+        weights2, biases2 = [conv.weight for conv in dw2], [conv.bias for conv in dw2]
+        reduce, expand, fuse = self.au.reduce, self.au.expand, self.fuse
+        unit = (reduce.weight, reduce.bias, expand.weight, expand.bias)
+        return weights1, biases1, *unit, weights2, biases2, fuse.weight, fuse.bias
+
     def front(self, y: Tensor) -> Tensor:
         """Eq. 7-10."""
+        if self.config.attention_unit == "pooled" and self.config.dw_twice:
+            return rdfe_front_ref(y, *self.front_parameters())
         f = [dw(y) for dw in self.dw1]  # Eq. 7
         if self.config.attention_unit != "none":
             a = self.au(torch.cat(f, 1))  # Eq. 8, [N, C, 1, 1]

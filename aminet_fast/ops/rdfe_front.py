@@ -1,0 +1,194 @@
+"""RDFE's front: depthwise branches weighed by one unit, filtered again and fused (Section III-B2, Eq. 7-10)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import backends
+from .._extension import load
+from ..reference.rdfe import rdfe_front_ref
+from ._library import check_image, describe, library, no_second_derivative
+
+# parameters: rdfe_front's after y in their order, the lists laid out; 4 for each branch and 6 more.
+# a and sums are what backward needs of y's statistics: AU's vector, and sums of y over what each tap meets.
+library.define("rdfe_front_fwd(Tensor y, Tensor[] parameters) -> (Tensor z, Tensor a, Tensor sums)")
+# Gradients that are not needed come back with no elements, or as an empty list.
+library.define(
+    "rdfe_front_bwd(Tensor dz, Tensor y, Tensor a, Tensor sums, Tensor[] parameters,"
+    " bool need_y, bool need_parameters) -> (Tensor dy, Tensor[] dparameters)"
+)
+backends.register("rdfe_front", "cpu", "cpu", lambda: load("_C")[1])
+
+
+def rdfe_front(
+    y: Tensor,
+    dw1_weights: Sequence[Tensor],
+    dw1_biases: Sequence[Tensor],
+    reduce_weight: Tensor,
+    reduce_bias: Tensor,
+    expand_weight: Tensor,
+    expand_bias: Tensor,
+    dw2_weights: Sequence[Tensor],
+    dw2_biases: Sequence[Tensor],
+    fuse_weight: Tensor,
+    fuse_bias: Tensor,
+    backend: str | None = None,
+) -> Tensor:
+    """z = fuse(cat DW2_k(f_k * a)) + y with f_k = DW_k(y), a = sigmoid(expand(relu(reduce(mean(cat f))))) (Eq. 7-10).
+
+    Nothing but y and a few vectors is kept for backward: `a` follows from sums of y, and with `a` known the rest is
+    linear and computed again row by row.
+
+    Args:
+        y: [N, C, H, W] of float32, float64, bfloat16 or float16, in any layout; channels_last is the fastest.
+        dw1_weights, dw2_weights: one [C, 1, K, K] of odd K for each of B branches, the same K in both (3, 5, 7 in the
+            network); the convolutions pad by K // 2 zeros.
+        dw1_biases, dw2_biases: one [C] for each branch.
+        reduce_weight, reduce_bias: [hidden, B*C, 1, 1] and [hidden].
+        expand_weight, expand_bias: [C, hidden, 1, 1] and [C].
+        fuse_weight, fuse_bias: [C, B*C, 1, 1] and [C].
+        backend: "auto", "reference", "cpu", "triton" or "cuda"; None: AMINET_FAST_BACKEND, else "auto".
+
+    All parameters are of y's dtype or float32.
+
+    Returns:
+        [N, C, H, W] of y's dtype; everything between is float32 (float64 for float64) whatever the dtype. Under
+        autocast the dtype is what y's and autocast's own promote to, as in plain PyTorch. channels_last if y's channels
+        are neighbours in memory, contiguous otherwise.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above; the message names it.
+        NotImplementedError: the gradient of a gradient is asked for and backend is not "reference".
+    """
+    check_image("rdfe_front", "y", y)
+    lists = {
+        "dw1_weights": dw1_weights,
+        "dw1_biases": dw1_biases,
+        "dw2_weights": dw2_weights,
+        "dw2_biases": dw2_biases,
+    }
+    for name, tensors in lists.items():
+        _check_list(name, tensors, dw1_weights)
+    branches, hidden = len(dw1_weights), (reduce_bias.numel() if isinstance(reduce_bias, Tensor) else 0)
+    unit = (reduce_weight, reduce_bias, expand_weight, expand_bias)
+    parameters = [*dw1_weights, *dw1_biases, *unit, *dw2_weights, *dw2_biases, fuse_weight, fuse_bias]
+    names = [
+        *_named("dw1", branches),
+        *("reduce_weight", "reduce_bias", "expand_weight", "expand_bias"),
+        *_named("dw2", branches),
+        *("fuse_weight", "fuse_bias"),
+    ]
+    for name, parameter in zip(names, parameters, strict=True):
+        if not isinstance(parameter, Tensor):
+            raise TypeError(f"rdfe_front: {name} must be a tensor, got {describe(parameter)}")
+    _check_shapes(names, parameters, y, [w.shape[-1] if w.dim() == 4 else 0 for w in dw1_weights], hidden)
+    if torch.is_autocast_enabled(y.device.type) and y.dtype != torch.float64:
+        y = y.to(torch.promote_types(torch.get_autocast_dtype(y.device.type), y.dtype))
+        parameters = [p if p.dtype == torch.float32 else p.to(y.dtype) for p in parameters]
+    for name, parameter in zip(names, parameters, strict=True):
+        if parameter.dtype not in (y.dtype, torch.float32):
+            raise TypeError(f"rdfe_front: {name} must have y's dtype {y.dtype} or float32, got {describe(parameter)}")
+    if backends.choose("rdfe_front", y.device.type, backend) == "reference":
+        return _reference(y, parameters, branches)
+    return torch.ops.aminet_fast.rdfe_front_fwd(y, parameters)[0]
+
+
+def _named(which: str, branches: int) -> list[str]:
+    return [f"{which}_{kind}[{k}]" for kind in ("weights", "biases") for k in range(branches)]
+
+
+def _check_list(name: str, tensors: Sequence[Tensor], dw1_weights: Sequence[Tensor]) -> None:
+    """As many as there are branches, at least one."""
+    if not isinstance(tensors, (list, tuple)):
+        raise TypeError(f"rdfe_front: {name} must be a list of tensors, got {describe(tensors)}")
+    if not tensors or len(tensors) != len(dw1_weights):
+        raise ValueError(
+            "rdfe_front: dw1_weights, dw1_biases, dw2_weights and dw2_biases must have one entry for each branch and "
+            f"at least one, got {len(dw1_weights)} dw1_weights and {len(tensors)} {name}"
+        )
+
+
+def _check_shapes(names: list[str], parameters: list[Tensor], y: Tensor, kernels: list[int], hidden: int) -> None:
+    """Shapes and devices; kernels are those of dw1_weights, hidden is reduce_bias's size."""
+    c, branches = y.shape[1], len(kernels)
+    depthwise: list[tuple[int, ...]] = [*((c, 1, k, k) for k in kernels), *[(c,)] * branches]
+    unit = [(hidden, branches * c, 1, 1), (hidden,), (c, hidden, 1, 1), (c,)]
+    wanted = [*depthwise, *unit, *depthwise, (c, branches * c, 1, 1), (c,)]
+    for name, parameter, shape in zip(names, parameters, wanted, strict=True):
+        if parameter.shape != shape or (name.startswith("dw1_weights") and parameter.shape[-1] % 2 == 0):
+            odd = ", K odd" if "weights" in name else ""
+            size = list(shape) if kernels[0] else f"[{c}, 1, K, K]"
+            raise ValueError(
+                f"rdfe_front: {name} must be {size}{odd}, for y with {c} channels, {branches} branches and "
+                f"{hidden} hidden values, got {describe(parameter)}"
+            )
+        if parameter.device != y.device:
+            raise ValueError(
+                f"rdfe_front: {name} is on {parameter.device} and y on {y.device}; move them to one device"
+            )
+
+
+def _reference(y: Tensor, parameters: list[Tensor], branches: int) -> Tensor:
+    """The reference, kept to this operator's promises on dtype and layout."""
+    p, b = [parameter.to(y.dtype) for parameter in parameters], branches
+    reduce_weight, reduce_bias, expand_weight, expand_bias = p[2 * b : 2 * b + 4]
+    dw2_weights, dw2_biases = p[2 * b + 4 : 3 * b + 4], p[3 * b + 4 : -2]
+    unit = (reduce_weight, reduce_bias, expand_weight, expand_bias)
+    with torch.autocast(y.device.type, enabled=False):
+        z = rdfe_front_ref(y, p[:b], p[b : 2 * b], *unit, dw2_weights, dw2_biases, p[-2], p[-1])
+    return z.contiguous(memory_format=_memory_format(y))
+
+
+def _memory_format(y: Tensor) -> torch.memory_format:
+    # The kernels' rule too (format_of in csrc/cpu/tensors.h).
+    return torch.channels_last if y.stride(1) == 1 else torch.contiguous_format
+
+
+@torch.library.register_fake("aminet_fast::rdfe_front_fwd", lib=library)
+def _forward_fake(y: Tensor, parameters: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    branches = (len(parameters) - 6) // 4
+    torch._check(branches > 0 and len(parameters) % 4 == 2)
+    n, c, _, _ = y.shape
+    size = max(weight.shape[-1] for weight in parameters[:branches])
+    accumulated = torch.float64 if y.dtype == torch.float64 else torch.float32
+    z = torch.empty_like(y.contiguous(memory_format=_memory_format(y)))
+    return z, y.new_empty((n, c), dtype=accumulated), y.new_empty((n, size, size, c), dtype=accumulated)
+
+
+@torch.library.register_fake("aminet_fast::rdfe_front_bwd", lib=library)
+def _backward_fake(
+    dz: Tensor, y: Tensor, a: Tensor, sums: Tensor, parameters: list[Tensor], need_y: bool, need_parameters: bool
+) -> tuple[Tensor, list[Tensor]]:
+    torch._check(dz.shape == y.shape)
+    dy = torch.empty_like(y.contiguous(memory_format=_memory_format(y))) if need_y else y.new_empty((0,))
+    return dy, [p.new_empty(p.shape) for p in parameters] if need_parameters else []
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    y, parameters = inputs
+    _, a, sums = output
+    ctx.mark_non_differentiable(a, sums)
+    ctx.save_for_backward(y, a, sums, *parameters)
+
+
+def _backward(ctx: Any, dz: Tensor, _a: Tensor, _sums: Tensor) -> tuple[Tensor | None, list[Tensor | None]]:
+    y, a, sums, *parameters = ctx.saved_tensors
+    need_y, needs = ctx.needs_input_grad
+    none: list[Tensor | None] = [None] * len(parameters)
+    if not need_y and not any(needs):
+        return None, none
+    dy, gradients = torch.ops.aminet_fast.rdfe_front_bwd(dz, y, a, sums, parameters, need_y, any(needs))
+    wanted = [g if need else None for g, need in zip(gradients, needs, strict=True)] if any(needs) else none
+    return dy if need_y else None, wanted
+
+
+def _double_backward(ctx: Any, *gradients: Any) -> None:
+    no_second_derivative("rdfe_front")
+
+
+torch.library.register_autograd("aminet_fast::rdfe_front_fwd", _backward, setup_context=_setup_context, lib=library)
+torch.library.register_autograd("aminet_fast::rdfe_front_bwd", _double_backward, lib=library)
