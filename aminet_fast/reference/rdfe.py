@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,6 +14,23 @@ from ..config import AMINetConfig
 def depthwise(channels: int, kernel: int) -> nn.Conv2d:
     """A KxK convolution of each channel with itself, same size, with bias."""
     return nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels)
+
+
+def multiscale_dwconv_ref(
+    x: Tensor | Sequence[Tensor],
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    scale: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    """Depthwise convolutions of several odd sizes, of one input or of one each, times `scale` (Eq. 7, 9, 10).
+
+    x [N, C, H, W] or one for each branch, weights [C, 1, K, K], biases [C], scale [N, C, 1, 1] -> [N, C, H, W] each.
+    """
+    images = [x] * len(weights) if isinstance(x, Tensor) else x
+    if scale is not None:
+        images = [image * scale for image in images]  # Eq. 9
+    branches = zip(images, weights, biases, strict=True)
+    return tuple(F.conv2d(f, w, b, padding=w.shape[-1] // 2, groups=w.shape[0]) for f, w, b in branches)
 
 
 class AttentionUnit(nn.Module):
