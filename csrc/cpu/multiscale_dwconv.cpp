@@ -64,7 +64,8 @@ struct Call {
 
   const void* keep(const Tensor& t) { return kept.emplace_back(t).const_data_ptr(); }
 
-  Call(const std::vector<Tensor>& x, const std::vector<Tensor>& weights, const std::optional<Tensor>& scale, bool turned)
+  Call(const std::vector<Tensor>& x, const std::vector<Tensor>& weights, const std::optional<Tensor>& scale,
+       bool turned)
       : scalar(scalar_of(x.at(0))), acc(acc_of(x.at(0))) {
     STD_TORCH_CHECK(x[0].dim() == 4, "multiscale_dwconv: x must be 4-dimensional");
     STD_TORCH_CHECK(!weights.empty() && (x.size() == 1 || x.size() == weights.size()),

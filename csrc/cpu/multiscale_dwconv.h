@@ -15,7 +15,7 @@ namespace aminet {
 // of some channels of one image, a number that depends on the shape alone.
 struct MultiscaleShape {
   static constexpr int64_t kBlockChannels = 48;  // the rows and weights that one strip of pixels needs stay in L1
-  static constexpr int64_t kUnits = 32, kUnitRows = 8;
+  static constexpr int64_t kUnits = 16, kUnitRows = 16;
 
   int64_t images, channels, height, width;
 
@@ -36,13 +36,13 @@ struct MultiscaleShape {
 
 struct MultiscaleBranch {
   int64_t kernel;
-  const void* x;        // data; one for all branches if shared
-  const void* weight;   // Acc [block][kernel * kernel][channel of block]; in the backward turned by half a turn
-  const void* bias;     // Acc [channels], or null
-  void* y;              // data
-  const void* dy;       // data
-  void* dx;             // data, or null; of the first branch if shared
-  int64_t sums;         // where a slab has this branch's gradients, first of the weight, laid out as that, then of the bias
+  const void* x;       // data; one for all branches if shared
+  const void* weight;  // Acc [block][kernel * kernel][channel of block]; in the backward turned by half a turn
+  const void* bias;    // Acc [channels], or null
+  void* y;             // data
+  const void* dy;      // data
+  void* dx;            // data, or null; of the first branch if shared
+  int64_t sums;        // where a slab has this branch's gradients: of the weight, laid out as that, then of the bias
 
   int64_t taps() const { return kernel * kernel; }
 };
@@ -51,11 +51,11 @@ struct MultiscaleDwconv {
   MultiscaleShape shape;
   bool shared;
   std::vector<MultiscaleBranch> branches;
-  const void* scale;     // Acc [image][channel], or null
+  const void* scale;  // Acc [image][channel], or null
   bool need_weights, need_scale;
-  void* partial;         // Acc [image][chunk][slab]: sums over the rows of a chunk; null when neither of these
-  int64_t slab;          // its size
-  int64_t scale_sums;    // where a slab has the gradient of the scale, [channel]
+  void* partial;       // Acc [image][chunk][slab]: sums over the rows of a chunk; null when neither of these
+  int64_t slab;        // its size
+  int64_t scale_sums;  // where a slab has the gradient of the scale, [channel]
 };
 
 struct MultiscaleKernels {

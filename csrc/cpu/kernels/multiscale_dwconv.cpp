@@ -1,13 +1,15 @@
 // Depthwise convolutions of several sizes on one input, or one each. Compiled once per capability (AMINET_CAPABILITY).
 //   y_k = DW_k(a * x) + b_k          dx = a * sum_k DW_k^T(dy_k),  da = sum_pixels x * sum_k DW_k^T(dy_k)
-// A unit goes down its rows with the last few rows of x in a ring (in the backward of each dy_k too), as Acc, scaled and
-// between border pixels of zeros. A ring fits in L2, so data are read once, whatever the number of branches, and every
-// row of all outputs is finished while its inputs are there.
+// Reads x once and in the backward each dy_k; writes y_k, or dx and one slab of sums for a chunk of rows. A unit goes
+// down its rows with the last few rows of x in a ring (in the backward of each dy_k too), as Acc, scaled and between
+// border pixels of zeros. A ring fits in L2, so data are read once, whatever the number of branches, and every row of
+// all outputs is finished while its inputs are there.
 #include "cpu/multiscale_dwconv.h"
 
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
+#include <memory>
 #include <type_traits>
 
 #include "depthwise.h"
@@ -39,7 +41,8 @@ class Ring {
  public:
   Ring(const MultiscaleShape& shape, const Unit& unit, int64_t size, const void* data, const Acc* scale)
       : s(shape), u(unit), size_(size), scale_(scale), data_(static_cast<const T*>(data)),
-        rows_(size * (s.width + size - 1) * u.channels), next_(std::max<int64_t>(0, u.row - size / 2)) {}
+        memory_(size * (s.width + size - 1) * u.channels + kAligned), rows_(aligned(memory_)),
+        next_(std::max<int64_t>(0, u.row - size / 2)) {}
 
   // Loads what output row y needs.
   void advance(int64_t y) {
@@ -49,13 +52,22 @@ class Ring {
   // The pixel `radius` before the first of row y, which is loaded; null outside the image.
   const Acc* row(int64_t y, int64_t radius) const {
     if (y < 0 || y >= s.height) return nullptr;
-    return rows_.data() + (y % size_ * (s.width + size_ - 1) + size_ / 2 - radius) * u.channels;
+    return rows_ + (y % size_ * (s.width + size_ - 1) + size_ / 2 - radius) * u.channels;
   }
 
  private:
+  static constexpr int64_t kAligned = kVectorBytes / sizeof(Acc);
+
+  // Vectors across two lines of cache cost twice.
+  static Acc* aligned(std::vector<Acc>& memory) {
+    void* at = memory.data();
+    size_t room = memory.size() * sizeof(Acc);
+    return static_cast<Acc*>(std::align(kVectorBytes, kVectorBytes, at, room));
+  }
+
   void load_row(int64_t y) {
     const T* from = data_ + u.element(s, y);
-    Acc* to = rows_.data() + (y % size_ * (s.width + size_ - 1) + size_ / 2) * u.channels;
+    Acc* to = rows_ + (y % size_ * (s.width + size_ - 1) + size_ / 2) * u.channels;
     const int64_t c = u.channels;
     for (int64_t x = 0; x < s.width; ++x, from += s.channels, to += c) {
       if (scale_ == nullptr) {
@@ -73,7 +85,8 @@ class Ring {
   int64_t size_;
   const Acc* scale_;
   const T* data_;
-  std::vector<Acc> rows_;
+  std::vector<Acc> memory_;
+  Acc* rows_;
   int64_t next_;
 };
 
@@ -228,8 +241,13 @@ void backward_units(const MultiscaleDwconv& a, int64_t first, int64_t last) {
     case Scalar::f16: return run<c10::Half, float>(a, first, last);              \
   }
 
-void forward(Scalar scalar, const MultiscaleDwconv& a, int64_t first, int64_t last) { AMINET_FOR_SCALAR(forward_units) }
-void backward(Scalar scalar, const MultiscaleDwconv& a, int64_t first, int64_t last) { AMINET_FOR_SCALAR(backward_units) }
+void forward(Scalar scalar, const MultiscaleDwconv& a, int64_t first, int64_t last) {
+  AMINET_FOR_SCALAR(forward_units)
+}
+
+void backward(Scalar scalar, const MultiscaleDwconv& a, int64_t first, int64_t last) {
+  AMINET_FOR_SCALAR(backward_units)
+}
 
 }  // namespace
 
