@@ -20,6 +20,7 @@ from aminet_fast.config import AMINetConfig
 from aminet_fast.ops import multiscale_dwconv
 from aminet_fast.ops._library import DTYPES
 from aminet_fast.reference.rdfe import RDFE as ReferenceRDFE
+from aminet_fast.reference.rdfe import parameters
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -63,9 +64,7 @@ def test_other_kernels(kernels: tuple[int, ...]) -> None:
     shared=st.booleans(),
     scaled=st.booleans(),
 )
-def test_any_shape(
-    shape: tuple[int, ...], kernels: list[int], layouts: list[str], shared: bool, scaled: bool
-) -> None:
+def test_any_shape(shape: tuple[int, ...], kernels: list[int], layouts: list[str], shared: bool, scaled: bool) -> None:
     check(case(shape, torch.float64, kernels, shared, scaled).stored(layouts))
 
 
@@ -96,13 +95,14 @@ def test_broadcast_gradients_and_one_output_alone() -> None:
 def test_is_what_rdfe_computes() -> None:
     torch.manual_seed(0)
     rdfe, y = ReferenceRDFE(6, AMINetConfig()), torch.randn(2, 6, 9, 8)
-
-    def parameters(branches: torch.nn.ModuleList) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        return [branch.weight for branch in branches], [branch.bias for branch in branches]
-
     f = multiscale_dwconv(y, *parameters(rdfe.dw1))
     f = multiscale_dwconv(f, *parameters(rdfe.dw2), rdfe.au(torch.cat(f, 1)))
-    torch.testing.assert_close(rdfe.fuse(torch.cat(f, 1)) + y, rdfe.front(y))
+    ours = rdfe.fuse(torch.cat(f, 1)) + y
+    torch.testing.assert_close(ours, rdfe.front(y))
+    f = [dw(y) for dw in rdfe.dw1]
+    a = rdfe.au(torch.cat(f, 1))
+    by_hand = [dw(f_k * a) for dw, f_k in zip(rdfe.dw2, f, strict=True)]
+    torch.testing.assert_close(ours, rdfe.fuse(torch.cat(by_hand, 1)) + y)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -173,7 +173,7 @@ from multiscale_inputs import SHAPES, case, check, load
 from aminet_fast.ops._library import DTYPES
 print(load("_C")[0].cpu_capability())
 for dtype in DTYPES:
-    for shape in SHAPES[1:5]:
+    for shape in SHAPES[1:3]:
         check(case(shape, dtype).stored(["channels_last"]))
         check(case(shape, dtype, (9, 7, 3), shared=False, scaled=True))
 """

@@ -112,7 +112,9 @@ def _check_beside(
             f"multiscale_dwconv: {name} must be [{wanted}] beside x {list(x.shape)}, got {describe(tensor)}"
         )
     if tensor.device != x.device:
-        raise ValueError(f"multiscale_dwconv: {name} is on {tensor.device} and x on {x.device}; move them to one device")
+        raise ValueError(
+            f"multiscale_dwconv: {name} is on {tensor.device} and x on {x.device}; move them to one device"
+        )
 
 
 def _reference(

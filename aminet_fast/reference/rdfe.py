@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +32,12 @@ def multiscale_dwconv_ref(
         images = [image * scale for image in images]  # Eq. 9
     branches = zip(images, weights, biases, strict=True)
     return tuple(F.conv2d(f, w, b, padding=w.shape[-1] // 2, groups=w.shape[0]) for f, w, b in branches)
+
+
+def parameters(branches: nn.ModuleList) -> tuple[list[Tensor], list[Tensor | None]]:
+    """Weights and biases of convolutions, as `multiscale_dwconv_ref` takes them."""
+    convs = cast("Sequence[nn.Conv2d]", branches)
+    return [conv.weight for conv in convs], [conv.bias for conv in convs]
 
 
 class AttentionUnit(nn.Module):
@@ -142,12 +149,12 @@ class RDFE(nn.Module):
 
     def front(self, y: Tensor) -> Tensor:
         """Eq. 7-10."""
-        f = [dw(y) for dw in self.dw1]  # Eq. 7
-        if self.config.attention_unit != "none":
-            a = self.au(torch.cat(f, 1))  # Eq. 8, [N, C, 1, 1]
-            f = [f_k * a for f_k in f]  # Eq. 9
+        f = multiscale_dwconv_ref(y, *parameters(self.dw1))  # Eq. 7
+        a = self.au(torch.cat(f, 1)) if self.config.attention_unit != "none" else None  # Eq. 8, [N, C, 1, 1]
         if self.config.dw_twice:
-            f = [dw(f_k) for dw, f_k in zip(self.dw2, f, strict=True)]
+            f = multiscale_dwconv_ref(f, *parameters(self.dw2), a)  # Eq. 9, and the depthwise convolutions of Eq. 10
+        elif a is not None:
+            f = tuple(f_k * a for f_k in f)  # Eq. 9
         return self.fuse(torch.cat(f, 1)) + y  # Eq. 10
 
     def forward(self, y: Tensor) -> Tensor:
