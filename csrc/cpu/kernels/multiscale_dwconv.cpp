@@ -62,7 +62,7 @@ class Ring {
   static Acc* aligned(std::vector<Acc>& memory) {
     void* at = memory.data();
     size_t room = memory.size() * sizeof(Acc);
-    return static_cast<Acc*>(std::align(kVectorBytes, kVectorBytes, at, room));
+    return static_cast<Acc*>(std::align(kVectorBytes, 1, at, room));
   }
 
   void load_row(int64_t y) {
