@@ -23,9 +23,21 @@ def attention_unit_ref(
     return F.conv2d(hidden, expand_weight, expand_bias).sigmoid()
 
 
-def depthwise_ref(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x [N, C, H, W], weight [C, 1, K, K] of odd K, bias [C] -> [N, C, H, W]."""
-    return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2, groups=weight.shape[0])
+def multiscale_dwconv_ref(
+    x: Tensor | Sequence[Tensor],
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    scale: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    """Depthwise convolutions of several odd sizes, of one input or of one each, times `scale` (Eq. 7, 9, 10).
+
+    x [N, C, H, W] or one for each branch, weights [C, 1, K, K], biases [C], scale [N, C, 1, 1] -> [N, C, H, W] each.
+    """
+    images = [x] * len(weights) if isinstance(x, Tensor) else x
+    if scale is not None:
+        images = [image * scale for image in images]  # Eq. 9
+    branches = zip(images, weights, biases, strict=True)
+    return tuple(F.conv2d(f, w, b, padding=w.shape[-1] // 2, groups=w.shape[0]) for f, w, b in branches)
 
 
 def rdfe_front_ref(
@@ -46,16 +58,21 @@ def rdfe_front_ref(
     dw1 and dw2 have a [C, 1, K, K] and a [C] for each branch, reduce and expand are the attention unit's, fuse_weight
     is [C, B*C, 1, 1].
     """
-    f = [depthwise_ref(y, w, b) for w, b in zip(dw1_weights, dw1_biases, strict=True)]  # Eq. 7
+    f = multiscale_dwconv_ref(y, dw1_weights, dw1_biases)  # Eq. 7
     a = attention_unit_ref(torch.cat(f, 1), reduce_weight, reduce_bias, expand_weight, expand_bias)  # Eq. 8
-    f = [f_k * a for f_k in f]  # Eq. 9
-    f = [depthwise_ref(f_k, w, b) for f_k, w, b in zip(f, dw2_weights, dw2_biases, strict=True)]
+    f = multiscale_dwconv_ref(f, dw2_weights, dw2_biases, a)  # Eq. 9, and Eq. 10's depthwise convolutions
     return F.conv2d(torch.cat(f, 1), fuse_weight, fuse_bias) + y  # Eq. 10
 
 
 def depthwise(channels: int, kernel: int) -> nn.Conv2d:
     """A KxK convolution of each channel with itself, same size, with bias."""
     return nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels)
+
+
+def parameters(branches: nn.ModuleList) -> tuple[list[Tensor], list[Tensor | None]]:
+    """Weights and biases of convolutions, as `multiscale_dwconv_ref` takes them."""
+    convs = cast("Sequence[nn.Conv2d]", branches)
+    return [conv.weight for conv in convs], [conv.bias for conv in convs]
 
 
 class AttentionUnit(nn.Module):
@@ -167,18 +184,13 @@ class RDFE(nn.Module):
         self.config = config
 
     def front_parameters(self) -> tuple[Any, ...]:
-        """What rdfe_front_ref takes beside y; for attention_unit="pooled" and dw_twice."""
-        dw1, dw2 = ([cast(nn.Conv2d, conv) for conv in dw] for dw in (self.dw1, self.dw2))
-        weights1, biases1 = [conv.weight for conv in dw1], [conv.bias for conv in dw1]
-        weights2, biases2 = [conv.weight for conv in dw2], [conv.bias for conv in dw2]
+        """What `rdfe_front_ref` takes beside y; for attention_unit="pooled" and dw_twice."""
         reduce, expand, fuse = self.au.reduce, self.au.expand, self.fuse
         unit = (reduce.weight, reduce.bias, expand.weight, expand.bias)
-        return weights1, biases1, *unit, weights2, biases2, fuse.weight, fuse.bias
+        return *parameters(self.dw1), *unit, *parameters(self.dw2), fuse.weight, fuse.bias
 
     def front(self, y: Tensor) -> Tensor:
-        """Eq. 7-10."""
-        if self.config.attention_unit == "pooled" and self.config.dw_twice:
-            return rdfe_front_ref(y, *self.front_parameters())
+        """Eq. 7-10; `rdfe_front_ref` is the same as a function."""
         f = [dw(y) for dw in self.dw1]  # Eq. 7
         if self.config.attention_unit != "none":
             a = self.au(torch.cat(f, 1))  # Eq. 8, [N, C, 1, 1]

@@ -32,7 +32,7 @@ inline V load_lanes(const Acc* from) {
   return v;
 }
 
-// So many sums and a weights of a row of the kernel fill the 32 registers of AVX-512, or the 16 of the others.
+// So many sums and the weights of a row of the kernel fill the 32 registers of AVX-512, or the 16 of the others.
 constexpr int kStrip = kVectorBytes == 64 ? 16 : 8;
 
 // L channels of P pixels of out; rows are read from `offset`.
