@@ -10,10 +10,13 @@
 namespace aminet {
 namespace {
 
-// Below this many pixels the transformed weights cost more than they save; measured at 24 to 192 channels.
-constexpr int64_t kLeastPixels = 192;
-// Groups of tiles in a block: what V takes of the second-level cache, and enough of them to read U seldom.
-constexpr int64_t kGroups = 8, kManyGroups = 24, kManyInputs = 128;
+// With so few pixels transforming the weights costs more than it saves, unless there are few of these too; measured at
+// 8 to 192 channels.
+constexpr int64_t kLeastPixels = 160, kFewInputs = 48;
+// Groups of tiles in a block: so few that V and M stay in the second-level cache, and more where U does not.
+constexpr int64_t kGroups = 8, kManyGroups = 16, kManyInputs = 128;
+// Small images are cut finer, for the sake of several threads.
+constexpr int64_t kLeastBlocks = 4;
 
 bool has_winograd(const std::vector<Tensor>& weights) {
   return weights.size() == 2 && weights[0].size(2) == 5 && weights[1].size(2) == 7 &&
@@ -35,9 +38,8 @@ Tensor prepack(const std::vector<Tensor>& weights) {
     const Tensor w = laid_out(converted(weight, ScalarType::Float), MemoryFormat::ChannelsLast);
     const int64_t outputs = w.size(0), inputs = w.size(1);
     torch::stable::parallel_for(
-        0, winograd_padded(outputs) / kWinogradMultiple, 1, [&](int64_t first, int64_t last) {
-          kernels.weights(static_cast<const float*>(w.const_data_ptr()), w.size(2), outputs, inputs,
-                          first * kWinogradMultiple, last * kWinogradMultiple, u);
+        0, (outputs + kWinogradOutputs - 1) / kWinogradOutputs, 1, [&](int64_t first, int64_t last) {
+          kernels.weights(static_cast<const float*>(w.const_data_ptr()), w.size(2), outputs, inputs, first, last, u);
         });
     u += weight_size(weight);
   }
@@ -48,7 +50,7 @@ Tensor prepack(const std::vector<Tensor>& weights) {
 
 bool uses_winograd(const Tensor& x, const std::vector<Tensor>& weights) {
   return x.scalar_type() == ScalarType::Float && has_winograd(weights) &&
-         x.size(0) * x.size(2) * x.size(3) >= kLeastPixels;
+         (x.size(1) <= kFewInputs || x.size(0) * x.size(2) * x.size(3) >= kLeastPixels);
 }
 
 std::tuple<Tensor, Tensor> winograd_forward(const Tensor& input, const std::vector<Tensor>& weights,
@@ -76,7 +78,8 @@ std::tuple<Tensor, Tensor> winograd_forward(const Tensor& input, const std::vect
   a.x = static_cast<const float*>(x.const_data_ptr());
   a.m = static_cast<float*>(m.mutable_data_ptr());
   a.argmax = static_cast<int32_t*>(argmax.mutable_data_ptr());
-  a.groups = a.inputs < kManyInputs ? kGroups : kManyGroups;
+  const int64_t groups = images * a.group_rows() * a.group_columns();
+  a.groups = std::min(a.inputs < kManyInputs ? kGroups : kManyGroups, (groups + kLeastBlocks - 1) / kLeastBlocks);
 
   const SkafWinogradKernels& kernels = AMINET_PICK(skaf_winograd);
   torch::stable::parallel_for(0, a.blocks(), 1, [&](int64_t first, int64_t last) { kernels.blocks(a, first, last); });

@@ -38,7 +38,7 @@ struct SkafWinograd {
   int64_t blocks() const { return (images * group_rows() * group_columns() + groups - 1) / groups; }
 };
 
-// weights: outputs [first, last), multiples of kWinogradMultiple, of one [outputs][k][k][inputs] into u.
+// weights: the blocks [first, last) of kWinogradOutputs outputs, of one [outputs][k][k][inputs] into u.
 // blocks: the maps of blocks [first, last). combine: m and argmax of the pixels [first, last) of all images from them.
 struct SkafWinogradKernels {
   void (*weights)(const float* weight, int64_t size, int64_t outputs, int64_t inputs, int64_t first, int64_t last,

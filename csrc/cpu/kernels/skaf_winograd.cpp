@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <memory>
 #include <vector>
 
 #include "cpu/kernels/winograd.h"
@@ -62,34 +63,38 @@ struct Blocks {
   const SkafWinograd& a;
   const int64_t C = a.inputs, H = a.height, W = a.width;
   const int64_t columns = a.group_columns(), groups = a.images * a.group_rows() * columns;
-  const int64_t rows = 4 * a.groups + 2 * kTileRows;  // tiles of a block, those beyond the last included
-  // A little more than whole cache lines in number, lest all positions meet in one set.
+  const int64_t rows = 4 * a.groups + kTileRows;  // tiles in V and M; `multiply` takes whole groups of kTileRows
+  // A line more than the tiles need, lest all positions meet in one set of the cache.
   const int64_t v_stride = up(rows * C, L) + L, m_stride = up(rows * kWinogradOutputs, L) + L;
-  std::vector<float> memory = std::vector<float>(kPositions * (v_stride + m_stride) + L);
-  float* const v = memory.data() + (-(reinterpret_cast<uintptr_t>(memory.data()) / sizeof(float))) % L;
+  const std::unique_ptr<float[]> memory{new float[kPositions * (v_stride + m_stride) + L]};
+  float* const v = memory.get() + -(reinterpret_cast<uintptr_t>(memory.get()) / sizeof(float)) % L;
   float* const m = v + kPositions * v_stride;
   std::vector<float> strip = std::vector<float>(strip_columns<EightPoints, 2>(2 * a.groups) * kSize * L);
-  std::vector<Best> best = std::vector<Best>(up(rows * 16, L));
-  std::vector<Tile> tiles = {};
+  std::vector<Best> best = std::vector<Best>(up(16 * a.groups, L));  // of each pixel of a block, for one convolution
   std::vector<int64_t> places = std::vector<int64_t>(4 * a.groups);  // of each group's four tiles in V, or -1
-  int64_t only_five = 0, shared = 0;
+  std::vector<Tile> tiles = {};                                      // in the order of V
+  int64_t only_five = 0, fives = 0;
 
-  // In the order: tiles that only the 5x5 has, at the lower and right border; that both have; that only the 7x7 has.
+  // First the tiles that only the 5x5 has (at the lower and right border), then those that both have, then those that
+  // only the 7x7 has: each convolution's are neighbours.
   void list_tiles(int64_t first, int64_t last) {
     tiles.clear();
+    std::fill(places.begin(), places.end(), -1);
+    int64_t sizes[3];
     for (int pass = 0; pass < 3; ++pass) {
       for (int64_t g = first; g < last; ++g)
         for (int64_t i = 0; i < 4; ++i) {
           const int64_t image = g / columns / a.group_rows(), row = g / columns % a.group_rows() * 2 + i / 2;
           const int64_t column = g % columns * 2 + i % 2;
-          const bool seven = 2 * row < H && 2 * column < W;
-          if (pass == 0) places[(g - first) * 4 + i] = -1;
-          if ((i == 0 ? seven : seven ? 2 : -1) != pass) continue;
-          places[(g - first) * 4 + i] = tiles.size();
-          tiles.push_back({image, row, column});
+          const bool five = i == 0, seven = 2 * row < H && 2 * column < W;
+          if ((five && !seven && pass == 0) || (five && seven && pass == 1) || (!five && seven && pass == 2)) {
+            places[(g - first) * 4 + i] = tiles.size();
+            tiles.push_back({image, row, column});
+          }
         }
-      (pass == 0 ? only_five : shared) = pass == 2 ? shared : tiles.size() - (pass == 1 ? only_five : 0);
+      sizes[pass] = tiles.size();
     }
+    only_five = sizes[0], fives = sizes[1];
   }
 
   void transform(int64_t first, int64_t last) {
@@ -97,53 +102,60 @@ struct Blocks {
       const int64_t end = std::min(last, g / columns * columns + columns);
       const int64_t image = g / columns / a.group_rows(), row = g / columns % a.group_rows();
       const ZeroPadded loader = {a.x + image * H * W * C, H, W, C};
-      for (int64_t i = 0; i < 2; ++i) {
-        if (i && 4 * row + 2 >= H) continue;
+      for (int64_t i = 0; i < (4 * row + 2 < H ? 2 : 1); ++i)
         transform_strip<EightPoints, 2>(
             loader, 4 * row + 2 * i - 3, g % columns * 4 - 3, 2 * (end - g),
             [&](int64_t t) { return places[(g - first + t / 2) * 4 + 2 * i + t % 2]; }, strip.data(), v, v_stride);
-      }
       g = end;
+    }
+    const int64_t read = std::max(up(fives, kTileRows), only_five + up(tiles.size() - only_five, kTileRows));
+    for (int64_t p = 0; p < kPositions; ++p)  // what `multiply` reads beyond the last tile
+      std::fill(v + p * v_stride + tiles.size() * C, v + p * v_stride + read * C, 0.f);
+  }
+
+  // The outputs [o, o + width) of one convolution at `count` tiles from place `from` on, into `best`.
+  template <int kSide>
+  void add_outputs(const SkafWinogradConv& conv, int64_t from, int64_t count, int64_t o, int64_t width) {
+    constexpr int kPixels = kSide * kSide;
+    const int64_t step = up(width, L);
+    const float* u = conv.u + o * kPositions * C;
+    for (int64_t p = 0; p < kPositions; ++p)
+      multiply(count, v + p * v_stride + from * C, C, u + p * C * width, width, m + p * m_stride, step);
+    for (int64_t c = 0; c < width; c += L) {
+      Vector<float> bias = {};
+      Mask channel = {}, exists = {};
+      for (int i = 0; i < L; ++i) {
+        channel[i] = o + c + i;
+        exists[i] = -(channel[i] < conv.outputs);
+        if (exists[i]) bias[i] = conv.bias[channel[i]];
+      }
+      for (int64_t t = 0; t < count; ++t) {
+        Vector<float> y[kPixels];
+        transform_output<EightPoints, kSide>(m + t * step + c, m_stride, bias, y);
+        for (int i = 0; i < kPixels; ++i) {
+          Best& to = best[t * kPixels + i];
+          const Mask larger = beats(y[i], to.best) & exists;
+          to = {to.sum + (exists ? y[i] : Vector<float>{}), larger ? y[i] : to.best, larger ? channel : to.found};
+        }
+      }
     }
   }
 
-  // One convolution's outputs at `count` tiles from place `from` on, into its maps. kSide x kSide outputs a tile, the
-  // first of them `inset` pixels above and left of the 7x7's.
+  // One convolution at `count` tiles from place `from` on, into its maps: kSide x kSide pixels a tile, whose first is
+  // `inset` pixels above and left of the 7x7's.
   template <int kSide>
   void pool(const SkafWinogradConv& conv, int64_t from, int64_t count, int64_t inset) {
     constexpr int kPixels = kSide * kSide;
+    std::fill(best.begin(), best.end(), Best{{}, Vector<float>{} - std::numeric_limits<float>::infinity(), {}});
     const int64_t padded = winograd_padded(conv.outputs);
-    for (int64_t o = 0; o < padded; o += kWinogradOutputs) {
-      const int64_t width = std::min(kWinogradOutputs, padded - o), step = up(width, L);
-      const float* u = conv.u + o * kPositions * C;
-      for (int64_t p = 0; p < kPositions; ++p)
-        multiply(count, v + p * v_stride + from * C, C, u + p * C * width, width, m + p * m_stride, step);
-      for (int64_t c = 0; c < width; c += L) {
-        Vector<float> bias = {};
-        Mask channel = {}, exists = {};
-        for (int i = 0; i < L; ++i) {
-          channel[i] = o + c + i;
-          exists[i] = -(channel[i] < conv.outputs);
-          if (exists[i]) bias[i] = conv.bias[o + c + i];
-        }
-        for (int64_t t = 0; t < count; ++t) {
-          Vector<float> y[kPixels];
-          transform_output<EightPoints, kSide>(m + t * step + c, m_stride, bias, y);
-          Best* to = &best[t * kPixels];
-          if (o + c == 0) std::fill(to, to + kPixels, Best{{}, Vector<float>{} - std::numeric_limits<float>::infinity(), {}});
-          for (int i = 0; i < kPixels; ++i) {
-            const Mask larger = beats(y[i], to[i].best) & exists;
-            to[i] = {to[i].sum + (exists ? y[i] : Vector<float>{}), larger ? y[i] : to[i].best,
-                     larger ? channel : to[i].found};
-          }
-        }
-      }
-    }
+    for (int64_t o = 0; o < padded; o += kWinogradOutputs)
+      add_outputs<kSide>(conv, from, count, o, std::min(kWinogradOutputs, padded - o));
     for (int64_t q = 0; q < count * kPixels; q += L) {
       reduce(&best[q]);
       for (int64_t i = 0; i < std::min<int64_t>(L, count * kPixels - q); ++i) {
         const Tile& tile = tiles[from + (q + i) / kPixels];
-        const int64_t y = 2 * tile.row - inset + (q + i) % kPixels / kSide, x = 2 * tile.column - inset + (q + i) % kSide;
+        const int64_t y = 2 * tile.row - inset + (q + i) % kPixels / kSide;
+        const int64_t x = 2 * tile.column - inset + (q + i) % kSide;
         if (y < 0 || y >= H || x < 0 || x >= W) continue;
         const int64_t pixel = (tile.image * H + y) * W + x;
         conv.sum[pixel] = best[q].sum[i];
@@ -157,17 +169,15 @@ struct Blocks {
     const int64_t first = block * a.groups, last = std::min(groups, first + a.groups);
     list_tiles(first, last);
     transform(first, last);
-    pool<4>(a.five, 0, only_five + shared, 1);
+    pool<4>(a.five, 0, fives, 1);
     pool<2>(a.seven, only_five, tiles.size() - only_five, 0);
   }
 };
 
 void weights(const float* weight, int64_t size, int64_t outputs, int64_t inputs, int64_t first, int64_t last,
              float* u) {
-  if (size == 5)
-    transform_weight<EightPoints, 5>(weight, outputs, inputs, first, last, u);
-  else
-    transform_weight<EightPoints, 7>(weight, outputs, inputs, first, last, u);
+  const auto transform = size == 5 ? transform_weight<EightPoints, 5> : transform_weight<EightPoints, 7>;
+  for (int64_t block = first; block < last; ++block) transform(weight, outputs, inputs, block * kWinogradOutputs, u);
 }
 
 void blocks(const SkafWinograd& a, int64_t first, int64_t last) {
