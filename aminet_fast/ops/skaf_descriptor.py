@@ -38,9 +38,8 @@ def skaf_descriptor(
     u is not kept for backward: its gradient has one value in all channels, of the mean, and one more in the channel of
     the max, so the index of the max is enough. Where several channels are the max, it is the first of them.
 
-    On the CPU float32 convolutions of sizes 5 and 7 (in this order) are Winograd's, whose rounding error is up to about
-    five times that of the direct ones, and where a value that is not finite also reaches pixels some way outside its
-    window.
+    On the CPU float32 convolutions of sizes 5 and 7 (in this order) are Winograd's. Their rounding error is two to five
+    times that of the direct ones, and a value that is not finite also reaches pixels up to seven away.
 
     Args:
         x: [N, C, H, W] of float32, float64, bfloat16 or float16, in any layout; channels_last is the fastest.
@@ -77,8 +76,8 @@ def skaf_descriptor_prepack(weights: Sequence[Tensor]) -> Tensor | None:
         weights: as those of `skaf_descriptor`.
 
     Returns:
-        [1-d] float32, about 64 / (k * k) times as large as the weights; None where the operator would not use it: on
-        another device than the CPU, for other kernel sizes than 5 and 7, another dtype than float32, fewer than 8 inputs.
+        [1-d] float32, 1.7 times as large as the weights; None where the operator would not use it: on another device
+        than the CPU, for other kernel sizes than 5 and 7, another dtype than float32, fewer than 8 inputs.
 
     Raises:
         TypeError: weights is not a list of tensors.
