@@ -26,7 +26,9 @@ struct Best {
   Mask found;
 };
 
-inline Mask beats(const Vector<float>& v, const Vector<float>& best) { return (v > best) | ((v != v) & (best == best)); }
+inline Mask beats(const Vector<float>& v, const Vector<float>& best) {
+  return (v > best) | ((v != v) & (best == best));
+}
 
 inline Best joined(const Best& a, const Best& b) {
   const Mask same = (a.best == b.best) | ((a.best != a.best) & (b.best != b.best));
@@ -37,18 +39,13 @@ inline Best joined(const Best& a, const Best& b) {
 // L pixels whose channels are spread over the lanes to one whose lanes are the pixels.
 template <int kHalf = L / 2>
 inline void reduce(Best* pixels) {
-  Mask low, high;
-#pragma GCC unroll 16
-  for (int i = 0; i < L; ++i) {
-    low[i] = i & kHalf ? (i ^ kHalf) + L : i;
-    high[i] = i & kHalf ? i + L : i ^ kHalf;
-  }
+#pragma GCC unroll 8
   for (int i = 0; i < kHalf; ++i) {
-    const Best &a = pixels[i], &b = pixels[i + kHalf];
-    pixels[i] = joined({__builtin_shuffle(a.sum, b.sum, low), __builtin_shuffle(a.best, b.best, low),
-                        __builtin_shuffle(a.found, b.found, low)},
-                       {__builtin_shuffle(a.sum, b.sum, high), __builtin_shuffle(a.best, b.best, high),
-                        __builtin_shuffle(a.found, b.found, high)});
+    const Best a = pixels[i], b = pixels[i + kHalf];
+    pixels[i] = joined({exchanged<kHalf, false>(a.sum, b.sum), exchanged<kHalf, false>(a.best, b.best),
+                        exchanged<kHalf, false>(a.found, b.found)},
+                       {exchanged<kHalf, true>(a.sum, b.sum), exchanged<kHalf, true>(a.best, b.best),
+                        exchanged<kHalf, true>(a.found, b.found)});
   }
   if constexpr (kHalf > 1) reduce<kHalf / 2>(pixels);
 }

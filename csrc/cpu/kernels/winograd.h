@@ -2,7 +2,8 @@
 //   y = A^T ( sum over inputs of (G w G^T) . (B^T x B) ) A
 // in three steps that a caller runs over a block of tiles small enough to stay in cache between them:
 // transform_strip (x to V), multiply of winograd_multiply.h at every position (V to M), transform_output (M to y).
-//   V [positions][tiles][inputs]   U [blocks of outputs][positions][inputs][outputs of the block]   M as the caller likes
+//   V [positions][tiles][inputs]   M [positions][tiles][outputs of a block]
+//   U [blocks of outputs][positions][inputs][outputs of the block]
 #pragma once
 
 #include <algorithm>
@@ -26,8 +27,27 @@ struct FloatsOf {
 template <int kCount>
 using Floats = typename FloatsOf<kCount>::type;
 
-// Eight points (0, +-1, +-2, +-1/2 and infinity), which F(2, 7), F(4, 5) and F(6, 3) share, and so B. Scaling a point in
-// B by a power of two and back in G would change no rounding, and other points lose more in float32.
+// Of lanes in runs of kHalf: a's even runs (kHigh: its odd runs), each followed by b's at the same place.
+template <int kHalf, bool kHigh, typename V, std::size_t... kLane>
+inline V exchanged(const V& a, const V& b, std::index_sequence<kLane...>) {
+  constexpr auto from = [](int i) {
+    return i & kHalf ? (kHigh ? i : i ^ kHalf) + static_cast<int>(sizeof...(kLane)) : kHigh ? i ^ kHalf : i;
+  };
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, from(kLane)...);
+#else
+  typedef decltype(a < b) Index;
+  return __builtin_shuffle(a, b, Index{from(kLane)...});
+#endif
+}
+
+template <int kHalf, bool kHigh, typename V>
+inline V exchanged(const V& a, const V& b) {
+  return exchanged<kHalf, kHigh>(a, b, std::make_index_sequence<sizeof(V) / sizeof(float)>());
+}
+
+// Eight points (0, +-1, +-2, +-1/2 and infinity), which F(2, 7), F(4, 5) and F(6, 3) share, and so B. Scaling a point
+// in B by a power of two and back in G would change no rounding, and other points lose more in float32.
 struct EightPoints {
   static constexpr int kSize = 8;
 

@@ -82,19 +82,12 @@ inline void multiply(int64_t tiles, const float* v, int64_t inputs, const float*
 // Rows become columns: lane j of in[i] goes to lane i of in[j].
 template <int kCount, int kHalf = kCount / 2>
 inline void transpose(Floats<kCount>* x) {
-  typedef decltype(Floats<kCount>{} < Floats<kCount>{}) Index;
-  Index low, high;
-#pragma GCC unroll 8
-  for (int i = 0; i < kCount; ++i) {
-    low[i] = i & kHalf ? (i ^ kHalf) + kCount : i;
-    high[i] = i & kHalf ? i + kCount : i ^ kHalf;
-  }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int i = 0; i < kCount; ++i)
     if (!(i & kHalf)) {
       const Floats<kCount> a = x[i], b = x[i + kHalf];
-      x[i] = __builtin_shuffle(a, b, low);
-      x[i + kHalf] = __builtin_shuffle(a, b, high);
+      x[i] = exchanged<kHalf, false>(a, b);
+      x[i + kHalf] = exchanged<kHalf, true>(a, b);
     }
   if constexpr (kHalf > 1) transpose<kCount, kHalf / 2>(x);
 }
@@ -111,13 +104,10 @@ void transform_weight_tile(const float* weight, int64_t outputs, int64_t inputs,
     V* square = taps[t / kTaps][t % kTaps];
 #pragma GCC unroll 16
     for (int k = 0; k < kCount; ++k)
-      if (o + k < outputs) {
-        const float* from = weight + ((o + k) * kTaps * kTaps + t) * inputs + c;
-        std::memcpy(&square[k], from, sizeof(V));
-          // for the next call: no prefetcher sees these strides
-      } else {
+      if (o + k < outputs)
+        std::memcpy(&square[k], weight + ((o + k) * kTaps * kTaps + t) * inputs + c, sizeof(V));
+      else
         square[k] = V{};
-      }
     transpose<kCount>(square);
   }
   for (int k = 0; k < kCount; ++k, u += width) {
