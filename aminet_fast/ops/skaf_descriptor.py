@@ -38,7 +38,7 @@ def skaf_descriptor(
     u is not kept for backward: its gradient has one value in all channels, of the mean, and one more in the channel of
     the max, so the index of the max is enough. Where several channels are the max, it is the first of them.
 
-    On the CPU float32 convolutions of sizes 5 and 7 (in this order) are Winograd's. Their rounding error is two to five
+    On the CPU float32 convolutions of sizes 5 and 7 (in this order) are Winograd's. Their rounding error is two to six
     times that of the direct ones, and a value that is not finite also reaches pixels up to seven away.
 
     Args:
