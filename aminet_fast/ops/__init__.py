@@ -6,9 +6,16 @@ from .._extension import load
 from .layer_norm2d import layer_norm2d
 from .multiscale_dwconv import multiscale_dwconv
 from .rdfe_front import rdfe_front
-from .skaf_descriptor import skaf_descriptor
+from .skaf_descriptor import skaf_descriptor, skaf_descriptor_prepack
 from .skaf_gate import skaf_gate
 
 load("_C")  # an exported program calls the operators themselves, past the public functions that would load it
 
-__all__ = ["layer_norm2d", "multiscale_dwconv", "rdfe_front", "skaf_descriptor", "skaf_gate"]
+__all__ = [
+    "layer_norm2d",
+    "multiscale_dwconv",
+    "rdfe_front",
+    "skaf_descriptor",
+    "skaf_descriptor_prepack",
+    "skaf_gate",
+]

@@ -14,8 +14,10 @@ from ..reference.skaf import skaf_descriptor_ref
 from ._library import check_image, describe, library, no_second_derivative
 
 library.define(
-    "skaf_descriptor_fwd(Tensor x, Tensor[] weights, Tensor[] biases) -> (Tensor m, Tensor argmax)",
+    "skaf_descriptor_fwd(Tensor x, Tensor[] weights, Tensor[] biases, Tensor? packed=None)"
+    " -> (Tensor m, Tensor argmax)",
 )
+library.define("skaf_descriptor_prepack(Tensor[] weights) -> Tensor")
 library.define("skaf_descriptor_bwd_input(Tensor dm, Tensor argmax, Tensor[] weights) -> Tensor dx")
 library.define(
     "skaf_descriptor_bwd_parameters(Tensor dm, Tensor x, Tensor argmax, Tensor[] weights)"
@@ -25,18 +27,27 @@ backends.register("skaf_descriptor", "cpu", "cpu", lambda: load("_C")[1])
 
 
 def skaf_descriptor(
-    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], backend: str | None = None
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    backend: str | None = None,
+    packed: Tensor | None = None,
 ) -> Tensor:
     """m = [mean, max] over the channels of u = cat(conv_k(x)), dense convolutions that keep the size (Eq. 12-14).
 
     u is not kept for backward: its gradient has one value in all channels, of the mean, and one more in the channel of
     the max, so the index of the max is enough. Where several channels are the max, it is the first of them.
 
+    On the CPU float32 convolutions of sizes 5 and 7 (in this order) are Winograd's. Their rounding error is two to six
+    times that of the direct ones, and a value that is not finite also reaches pixels up to seven away.
+
     Args:
         x: [N, C, H, W] of float32, float64, bfloat16 or float16, in any layout; channels_last is the fastest.
         weights: one [C_k, C, k, k] of odd k for each convolution, of x's dtype or float32; channels_last is fastest.
         biases: one [C_k] for each convolution, of x's dtype or float32.
         backend: "auto", "reference", "cpu", "triton" or "cuda"; None: AMINET_FAST_BACKEND, else "auto".
+        packed: `skaf_descriptor_prepack(weights)` of these very weights, to save its time where they do not change
+            between calls; the result is the same. It is not used where it is of no use.
 
     Returns:
         [N, 2, H, W], contiguous, of x's dtype; under autocast of autocast's, as the convolutions are. Sums of gradients
@@ -52,16 +63,70 @@ def skaf_descriptor(
         if not torch.is_autocast_enabled(x.device.type):
             weights, biases = [w.to(x.dtype) for w in weights], [b.to(x.dtype) for b in biases]
         return skaf_descriptor_ref(x, weights, biases).contiguous()
-    return torch.ops.aminet_fast.skaf_descriptor_fwd(x, weights, biases)[0]
+    _check_packed(packed, weights)
+    return torch.ops.aminet_fast.skaf_descriptor_fwd(x, weights, biases, packed)[0]
+
+
+def skaf_descriptor_prepack(weights: Sequence[Tensor]) -> Tensor | None:
+    """What `skaf_descriptor` makes of its weights before it can use them, for its argument `packed`.
+
+    It is a copy: whoever keeps it must make it anew when the weights change (their `data_ptr()`, `_version` or dtype).
+
+    Args:
+        weights: as those of `skaf_descriptor`.
+
+    Returns:
+        [1-d] float32, 1.7 times as large as the weights; None where the operator would not use it: on another device
+        than the CPU, for other kernel sizes than 5 and 7, another dtype than float32, fewer than 8 inputs.
+
+    Raises:
+        TypeError: weights is not a list of tensors.
+    """
+    _check_tensors("weights", weights)
+    if not _packs(weights) or backends.choose("skaf_descriptor", weights[0].device.type, None) != "cpu":
+        return None
+    return torch.ops.aminet_fast.skaf_descriptor_prepack([weight.detach() for weight in weights])
+
+
+def _packs(weights: Sequence[Tensor]) -> bool:
+    # The kernels' rule too (has_winograd in csrc/cpu/skaf_winograd.cpp).
+    sizes = [tuple(weight.shape[1:]) for weight in weights]
+    return (
+        len(sizes) == 2
+        and sizes == [(sizes[0][0], 5, 5), (sizes[0][0], 7, 7)]
+        and sizes[0][0] >= 8
+        and all(weight.dtype == torch.float32 and weight.device.type == "cpu" for weight in weights)
+    )
+
+
+def _packed_size(weights: Sequence[Tensor]) -> int:
+    # The kernels' rule too (winograd_weight_size in csrc/cpu/winograd.h): eight points each way, outputs by the eight.
+    return sum((weight.shape[0] + 7) // 8 * 8 * weight.shape[1] * 64 for weight in weights)
+
+
+def _check_packed(packed: Tensor | None, weights: Sequence[Tensor]) -> None:
+    if packed is None:
+        return
+    if not isinstance(packed, Tensor) or packed.dtype != torch.float32 or packed.dim() != 1:
+        raise TypeError(f"skaf_descriptor: packed must be a 1-d float32 tensor or None, got {describe(packed)}")
+    if not _packs(weights) or packed.shape[0] != _packed_size(weights) or packed.device != weights[0].device:
+        raise ValueError(
+            f"skaf_descriptor: packed must be skaf_descriptor_prepack of weights, got {describe(packed)} "
+            f"for weights {', '.join(describe(weight) for weight in weights)}"
+        )
+
+
+def _check_tensors(name: str, tensors: object) -> None:
+    if not isinstance(tensors, (list, tuple)) or not all(isinstance(t, Tensor) for t in tensors):
+        raise TypeError(f"skaf_descriptor: {name} must be a list of tensors, got {_describe_list(tensors)}")
 
 
 def _check_convolutions(
     x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Both as lists; else TypeError or ValueError."""
-    for name, tensors in (("weights", weights), ("biases", biases)):
-        if not isinstance(tensors, (list, tuple)) or not all(isinstance(t, Tensor) for t in tensors):
-            raise TypeError(f"skaf_descriptor: {name} must be a list of tensors, got {_describe_list(tensors)}")
+    _check_tensors("weights", weights)
+    _check_tensors("biases", biases)
     if not weights or len(weights) != len(biases):
         raise ValueError(
             "skaf_descriptor: weights and biases must have one entry for each convolution and at least one, "
@@ -102,14 +167,16 @@ def _memory_format(t: Tensor) -> torch.memory_format:
     return torch.channels_last if t.stride(1) == 1 else torch.contiguous_format
 
 
-def _autocast(x: Tensor, weights: list[Tensor], biases: list[Tensor]) -> tuple[Tensor, Tensor]:
+def _autocast(
+    x: Tensor, weights: list[Tensor], biases: list[Tensor], packed: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Autocast's dtype, as convolutions do; it leaves float64 alone."""
     device = x.device.type
     dtype = torch.get_autocast_dtype(device)
     if x.dtype != torch.float64:
         x, weights, biases = x.to(dtype), [w.to(dtype) for w in weights], [b.to(dtype) for b in biases]
     with torch.autocast(device, enabled=False):
-        return torch.ops.aminet_fast.skaf_descriptor_fwd(x, weights, biases)
+        return torch.ops.aminet_fast.skaf_descriptor_fwd(x, weights, biases, packed)
 
 
 library.impl("skaf_descriptor_fwd", _autocast, "AutocastCPU")
@@ -117,12 +184,19 @@ library.impl("skaf_descriptor_fwd", _autocast, "AutocastCUDA")
 
 
 @torch.library.register_fake("aminet_fast::skaf_descriptor_fwd", lib=library)
-def _forward_fake(x: Tensor, weights: list[Tensor], biases: list[Tensor]) -> tuple[Tensor, Tensor]:
+def _forward_fake(
+    x: Tensor, weights: list[Tensor], biases: list[Tensor], packed: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     torch._check(len(weights) == len(biases) and len(weights) > 0)
     n, c, h, w = x.shape
     for weight in weights:
         torch._check(x.device == weight.device and weight.shape[1] == c)
     return x.new_empty((n, 2, h, w)), x.new_empty((n, h, w), dtype=torch.int32)
+
+
+@torch.library.register_fake("aminet_fast::skaf_descriptor_prepack", lib=library)
+def _prepack_fake(weights: list[Tensor]) -> Tensor:
+    return weights[0].new_empty(_packed_size(weights))
 
 
 @torch.library.register_fake("aminet_fast::skaf_descriptor_bwd_input", lib=library)
@@ -141,16 +215,16 @@ def _backward_parameters_fake(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, weights, biases = inputs
+    x, weights, biases, _ = inputs
     _, argmax = output
     ctx.mark_non_differentiable(argmax)
     ctx.bias_dtypes = [bias.dtype for bias in biases]
     ctx.save_for_backward(x, argmax, *weights)
 
 
-def _backward(ctx: Any, dm: Tensor, _argmax: Tensor) -> tuple[Tensor | None, list[Any], list[Any]]:
+def _backward(ctx: Any, dm: Tensor, _argmax: Tensor) -> tuple[Tensor | None, list[Any], list[Any], None]:
     x, argmax, *weights = ctx.saved_tensors
-    needs_x, needs_weights, needs_biases = ctx.needs_input_grad
+    needs_x, needs_weights, needs_biases, *_ = ctx.needs_input_grad
     dx, dweights, dbiases = None, [None] * len(weights), [None] * len(weights)
     if needs_x:
         dx = torch.ops.aminet_fast.skaf_descriptor_bwd_input(dm, argmax, weights)
@@ -158,7 +232,7 @@ def _backward(ctx: Any, dm: Tensor, _argmax: Tensor) -> tuple[Tensor | None, lis
     if any(needs_weights) or any(needs_biases):
         dweights, dbiases = torch.ops.aminet_fast.skaf_descriptor_bwd_parameters(dm, x, argmax, weights)
         dbiases = [bias.to(dtype) for bias, dtype in zip(dbiases, ctx.bias_dtypes, strict=True)]
-    return dx, dweights, dbiases
+    return dx, dweights, dbiases, None
 
 
 def _double_backward(ctx: Any, *gradients: Any) -> None:

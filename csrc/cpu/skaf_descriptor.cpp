@@ -1,5 +1,6 @@
 // aminet_fast::skaf_descriptor_fwd, _bwd_input and _bwd_parameters for CPU tensors; the schemas are in
-// aminet_fast/ops/skaf_descriptor.py. The convolutions are torch's own (oneDNN's), a few images at a time.
+// aminet_fast/ops/skaf_descriptor.py. The forward's convolutions are Winograd's (skaf_winograd.cpp) or torch's own
+// (oneDNN's), a few images at a time.
 #include "cpu/skaf_descriptor.h"
 
 #include <torch/csrc/stable/library.h>
@@ -8,7 +9,7 @@
 #include <array>
 #include <tuple>
 
-#include "cpu/tensors.h"
+#include "cpu/skaf_forward.h"
 
 namespace aminet {
 namespace {
@@ -63,10 +64,12 @@ Tensor empty_channels_last(const Tensor& like, const std::vector<int64_t>& size,
 }
 
 std::tuple<Tensor, Tensor> forward(const Tensor& input, const std::vector<Tensor>& weights,
-                                   const std::vector<Tensor>& biases) {
+                                   const std::vector<Tensor>& biases, const std::optional<Tensor>& packed) {
   STD_TORCH_CHECK(input.dim() == 4 && biases.size() == weights.size(), "skaf_descriptor: one bias for each of weights");
+  SkafPool arguments = {shape_of(weights, input.size(0), input.size(2), input.size(3)), {}, 0, nullptr, nullptr};
+  STD_TORCH_CHECK(input.size(1) == arguments.shape.inputs, "skaf_descriptor: x does not fit weights");
+  if (uses_winograd(input, weights)) return winograd_forward(input, weights, biases, packed);
   Tensor x = torch::stable::contiguous(input, MemoryFormat::ChannelsLast);
-  SkafPool arguments = {shape_of(weights, x.size(0), x.size(2), x.size(3)), {}, 0, nullptr, nullptr};
   const SkafShape& shape = arguments.shape;
   const Scalar scalar = scalar_of(x);
   const int64_t pixels = shape.height * shape.width;
