@@ -108,7 +108,7 @@ std::vector<Tensor> forward(const std::vector<Tensor>& x, const std::vector<Tens
     branch.y = y.emplace_back(empty_like_image(x[0])).mutable_data_ptr();
   }
   const MultiscaleKernels& kernels = AMINET_PICK(multiscale_dwconv);
-  torch::stable::parallel_for(0, call.a.shape.units(), 1, [&](int64_t first, int64_t last) {
+  parallel_for(0, call.a.shape.units(), 1, [&](int64_t first, int64_t last) {
     kernels.forward(call.scalar, call.a, first, last);
   });
   return y;
@@ -140,7 +140,7 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>, std::vector<Tensor>, Tensor
   if (a.slab > 0) a.partial = partial.mutable_data_ptr();
 
   const MultiscaleKernels& kernels = AMINET_PICK(multiscale_dwconv);
-  torch::stable::parallel_for(0, a.shape.units(), 1, [&](int64_t first, int64_t last) {
+  parallel_for(0, a.shape.units(), 1, [&](int64_t first, int64_t last) {
     kernels.backward(call.scalar, a, first, last);
   });
   for (size_t k = 0; need_weights && k < weights.size(); ++k) {

@@ -151,10 +151,10 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& input, const List& para
                                  sums.mutable_data_ptr()};
   const Scalar scalar = scalar_of(y);
   const RdfeFrontKernels& kernels = AMINET_PICK(rdfe_front);
-  torch::stable::parallel_for(0, s.images, 1, [&](int64_t first, int64_t last) {
+  parallel_for(0, s.images, 1, [&](int64_t first, int64_t last) {
     kernels.attend(scalar, arguments, first, last);
   });
-  torch::stable::parallel_for(0, s.images * s.forward_bands(), 1, [&](int64_t first, int64_t last) {
+  parallel_for(0, s.images * s.forward_bands(), 1, [&](int64_t first, int64_t last) {
     kernels.rows(scalar, arguments, first, last);
   });
   return {laid_out(converted(z, input.scalar_type()), format_of(input)), a, sums};
@@ -163,21 +163,21 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& input, const List& para
 void run(const RdfeBackward& b, Scalar scalar) {
   const RdfeShape& s = b.shape;
   const RdfeFrontBackwardKernels& kernels = AMINET_PICK(rdfe_front_backward);
-  torch::stable::parallel_for(0, s.images * s.backward_bands() * s.blocks(), 1, [&](int64_t first, int64_t last) {
+  parallel_for(0, s.images * s.backward_bands() * s.blocks(), 1, [&](int64_t first, int64_t last) {
     kernels.rows(scalar, b, first, last);
   });
   kernels.attend(scalar, b);
   if (b.dy != nullptr) {
-    torch::stable::parallel_for(0, s.images, 1, [&](int64_t first, int64_t last) {
+    parallel_for(0, s.images, 1, [&](int64_t first, int64_t last) {
       kernels.spread(scalar, b, first, last);
     });
     const int64_t grain = std::max<int64_t>(1, 16384 / (s.width * s.channels));
-    torch::stable::parallel_for(0, s.images * s.height, grain, [&](int64_t first, int64_t last) {
+    parallel_for(0, s.images * s.height, grain, [&](int64_t first, int64_t last) {
       kernels.add_spread(scalar, b, first, last);
     });
   }
   if (b.need_parameters)
-    torch::stable::parallel_for(0, s.channels, 16, [&](int64_t first, int64_t last) {
+    parallel_for(0, s.channels, 16, [&](int64_t first, int64_t last) {
       kernels.fuse(scalar, b, first, last);
     });
 }

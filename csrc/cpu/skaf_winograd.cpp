@@ -37,7 +37,7 @@ Tensor prepack(const std::vector<Tensor>& weights) {
   for (const Tensor& weight : weights) {
     const Tensor w = laid_out(converted(weight, ScalarType::Float), MemoryFormat::ChannelsLast);
     const int64_t outputs = w.size(0), inputs = w.size(1);
-    torch::stable::parallel_for(
+    parallel_for(
         0, (outputs + kWinogradOutputs - 1) / kWinogradOutputs, 1, [&](int64_t first, int64_t last) {
           kernels.weights(static_cast<const float*>(w.const_data_ptr()), w.size(2), outputs, inputs, first, last, u);
         });
@@ -82,8 +82,8 @@ std::tuple<Tensor, Tensor> winograd_forward(const Tensor& input, const std::vect
   a.groups = std::min(a.inputs < kManyInputs ? kGroups : kManyGroups, (groups + kLeastBlocks - 1) / kLeastBlocks);
 
   const SkafWinogradKernels& kernels = AMINET_PICK(skaf_winograd);
-  torch::stable::parallel_for(0, a.blocks(), 1, [&](int64_t first, int64_t last) { kernels.blocks(a, first, last); });
-  torch::stable::parallel_for(0, pixels, 16384, [&](int64_t first, int64_t last) { kernels.combine(a, first, last); });
+  parallel_for(0, a.blocks(), 1, [&](int64_t first, int64_t last) { kernels.blocks(a, first, last); });
+  parallel_for(0, pixels, 16384, [&](int64_t first, int64_t last) { kernels.combine(a, first, last); });
   return {m, argmax};
 }
 
