@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .._extension import load
 from .channel_moments import channel_moments
+from .hourglass_gate import hourglass_gate
 from .layer_norm2d import layer_norm2d
 from .norm_act_conv import norm_act_conv
 from .skaf_descriptor import skaf_descriptor
@@ -11,4 +12,11 @@ from .skaf_gate import skaf_gate
 
 load("_C")  # an exported program calls the operators themselves, past the public functions that would load it
 
-__all__ = ["channel_moments", "layer_norm2d", "norm_act_conv", "skaf_descriptor", "skaf_gate"]
+__all__ = [
+    "channel_moments",
+    "hourglass_gate",
+    "layer_norm2d",
+    "norm_act_conv",
+    "skaf_descriptor",
+    "skaf_gate",
+]

@@ -93,9 +93,10 @@ std::vector<double> add_partials(const Tensor& partial) {
   return sum;
 }
 
-Tensor vector_of(const std::vector<double>& sums, int64_t first, int64_t count, const Tensor& like, ScalarType acc) {
-  Tensor to = torch::stable::new_empty(like, {count}, acc);
-  for (int64_t i = 0; i < count; ++i)
+Tensor part_of(const std::vector<double>& sums, int64_t first, const std::vector<int64_t>& size, const Tensor& like,
+               ScalarType acc) {
+  Tensor to = torch::stable::new_empty(like, size, acc);
+  for (int64_t i = 0; i < to.numel(); ++i)
     if (acc == ScalarType::Double)
       static_cast<double*>(to.mutable_data_ptr())[i] = sums[first + i];
     else
@@ -142,18 +143,18 @@ std::vector<Tensor> backward(const Tensor& grad, const Tensor& x, const Tensor& 
   std::vector<double> taps(9 * M);  // NCHW
   for (int64_t map = 0; map < M; ++map)
     for (int64_t tap = 0; tap < 9; ++tap) taps[map * 9 + tap] = ms[tap * pitch + map];
-  const Tensor dweight = vector_of(taps, 0, 9 * M, weight, acc);
+  const Tensor dweight = part_of(taps, 0, {1, M, 3, 3}, weight, acc);
   return {laid_out(dx, format_of(x)),
-          vector_of(xs, 0, C, x_scale, acc),
-          vector_of(xs, C, C, x_shift, acc),
+          part_of(xs, 0, {C}, x_scale, acc),
+          part_of(xs, C, {C}, x_shift, acc),
           laid_out(da, format_of(a)),
-          vector_of(ms, 9 * pitch, M, a_scale, acc),
-          vector_of(ms, 10 * pitch, M, a_shift, acc),
+          part_of(ms, 9 * pitch, {M}, a_scale, acc),
+          part_of(ms, 10 * pitch, {M}, a_shift, acc),
           laid_out(db, format_of(b)),
-          vector_of(ms, 11 * pitch, M, b_scale, acc),
-          vector_of(ms, 12 * pitch, M, b_shift, acc),
+          part_of(ms, 11 * pitch, {M}, b_scale, acc),
+          part_of(ms, 12 * pitch, {M}, b_shift, acc),
           dweight,
-          vector_of(xs, 2 * C, 1, weight, acc)};
+          part_of(xs, 2 * C, {1}, weight, acc)};
 }
 
 }  // namespace
