@@ -27,7 +27,7 @@ RowUnits tile_units(const ConvPlan& plan) {
   const int64_t bytes = s.parts() * s.parts() * (tile_padded(s.channels) + tile_padded(s.outputs)) *
                         static_cast<int64_t>(plan.x.element_size());
   const int64_t tiles = std::clamp<int64_t>(kUnitBytes / bytes, 32, 256);
-  const int64_t rows = 2 * std::clamp<int64_t>(tiles / s.tile_columns(), 1, s.tile_rows());
+  const int64_t rows = s.tile_size() * std::clamp<int64_t>(tiles / s.tile_columns(), 1, s.tile_rows());
   return {rows, (s.out_height + rows - 1) / rows};
 }
 

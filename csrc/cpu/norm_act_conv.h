@@ -12,9 +12,9 @@
 
 namespace aminet {
 
-// How the convolution is made: by torch on a padded map, or in tiles of 2x2 outputs with fewer products (Winograd's
-// F(2x2, 3x3), or the like for an input that nearest x2 has made).
-enum class Tiling { none, winograd, doubled };
+// How the convolution is made: by torch on a padded map; in tiles of 2x2 outputs with fewer products (Winograd's
+// F(2x2, 3x3), or the like for an input that nearest x2 has made); output by output for stride 2.
+enum class Tiling { none, winograd, doubled, strided };
 
 // Along one axis: where the padded map's places come from (-1: zero), and which places an index goes to.
 struct PadAxis {
@@ -28,10 +28,11 @@ struct NormActConvShape {
   int64_t outputs, out_height, out_width;   // of y
   Tiling tiling;
 
-  int64_t parts() const { return tiling == Tiling::doubled ? 3 : 4; }  // of a tile's input, along an axis
-  int64_t step() const { return tiling == Tiling::doubled ? 1 : 2; }   // from a tile's input to the next one's
-  int64_t tile_rows() const { return (out_height + 1) / 2; }
-  int64_t tile_columns() const { return (out_width + 1) / 2; }
+  int64_t parts() const { return tiling == Tiling::winograd ? 4 : 3; }  // of a tile's input, along an axis
+  int64_t step() const { return tiling == Tiling::doubled ? 1 : 2; }    // from a tile's input to the next one's
+  int64_t tile_size() const { return tiling == Tiling::strided ? 1 : 2; }
+  int64_t tile_rows() const { return (out_height + tile_size() - 1) / tile_size(); }
+  int64_t tile_columns() const { return (out_width + tile_size() - 1) / tile_size(); }
   int64_t strip_columns() const { return (tile_columns() - 1) * step() + parts(); }
 };
 

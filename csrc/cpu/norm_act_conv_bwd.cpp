@@ -9,7 +9,8 @@ namespace aminet {
 namespace {
 
 // The tiles of the input and of the gradient that are worked on together, for the last-level cache.
-constexpr int64_t kTileBytes = 6 << 20;
+// At least as much as twice the sums for the weight, which each such piece adds to.
+constexpr int64_t kTileBytes = 2 << 20;
 
 struct Backward {
   const ConvPlan& plan;
@@ -132,8 +133,9 @@ void Backward::in_tiles(const Tensor& weight) {
     torch::stable::parallel_for(0, s.outputs, moment_grain(16 * s.channels), [&](int64_t a, int64_t b) {
       kernels.backward_weights(plan.scalar, weights, a, b);
     });
-  const int64_t row_size = parts * s.tile_columns() * (in_pitch + out_pitch);
-  const int64_t rows = std::max<int64_t>(1, kTileBytes / (row_size * static_cast<int64_t>(plan.x.element_size())));
+  const int64_t element = plan.x.element_size(), row_size = parts * s.tile_columns() * (in_pitch + out_pitch);
+  const int64_t bytes = std::max(kTileBytes, 2 * parts * s.outputs * in_pitch * element);
+  const int64_t rows = std::max<int64_t>(1, bytes / (row_size * element));
   const int64_t chunk = std::clamp<int64_t>(rows / s.tile_rows(), 1, s.images);
   const int64_t at_once = std::min(rows, s.tile_rows() * chunk), tiles = at_once * s.tile_columns();
   Tensor inputs = torch::stable::new_empty(plan.x, {parts * tiles * in_pitch});

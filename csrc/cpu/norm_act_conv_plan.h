@@ -71,8 +71,11 @@ inline ConvPlan plan_of(const Tensor& input, const Tensor& scale, const Tensor& 
   const ScalarType acc = acc_of(x);
   const int64_t factor = options.upsample ? 2 : 1, H = x.size(2), W = x.size(3);
   // Low precision is left to the convolutions of oneDNN, which have instructions for it.
-  const bool tiled = options.stride == 1 && x.scalar_type() == acc;
-  const Tiling tiling = !tiled ? Tiling::none : options.upsample ? Tiling::doubled : Tiling::winograd;
+  const bool tiled = x.scalar_type() == acc && !(options.stride == 2 && options.upsample);
+  const Tiling tiling = !tiled                ? Tiling::none
+                        : options.upsample    ? Tiling::doubled
+                        : options.stride == 2 ? Tiling::strided
+                                              : Tiling::winograd;
   const NormActConvShape shape = {x.size(0), C, H, W, weight.size(0), (H * factor - 1) / options.stride + 1,
                                   (W * factor - 1) / options.stride + 1, tiling};
   // Reflecting what nearest x2 has made is replicating what it was made from.

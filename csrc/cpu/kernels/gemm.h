@@ -1,6 +1,10 @@
 // Small matrix products in registers: c[i][j] (+)= sum over p of a(i, p) * b[p][j], vectors along j.
 #pragma once
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 #include <cstdlib>
 #include <memory>
 
@@ -26,29 +30,34 @@ constexpr int64_t padded_to_vectors(int64_t count) {
   return (count + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
 }
 
-// The first `count` lanes of a vector, to memory and from it (the others are zero).
+// The first `count` lanes of a vector, to memory and from it (the others are zero); all of them if there are fewer.
+#if defined(__AVX512F__)
+inline void store_some(float* to, const Vector<float>& v, int64_t count) {
+  _mm512_mask_storeu_ps(to, count >= 16 ? 0xffff : (1u << count) - 1, (__m512)v);
+}
+inline void store_some(double* to, const Vector<double>& v, int64_t count) {
+  _mm512_mask_storeu_pd(to, count >= 8 ? 0xff : (1u << count) - 1, (__m512d)v);
+}
+inline Vector<float> load_some(const float* from, int64_t count) {
+  return (Vector<float>)_mm512_maskz_loadu_ps(count >= 16 ? 0xffff : (1u << count) - 1, from);
+}
+inline Vector<double> load_some(const double* from, int64_t count) {
+  return (Vector<double>)_mm512_maskz_loadu_pd(count >= 8 ? 0xff : (1u << count) - 1, from);
+}
+#else
 template <typename T>
 inline void store_some(T* to, const Vector<T>& v, int64_t count) {
   if (count >= kLanes<T>) return store(to, v);
-  T lanes[kLanes<T>];
-  store(lanes, v);
-  const T* from = lanes;
-#pragma GCC unroll 4
-  for (int step = kLanes<T> / 2; step > 0; step /= 2)
-    if (count & step) {
-      std::memcpy(to, from, step * sizeof(T));
-      to += step;
-      from += step;
-    }
+  for (int64_t i = 0; i < count; ++i) to[i] = v[i];
 }
-
 template <typename T>
 inline Vector<T> load_some(const T* from, int64_t count) {
   if (count >= kLanes<T>) return load(from);
-  T lanes[kLanes<T>] = {};
-  for (int64_t i = 0; i < count; ++i) lanes[i] = from[i];
-  return load(lanes);
+  Vector<T> v = {};
+  for (int64_t i = 0; i < count; ++i) v[i] = from[i];
+  return v;
 }
+#endif
 
 template <typename T>
 struct Gemm {

@@ -1,4 +1,4 @@
-// norm_act_conv in tiles of 2x2 outputs. Compiled once per capability (AMINET_CAPABILITY); float and double only.
+// norm_act_conv in tiles of one or 2x2 outputs. Compiled once per capability (AMINET_CAPABILITY); float and double only.
 //   y = out(in(pad(act(x * scale + shift))) . weight), a product of matrices for each part of a tile
 // A unit of the forward keeps its padded rows, its transformed tiles and their products in the second-level cache and
 // writes y alone. The backward works on as many tiles as stay in the last-level cache, part by part.
@@ -75,15 +75,15 @@ void transform_inputs(const NormActConvShape& s, const T* strip, T* to, int64_t 
     }
 }
 
-// A row of tiles: planes of products [tile][pitch] -> two rows of y, or one at an odd end.
+// A row of tiles: planes of products [tile][pitch] -> kSize rows of y, or fewer at an odd end.
 template <typename A, typename T>
 void transform_outputs(const NormActConvShape& s, const T* from, int64_t plane, int64_t rows, T* y) {
-  constexpr int N = A::kParts;
+  constexpr int N = A::kParts, O = A::kSize;
   const int64_t K = s.outputs, pitch = tile_padded(K);
   for (int64_t tile = 0; tile < s.tile_columns(); ++tile) {
-    const int64_t columns = std::min<int64_t>(2, s.out_width - 2 * tile);
+    const int64_t columns = std::min<int64_t>(O, s.out_width - O * tile);
     for (int64_t k = 0; k < K; k += kLanes<T>) {
-      Vector<T> half[N][2];
+      Vector<T> half[N][O];
 #pragma GCC unroll 4
       for (int i = 0; i < N; ++i) {
         Vector<T> m[N];
@@ -92,13 +92,13 @@ void transform_outputs(const NormActConvShape& s, const T* from, int64_t plane, 
         A::out(m, half[i]);
       }
 #pragma GCC unroll 2
-      for (int x = 0; x < 2; ++x) {
-        Vector<T> m[N], out[2];
+      for (int x = 0; x < O; ++x) {
+        Vector<T> m[N], out[O];
 #pragma GCC unroll 4
         for (int i = 0; i < N; ++i) m[i] = half[i][x];
         A::out(m, out);
         for (int i = 0; i < rows && x < columns; ++i)
-          store_some(y + (i * s.out_width + 2 * tile + x) * K + k, out[i], K - k);
+          store_some(y + (i * s.out_width + O * tile + x) * K + k, out[i], K - k);
       }
     }
   }
@@ -106,18 +106,18 @@ void transform_outputs(const NormActConvShape& s, const T* from, int64_t plane, 
 
 template <typename A, typename T>
 void forward_units(const TileForward& a, int64_t first, int64_t last) {
-  constexpr int N = A::kParts;
+  constexpr int N = A::kParts, O = A::kSize;
   const NormActConvShape& s = a.in.shape;
   const Strip<T> strip{a.in};
   const int64_t K = s.outputs, in_pitch = strip.pitch, out_pitch = tile_padded(K), across = s.tile_columns();
-  const int64_t rows = (a.units.rows + 1) / 2, strip_rows = (rows - 1) * A::kStep + N;
+  const int64_t rows = (a.units.rows + O - 1) / O, strip_rows = (rows - 1) * A::kStep + N;
   const int64_t in_plane = rows * across * in_pitch, out_plane = rows * across * out_pitch;
   const Scratch<T> padded = scratch<T>(strip_rows * strip.columns * in_pitch);
   const Scratch<T> inputs = scratch<T>(N * N * in_plane), products = scratch<T>(N * N * out_plane);
   for (int64_t unit = first; unit < last; ++unit) {
     const int64_t image = unit / a.units.per_image, first_row = unit % a.units.per_image * a.units.rows;
     const int64_t last_row = std::min(s.out_height, first_row + a.units.rows);
-    const int64_t first_tile = first_row / 2, tiles = (last_row + 1) / 2 - first_tile;
+    const int64_t first_tile = first_row / O, tiles = (last_row + O - 1) / O - first_tile;
     for (int64_t r = 0; r < (tiles - 1) * A::kStep + N; ++r)
       strip.row(image, first_tile * A::kStep + r, padded.get() + r * strip.columns * in_pitch);
     for (int64_t i = 0; i < tiles; ++i)
@@ -131,7 +131,7 @@ void forward_units(const TileForward& a, int64_t first, int64_t last) {
     T* y = static_cast<T*>(a.y) + (image * s.out_height + first_row) * s.out_width * K;
     for (int64_t i = 0; i < tiles; ++i)
       transform_outputs<A>(s, products.get() + i * across * out_pitch, out_plane,
-                           std::min<int64_t>(2, last_row - first_row - 2 * i), y + 2 * i * s.out_width * K);
+                           std::min<int64_t>(O, last_row - first_row - O * i), y + O * i * s.out_width * K);
     if (a.partial != nullptr)
       sum_moments(y, (last_row - first_row) * s.out_width, K, static_cast<T*>(a.partial) + unit * 3 * K);
   }
@@ -140,18 +140,18 @@ void forward_units(const TileForward& a, int64_t first, int64_t last) {
 // One row of tiles of the output's gradient into planes of [tile][pitch].
 template <typename A, typename T>
 void transform_gradients(const TileBackward& a, int64_t image, int64_t tile_row, T* to, int64_t plane) {
-  constexpr int N = A::kParts;
+  constexpr int N = A::kParts, O = A::kSize;
   const NormActConvShape& s = a.in.shape;
   const int64_t K = s.outputs, pitch = tile_padded(K);
-  const int64_t rows = std::min<int64_t>(2, s.out_height - 2 * tile_row);
-  const int64_t start = (image * s.out_height + 2 * tile_row) * s.out_width * K;
+  const int64_t rows = std::min<int64_t>(O, s.out_height - O * tile_row);
+  const int64_t start = (image * s.out_height + O * tile_row) * s.out_width * K;
   const T *dy = static_cast<const T*>(a.out.dy) + start, *y = static_cast<const T*>(a.out.y) + start;
   const T *mean = static_cast<const T*>(a.out.mean), *dmean = static_cast<const T*>(a.out.dmean);
   const T* dvar = static_cast<const T*>(a.out.dvar);
   for (int64_t tile = 0; tile < s.tile_columns(); ++tile) {
-    const int64_t columns = std::min<int64_t>(2, s.out_width - 2 * tile);
+    const int64_t columns = std::min<int64_t>(O, s.out_width - O * tile);
     for (int64_t k = 0; k < K; k += kLanes<T>) {
-      Vector<T> half[2][N];
+      Vector<T> half[O][N];
       Vector<T> m = {}, dm = {}, dv = {};
       if (a.out.y != nullptr) {
         m = load_some(mean + k, K - k);
@@ -159,10 +159,10 @@ void transform_gradients(const TileBackward& a, int64_t image, int64_t tile_row,
         dv = load_some(dvar + k, K - k);
       }
 #pragma GCC unroll 2
-      for (int x = 0; x < 2; ++x) {
-        Vector<T> d[2] = {};
+      for (int x = 0; x < O; ++x) {
+        Vector<T> d[O] = {};
         for (int i = 0; i < rows && x < columns; ++i) {
-          const int64_t at = (i * s.out_width + 2 * tile + x) * K + k;
+          const int64_t at = (i * s.out_width + O * tile + x) * K + k;
           d[i] = load_some(dy + at, K - k);
           if (a.out.y != nullptr) d[i] += dm + dv * (load_some(y + at, K - k) - m);
         }
@@ -170,8 +170,8 @@ void transform_gradients(const TileBackward& a, int64_t image, int64_t tile_row,
       }
 #pragma GCC unroll 4
       for (int i = 0; i < N; ++i) {
-        const Vector<T> d[2] = {half[0][i], half[1][i]};
-        Vector<T> out[N];
+        Vector<T> d[O], out[N];
+        for (int x = 0; x < O; ++x) d[x] = half[x][i];
         A::out_adjoint(d, out);
 #pragma GCC unroll 4
         for (int j = 0; j < N; ++j) store(to + (i * N + j) * plane + tile * pitch + k, out[j]);
@@ -267,7 +267,8 @@ struct Bands {
             for (int i = 0; i < N; ++i) m[i] = load(part + (i * N + j) * tiles * pitch);
             A::in_adjoint(m, d);
 #pragma GCC unroll 2
-            for (int r = 0; r < S; ++r) sum[r][j] += d[S * reach + r];
+            for (int r = 0; r < S; ++r)
+              if (S * reach + r < N) sum[r][j] += d[S * reach + r];
           }
         }
 #pragma GCC unroll 2
@@ -283,7 +284,9 @@ struct Bands {
         }
       }
       for (int r = 0; r < rows; ++r)
-        for (int i = 0; i < kCarried; ++i) emit(out + r * row, across * S + i, carry[r][i], c, add);
+        // Beyond what a tile reaches there is at most a column of zeros.
+        for (int i = 0; i <= kCarried; ++i)
+          emit(out + r * row, across * S + i, i < kCarried ? carry[r][i] : Vector<T>{}, c, add);
     }
   }
 };
@@ -384,36 +387,37 @@ void weight_gradient(const TileWeights& a, int64_t first, int64_t last) {
 }
 
 // Calls run<algebra, type>(arguments, first, last); other types are never cut into tiles.
-#define AMINET_FOR_TILING(tiling, run)                                        \
-  if (scalar == Scalar::f64)                                                  \
-    tiling == Tiling::doubled ? run<Doubled, double>(a, first, last)          \
-                              : run<Winograd, double>(a, first, last);        \
-  else                                                                        \
-    tiling == Tiling::doubled ? run<Doubled, float>(a, first, last) : run<Winograd, float>(a, first, last)
+#define AMINET_FOR_TILING(tiling, run)                                                                    \
+  const bool is_double = scalar == Scalar::f64;                                                           \
+  switch (tiling) {                                                                                       \
+    case Tiling::doubled: return is_double ? run<Doubled, double>(a, first, last) : run<Doubled, float>(a, first, last); \
+    case Tiling::strided: return is_double ? run<Strided, double>(a, first, last) : run<Strided, float>(a, first, last); \
+    default: return is_double ? run<Winograd, double>(a, first, last) : run<Winograd, float>(a, first, last); \
+  }
 
 void make_forward_weights(Scalar scalar, const TileWeights& a, int64_t first, int64_t last) {
-  AMINET_FOR_TILING(a.shape.tiling, forward_weights);
+  AMINET_FOR_TILING(a.shape.tiling, forward_weights)
 }
 void make_backward_weights(Scalar scalar, const TileWeights& a, int64_t first, int64_t last) {
-  AMINET_FOR_TILING(a.shape.tiling, backward_weights);
+  AMINET_FOR_TILING(a.shape.tiling, backward_weights)
 }
 void make_weight_gradient(Scalar scalar, const TileWeights& a, int64_t first, int64_t last) {
-  AMINET_FOR_TILING(a.shape.tiling, weight_gradient);
+  AMINET_FOR_TILING(a.shape.tiling, weight_gradient)
 }
 void forward(Scalar scalar, const TileForward& a, int64_t first, int64_t last) {
-  AMINET_FOR_TILING(a.in.shape.tiling, forward_units);
+  AMINET_FOR_TILING(a.in.shape.tiling, forward_units)
 }
 void transform(Scalar scalar, const TileBackward& a, int64_t first, int64_t last) {
-  AMINET_FOR_TILING(a.in.shape.tiling, transform_rows);
+  AMINET_FOR_TILING(a.in.shape.tiling, transform_rows)
 }
 void dweight(Scalar scalar, const TileBackward& a, int64_t first, int64_t last) {
-  AMINET_FOR_TILING(a.in.shape.tiling, weight_blocks);
+  AMINET_FOR_TILING(a.in.shape.tiling, weight_blocks)
 }
 void dinputs(Scalar scalar, const TileBackward& a, int64_t first, int64_t last) {
-  AMINET_FOR_TILING(a.in.shape.tiling, input_blocks);
+  AMINET_FOR_TILING(a.in.shape.tiling, input_blocks)
 }
 void dpadded(Scalar scalar, const TileBackward& a, int64_t first, int64_t last) {
-  AMINET_FOR_TILING(a.in.shape.tiling, bands);
+  AMINET_FOR_TILING(a.in.shape.tiling, bands)
 }
 
 }  // namespace
