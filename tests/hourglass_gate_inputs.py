@@ -26,7 +26,7 @@ SHAPES = [
     (1, 20, 40, 67, 24),
 ]
 IMAGES = (0, 1, 4, 7)
-NAMES = "z x x_scale x_shift a a_scale a_shift b b_scale b_shift weight bias".split()
+NAMES = ["z", "x", "x_scale", "x_shift", "a", "a_scale", "a_shift", "b", "b_scale", "b_shift", "weight", "bias"]
 
 
 def arguments(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> list[Tensor]:

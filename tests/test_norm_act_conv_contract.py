@@ -33,13 +33,12 @@ def test_only_what_is_needed(need: int | tuple[int, ...], options: tuple[int, st
 def test_without_moments(dtype: torch.dtype, backend: str) -> None:
     inputs = [t.requires_grad_() for t in arguments(SHAPES[3], dtype)]
     y, mean, var = norm_act_conv(*inputs, moments=False, backend=backend)
-    assert mean is None and var is None
+    assert mean is None
+    assert var is None
     with_moments = norm_act_conv(*inputs, backend=backend)[0]
     assert torch.equal(y, with_moments)
     dy = torch.randn_like(y)
-    for one, two in zip(
-        torch.autograd.grad(y, inputs, dy), torch.autograd.grad(with_moments, inputs, dy), strict=True
-    ):
+    for one, two in zip(torch.autograd.grad(y, inputs, dy), torch.autograd.grad(with_moments, inputs, dy), strict=True):
         torch.testing.assert_close(one, two)
 
 

@@ -63,5 +63,7 @@ def _double_backward(ctx: Any, *gradients: Tensor) -> None:
     no_second_derivative("channel_moments")
 
 
-torch.library.register_autograd("aminet_fast::channel_moments_fwd", _backward, setup_context=_setup_context, lib=library)
+torch.library.register_autograd(
+    "aminet_fast::channel_moments_fwd", _backward, setup_context=_setup_context, lib=library
+)
 torch.library.register_autograd("aminet_fast::channel_moments_bwd", _double_backward, lib=library)

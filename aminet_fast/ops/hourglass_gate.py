@@ -91,7 +91,9 @@ def _check_images(z: Tensor, x: Tensor, a: Tensor, b: Tensor) -> None:
         if image.dtype != x.dtype:
             raise TypeError(f"hourglass_gate: {name} must have x's dtype {x.dtype}, got {describe(image)}")
         if image.device != x.device:
-            raise ValueError(f"hourglass_gate: {name} is on {image.device} and x on {x.device}; move them to one device")
+            raise ValueError(
+                f"hourglass_gate: {name} is on {image.device} and x on {x.device}; move them to one device"
+            )
 
 
 def _check_convolution(weight: Tensor, bias: Tensor, a: Tensor) -> None:
