@@ -81,22 +81,24 @@ class FastFeatureRefinement(FeatureRefinement):
             weight = cast("nn.Conv2d", conv).weight
             x, mean, var = norm_act_conv(x, scale, shift, weight, moments=_on_batch(bn))
             scale, shift = _affine(bn, mean, var, x.numel() // x.shape[1])
-        h = self.hourglass
+        h, out = self.hourglass, self.hourglass.out
         # FRM's last normalisation has no activation behind it: slope 1.
-        a, *a_norm = self._layer(h.b1[0], x, scale, shift, 1.0)
-        low, *low_norm = self._layer(h.b2[0], x, scale, shift, 1.0)
-        low, *low_norm = self._layer(h.plus, low, *low_norm, 0.2)
-        b, *b_norm = self._layer(h.b3[0], low, *low_norm, 0.2, upsample=True)
-        out = h.out
-        return hourglass_gate(residual, x, scale, shift, a, *a_norm, b, *b_norm, out.weight, cast("Tensor", out.bias))
+        a, a_scale, a_shift = self._layer(h.b1[0], x, scale, shift, 1.0)
+        low, low_scale, low_shift = self._layer(h.b2[0], x, scale, shift, 1.0)
+        low, low_scale, low_shift = self._layer(h.plus, low, low_scale, low_shift, 0.2)
+        b, b_scale, b_shift = self._layer(h.b3[0], low, low_scale, low_shift, 0.2, upsample=True)
+        bias = cast("Tensor", out.bias)
+        return hourglass_gate(
+            residual, x, scale, shift, a, a_scale, a_shift, b, b_scale, b_shift, out.weight, bias, 0.2
+        )
 
     @staticmethod
     def _layer(
         layer: nn.Module, x: Tensor, scale: Tensor, shift: Tensor, slope: float, upsample: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
         """A ReflectConv before its BN, and that BN as scale and shift."""
-        layer = cast("ReflectConv", layer)
-        conv, bn = layer.conv, layer.bn
-        options = {"padding": "reflect", "upsample": upsample, "moments": _on_batch(bn)}
-        y, mean, var = norm_act_conv(x, scale, shift, conv.weight, slope, conv.stride[0], **options)
+        conv, bn = cast("ReflectConv", layer).conv, cast("ReflectConv", layer).bn
+        y, mean, var = norm_act_conv(
+            x, scale, shift, conv.weight, slope, conv.stride[0], "reflect", upsample, moments=_on_batch(bn)
+        )
         return y, *_affine(bn, mean, var, y.numel() // y.shape[1])

@@ -74,7 +74,7 @@ def hourglass_gate(
     tensors = (z, x, x_scale, x_shift, a, a_scale, a_shift, b, b_scale, b_shift, weight, bias)
     if backends.choose("hourglass_gate", x.device.type, backend) == "reference":
         with torch.autocast(x.device.type, enabled=False):
-            y = hourglass_gate_ref(*(t.to(x.dtype) for t in tensors), slope)
+            y = hourglass_gate_ref(*[t.to(x.dtype) for t in tensors], slope=slope)
         return y.contiguous(memory_format=torch.channels_last)
     return torch.ops.aminet_fast.hourglass_gate_fwd(*tensors, slope)[0]
 

@@ -307,37 +307,38 @@ void bands(const TileBackward& a, int64_t first, int64_t last) {
   }
 }
 
-// weight [outputs][3][3][channels] -> [part][c][outputs rounded up]; some channels at a time share the lines read.
+// weight [outputs][3][3][channels] -> [part][c][outputs rounded up]; blocks of both, turned in the first-level cache.
 template <typename A, typename T>
 void forward_weights(const TileWeights& a, int64_t first, int64_t last) {
   constexpr int N = A::kParts;
+  constexpr int64_t B = kTilePadding;
   const int64_t C = a.shape.channels, K = a.shape.outputs, pitch = tile_padded(K);
-  const Scratch<T> w = scratch<T>(16 * 9 * pitch);
-  std::fill_n(w.get(), 16 * 9 * pitch, T(0));
-  for (int64_t c = first; c < last; c += 16) {
-    const int64_t count = std::min<int64_t>(16, last - c);
-    for (int64_t k = 0; k < K; ++k)
-      for (int64_t tap = 0; tap < 9; ++tap) {
-        const T* from = static_cast<const T*>(a.weight) + (k * 9 + tap) * C + c;
-        for (int64_t i = 0; i < count; ++i) w[(i * 9 + tap) * pitch + k] = from[i];
-      }
-    for (int64_t i = 0; i < count; ++i)
-      for (int64_t k = 0; k < K; k += kLanes<T>) {
-        Vector<T> half[3][N];
-        for (int y = 0; y < 3; ++y) {
-          Vector<T> d[3];
-          for (int x = 0; x < 3; ++x) d[x] = load(&w[(i * 9 + y * 3 + x) * pitch + k]);
-          A::weight(d, half[y], T(0.5));
+  alignas(64) T w[B][9][B] = {};
+  for (int64_t c = first; c < last; c += B)
+    for (int64_t k = 0; k < K; k += B) {
+      const int64_t count = std::min(B, last - c);
+      for (int64_t j = 0; j < std::min(B, K - k); ++j)
+        for (int64_t tap = 0; tap < 9; ++tap) {
+          const T* from = static_cast<const T*>(a.weight) + ((k + j) * 9 + tap) * C + c;
+          for (int64_t i = 0; i < count; ++i) w[i][tap][j] = from[i];
         }
-        for (int x = 0; x < N; ++x) {
-          const Vector<T> d[3] = {half[0][x], half[1][x], half[2][x]};
-          Vector<T> m[N];
-          A::weight(d, m, T(0.5));
-          for (int y = 0; y < N; ++y)
-            store(static_cast<T*>(a.to) + ((y * N + x) * C + c + i) * pitch + k, m[y]);
+      for (int64_t i = 0; i < count; ++i)
+        for (int64_t j = 0; j < B; j += kLanes<T>) {
+          Vector<T> half[3][N];
+          for (int y = 0; y < 3; ++y) {
+            Vector<T> d[3];
+            for (int x = 0; x < 3; ++x) d[x] = load(&w[i][y * 3 + x][j]);
+            A::weight(d, half[y], T(0.5));
+          }
+          for (int x = 0; x < N; ++x) {
+            const Vector<T> d[3] = {half[0][x], half[1][x], half[2][x]};
+            Vector<T> m[N];
+            A::weight(d, m, T(0.5));
+            for (int y = 0; y < N; ++y)
+              store(static_cast<T*>(a.to) + ((y * N + x) * C + c + i) * pitch + k + j, m[y]);
+          }
         }
-      }
-  }
+    }
 }
 
 // weight [outputs][3][3][channels] -> [part][k][channels rounded up]
