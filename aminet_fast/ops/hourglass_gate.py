@@ -71,12 +71,15 @@ def hourglass_gate(
     for name, (vector, image) in {**vectors, "b_scale": (b_scale, b), "b_shift": (b_shift, b)}.items():
         check_channel_vector("hourglass_gate", name, vector, image)
     _check_convolution(weight, bias, a)
-    tensors = (z, x, x_scale, x_shift, a, a_scale, a_shift, b, b_scale, b_shift, weight, bias)
     if backends.choose("hourglass_gate", x.device.type, backend) == "reference":
+        parameters = (x_scale, x_shift, a_scale, a_shift, b_scale, b_shift, weight, bias)
+        xs, xh, as_, ah, bs, bh, w, constant = (t.to(x.dtype) for t in parameters)
         with torch.autocast(x.device.type, enabled=False):
-            y = hourglass_gate_ref(*[t.to(x.dtype) for t in tensors], slope=slope)
+            y = hourglass_gate_ref(z, x, xs, xh, a, as_, ah, b, bs, bh, w, constant, slope)
         return y.contiguous(memory_format=torch.channels_last)
-    return torch.ops.aminet_fast.hourglass_gate_fwd(*tensors, slope)[0]
+    return torch.ops.aminet_fast.hourglass_gate_fwd(
+        z, x, x_scale, x_shift, a, a_scale, a_shift, b, b_scale, b_shift, weight, bias, slope
+    )[0]
 
 
 def _check_images(z: Tensor, x: Tensor, a: Tensor, b: Tensor) -> None:

@@ -18,7 +18,8 @@ std::tuple<Tensor, Tensor> forward(const Tensor& input) {
   const int64_t images = x.size(0), C = x.size(1), height = x.size(2), width = x.size(3);
   const RowUnits units = row_units(height, width);
   Tensor partial = torch::stable::new_empty(x, {images * units.per_image, 3, C}, acc_of(x));
-  const MomentPass arguments = {images, C, height, width, units, x.const_data_ptr(), nullptr, partial.mutable_data_ptr()};
+  const MomentPass arguments = {images, C, height, width, units, x.const_data_ptr(), nullptr,
+                                partial.mutable_data_ptr()};
   const Scalar scalar = scalar_of(x);
   const NormActConvKernels& kernels = AMINET_PICK(norm_act_conv);
   torch::stable::parallel_for(

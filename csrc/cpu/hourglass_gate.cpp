@@ -61,10 +61,10 @@ Tensor placed(const Tensor& weight, ScalarType acc, int64_t count, int64_t map_s
   return to;
 }
 
-std::tuple<Tensor, Tensor> forward(const Tensor& residual, const Tensor& x, const Tensor& x_scale, const Tensor& x_shift,
-                                   const Tensor& a, const Tensor& a_scale, const Tensor& a_shift, const Tensor& b,
-                                   const Tensor& b_scale, const Tensor& b_shift, const Tensor& weight,
-                                   const Tensor& bias, double slope) {
+std::tuple<Tensor, Tensor> forward(const Tensor& residual, const Tensor& x, const Tensor& x_scale,
+                                   const Tensor& x_shift, const Tensor& a, const Tensor& a_scale,
+                                   const Tensor& a_shift, const Tensor& b, const Tensor& b_scale,
+                                   const Tensor& b_shift, const Tensor& weight, const Tensor& bias, double slope) {
   const HourglassShape shape = shape_of(x, a, b, weight);
   STD_TORCH_CHECK(residual.numel() == x.numel() && bias.numel() == 1, "hourglass_gate: z must be as x, bias [1]");
   const ScalarType acc = acc_of(x);

@@ -12,7 +12,9 @@ namespace aminet {
 
 // A thread is worth waking for this many elements.
 constexpr int64_t kMomentGrain = 16384;
-inline int64_t moment_grain(int64_t elements) { return std::max<int64_t>(1, kMomentGrain / std::max<int64_t>(1, elements)); }
+inline int64_t moment_grain(int64_t elements) {
+  return std::max<int64_t>(1, kMomentGrain / std::max<int64_t>(1, elements));
+}
 
 // Units of about 1024 pixels: a number that depends on the shape alone, so that the threads do not change the result.
 inline RowUnits row_units(int64_t height, int64_t width) {
@@ -27,7 +29,8 @@ void combine_moments(const Acc* partial, int64_t images, int64_t K, int64_t heig
   double count = 0;
   for (int64_t image = 0; image < images; ++image)
     for (int64_t unit = 0; unit < units.per_image; ++unit, partial += 3 * K) {
-      const double pixels = static_cast<double>((std::min(height, (unit + 1) * units.rows) - unit * units.rows) * width);
+      const int64_t rows = std::min(height, (unit + 1) * units.rows) - unit * units.rows;
+      const double pixels = static_cast<double>(rows * width);
       const double part = pixels / (count + pixels);
       for (int64_t k = 0; k < K; ++k) {
         const double sum = partial[K + k], distance = partial[k] + sum / pixels - m[k];

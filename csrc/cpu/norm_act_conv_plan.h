@@ -28,7 +28,8 @@ struct ConvPlan {
 
   // The channels_last x from one image on.
   NormAct from_image(int64_t image) const {
-    const int64_t skipped = image * shape.height * shape.width * shape.channels * static_cast<int64_t>(x.element_size());
+    const int64_t element = x.element_size();
+    const int64_t skipped = image * shape.height * shape.width * shape.channels * element;
     return {shape, &rows, &columns, static_cast<const char*>(x.const_data_ptr()) + skipped,
             scale.const_data_ptr(), shift.const_data_ptr(), options.slope};
   }
