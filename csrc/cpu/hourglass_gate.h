@@ -1,4 +1,4 @@
-// Between the torch side (hourglass_gate.cpp) and the loops (kernels/hourglass_gate.cpp), which know nothing of tensors.
+// Between the torch side (hourglass_gate.cpp) and the loops (kernels/hourglass_gate.cpp), which know nothing of torch.
 #pragma once
 
 #include <algorithm>
