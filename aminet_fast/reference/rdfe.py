@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import AMINetConfig
+from .frm import reflect_pad
 
 
 def attention_unit_ref(
@@ -96,18 +97,6 @@ class AttentionUnit(nn.Module):
             return self.reduce(f).sigmoid()
         reduce, expand = self.reduce, self.expand
         return attention_unit_ref(f, reduce.weight, cast(Tensor, reduce.bias), expand.weight, cast(Tensor, expand.bias))
-
-
-def reflect_pad(x: Tensor) -> Tensor:
-    """One pixel of reflection on each side: [N, C, H, W] -> [N, C, H+2, W+2].
-
-    An axis of one pixel has nothing to reflect but itself, as in numpy.pad; the hourglass of a 16x16 input has one.
-    """
-    h, w = x.shape[-2:]
-    if h > 1 and w > 1:
-        return F.pad(x, (1, 1, 1, 1), mode="reflect")
-    x = F.pad(x, (1, 1, 0, 0), mode="reflect" if w > 1 else "replicate")
-    return F.pad(x, (0, 0, 1, 1), mode="reflect" if h > 1 else "replicate")
 
 
 class ReflectConv(nn.Module):

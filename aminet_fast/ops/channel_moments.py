@@ -1,0 +1,69 @@
+"""Mean and variance of each channel over a batch, what batch normalisation needs of FRM's input (Eq. 11)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import backends
+from .._extension import load
+from ..reference.frm import channel_moments_ref
+from ._library import check_image, library, no_second_derivative
+
+library.define("channel_moments_fwd(Tensor x) -> (Tensor mean, Tensor var)")
+library.define("channel_moments_bwd(Tensor dmean, Tensor dvar, Tensor x, Tensor mean) -> Tensor dx")
+backends.register("channel_moments", "cpu", "cpu", lambda: load("_C")[1])
+
+
+def channel_moments(x: Tensor, backend: str | None = None) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance over N, H and W.
+
+    Args:
+        x: [N, C, H, W] of float32, float64, bfloat16 or float16, in any layout; channels_last is the fastest.
+        backend: "auto", "reference", "cpu", "triton" or "cuda"; None: AMINET_FAST_BACKEND, else "auto".
+
+    Returns:
+        mean [C] and var [C], float32 (float64 for float64) whatever the dtype.
+
+    Raises:
+        TypeError, ValueError: x is not as above.
+        NotImplementedError: the gradient of a gradient is asked for and backend is not "reference".
+    """
+    check_image("channel_moments", "x", x)
+    if backends.choose("channel_moments", x.device.type, backend) == "reference":
+        return channel_moments_ref(x.to(torch.promote_types(x.dtype, torch.float32)))
+    mean, var = torch.ops.aminet_fast.channel_moments_fwd(x)
+    return mean, var
+
+
+@torch.library.register_fake("aminet_fast::channel_moments_fwd", lib=library)
+def _forward_fake(x: Tensor) -> tuple[Tensor, Tensor]:
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return x.new_empty(x.shape[1], dtype=dtype), x.new_empty(x.shape[1], dtype=dtype)
+
+
+@torch.library.register_fake("aminet_fast::channel_moments_bwd", lib=library)
+def _backward_fake(dmean: Tensor, dvar: Tensor, x: Tensor, mean: Tensor) -> Tensor:
+    # The kernels' rule too (format_of in csrc/cpu/tensors.h).
+    layout = torch.channels_last if x.stride(1) == 1 else torch.contiguous_format
+    return torch.empty_like(x.contiguous(memory_format=layout))
+
+
+def _setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(inputs[0], output[0])
+
+
+def _backward(ctx: Any, dmean: Tensor, dvar: Tensor) -> Tensor:
+    return torch.ops.aminet_fast.channel_moments_bwd(dmean, dvar, *ctx.saved_tensors)
+
+
+def _double_backward(ctx: Any, *gradients: Tensor) -> None:
+    no_second_derivative("channel_moments")
+
+
+torch.library.register_autograd(
+    "aminet_fast::channel_moments_fwd", _backward, setup_context=_setup_context, lib=library
+)
+torch.library.register_autograd("aminet_fast::channel_moments_bwd", _double_backward, lib=library)

@@ -1,0 +1,213 @@
+"""Batch normalisation as an affine map, LeakyReLU, padding and a 3x3 convolution: the layer of FRM (Eq. 11)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import backends
+from .._extension import load
+from ..reference.frm import norm_act_conv_ref
+from ._library import check_channel_vector, check_image, describe, library, no_second_derivative
+
+library.define(
+    "norm_act_conv_fwd(Tensor x, Tensor scale, Tensor shift, Tensor weight, float slope, int stride, bool reflect,"
+    " bool upsample, bool moments) -> (Tensor y, Tensor mean, Tensor var)"
+)
+# Gradients that are not needed come back with no elements.
+library.define(
+    "norm_act_conv_bwd(Tensor dy, Tensor? dmean, Tensor? dvar, Tensor x, Tensor scale, Tensor shift, Tensor weight,"
+    " Tensor y, Tensor mean, float slope, int stride, bool reflect, bool upsample, bool need_input, bool need_weight)"
+    " -> (Tensor dx, Tensor dscale, Tensor dshift, Tensor dweight)"
+)
+backends.register("norm_act_conv", "cpu", "cpu", lambda: load("_C")[1])
+
+PADDINGS = ("zeros", "reflect")
+
+
+def norm_act_conv(
+    x: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    weight: Tensor,
+    slope: float = 0.2,
+    stride: int = 1,
+    padding: str = "zeros",
+    upsample: bool = False,
+    moments: bool = True,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """y = conv3x3(pad(leaky_relu(x * scale + shift, slope))), and the mean and variance of y's channels.
+
+    Batch normalisation is such a scale and shift (`batch_norm_affine`). The padded activation is not kept for backward
+    but made again. With `upsample` the map is doubled by nearest neighbours before it is padded; it is never written
+    either. float32 and float64 of stride 1 need fewer products than the convolution has, as in Winograd's F(2x2, 3x3):
+    an infinity becomes NaN in its whole tile.
+
+    Args:
+        x: [N, C, H, W] of float32, float64, bfloat16 or float16, in any layout; channels_last is the fastest.
+        scale, shift: [C], of x's dtype or float32.
+        weight: [K, C, 3, 3], of x's dtype or float32.
+        slope: of LeakyReLU; 1 for no activation.
+        stride: 1 or 2.
+        padding: one pixel of "zeros" or "reflect"; an axis of one pixel reflects to itself.
+        upsample: nearest x2 before the padding.
+        moments: also return the mean and the variance; without them both are None.
+        backend: "auto", "reference", "cpu", "triton" or "cuda"; None: AMINET_FAST_BACKEND, else "auto".
+
+    Returns:
+        y [N, K, H', W'], channels_last, of x's dtype, under autocast of autocast's as the convolution is; H' is
+        ceil(H / stride), of 2 H with upsample. mean and biased variance [K] over N, H' and W', float32 (float64 for
+        float64) whatever the dtype.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above; the message names it.
+        NotImplementedError: the gradient of a gradient is asked for and backend is not "reference".
+    """
+    check_image("norm_act_conv", "x", x)
+    check_channel_vector("norm_act_conv", "scale", scale, x)
+    check_channel_vector("norm_act_conv", "shift", shift, x)
+    _check_weight(weight, x)
+    if stride not in (1, 2):
+        raise ValueError(f"norm_act_conv: stride must be 1 or 2, got {stride!r}")
+    if padding not in PADDINGS:
+        raise ValueError(f"norm_act_conv: padding must be one of {', '.join(PADDINGS)}, got {padding!r}")
+    if backends.choose("norm_act_conv", x.device.type, backend) == "reference":
+        return _reference(x, scale, shift, weight, slope, stride, padding, upsample, moments)
+    reflect = padding == "reflect"
+    y, mean, var = torch.ops.aminet_fast.norm_act_conv_fwd(
+        x, scale, shift, weight, slope, stride, reflect, upsample, moments
+    )
+    return (y, mean, var) if moments else (y, None, None)
+
+
+def _check_weight(weight: Tensor, x: Tensor) -> None:
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"norm_act_conv: weight must be a tensor, got {describe(weight)}")
+    if weight.dtype not in (x.dtype, torch.float32):
+        raise TypeError(f"norm_act_conv: weight must have x's dtype {x.dtype} or float32, got {describe(weight)}")
+    if weight.dim() != 4 or weight.shape[1:] != (x.shape[1], 3, 3) or weight.shape[0] < 1:
+        wanted = f"[K, {x.shape[1]}, 3, 3] for x with {x.shape[1]} channels"
+        raise ValueError(f"norm_act_conv: weight must be {wanted}, got {describe(weight)}")
+    if weight.device != x.device:
+        raise ValueError(f"norm_act_conv: weight is on {weight.device} and x on {x.device}; move them to one device")
+
+
+def _reference(
+    x: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    weight: Tensor,
+    slope: float,
+    stride: int,
+    padding: str,
+    upsample: bool,
+    moments: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The reference, kept to this operator's promises on dtype and layout."""
+    dtype = x.dtype
+    if torch.is_autocast_enabled(x.device.type) and dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(x.device.type)
+    with torch.autocast(x.device.type, enabled=False):
+        parameters = (scale.to(dtype), shift.to(dtype), weight.to(dtype))
+        y = norm_act_conv_ref(x.to(dtype), *parameters, slope, stride, padding, upsample)[0]
+        y = y.contiguous(memory_format=torch.channels_last)
+        if not moments:
+            return y, None, None
+        var, mean = torch.var_mean(y.to(torch.promote_types(dtype, torch.float32)), (0, 2, 3), correction=0)
+    return y, mean, var
+
+
+def _autocast(x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Autocast's dtype, as convolutions do; it leaves float64 alone. The affine map stays as it is."""
+    device = x.device.type
+    if x.dtype != torch.float64:
+        x, weight = x.to(torch.get_autocast_dtype(device)), weight.to(torch.get_autocast_dtype(device))
+    with torch.autocast(device, enabled=False):
+        return torch.ops.aminet_fast.norm_act_conv_fwd(x, scale, shift, weight, *options)
+
+
+library.impl("norm_act_conv_fwd", _autocast, "AutocastCPU")
+library.impl("norm_act_conv_fwd", _autocast, "AutocastCUDA")
+
+
+def _like(t: Tensor) -> Tensor:
+    # The kernels' rule too (format_of in csrc/cpu/tensors.h).
+    layout = torch.channels_last if t.stride(1) == 1 else torch.contiguous_format
+    return torch.empty_like(t.contiguous(memory_format=layout))
+
+
+@torch.library.register_fake("aminet_fast::norm_act_conv_fwd", lib=library)
+def _forward_fake(
+    x: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    weight: Tensor,
+    slope: float,
+    stride: int,
+    reflect: bool,
+    upsample: bool,
+    moments: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    torch._check(x.device == scale.device and x.device == weight.device)
+    n, c, h, w = x.shape
+    torch._check(weight.shape[1] == c and scale.shape[0] == c and shift.shape[0] == c)
+    factor, k = 2 if upsample else 1, weight.shape[0]
+    h, w = (h * factor - 1) // stride + 1, (w * factor - 1) // stride + 1
+    y = x.new_empty((n, h, w, k)).permute(0, 3, 1, 2)
+    dtype, kept = torch.promote_types(x.dtype, torch.float32), k if moments else 0
+    return y, x.new_empty(kept, dtype=dtype), x.new_empty(kept, dtype=dtype)
+
+
+@torch.library.register_fake("aminet_fast::norm_act_conv_bwd", lib=library)
+def _backward_fake(
+    dy: Tensor,
+    dmean: Tensor | None,
+    dvar: Tensor | None,
+    x: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    weight: Tensor,
+    y: Tensor,
+    mean: Tensor,
+    slope: float,
+    stride: int,
+    reflect: bool,
+    upsample: bool,
+    need_input: bool,
+    need_weight: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    torch._check(dy.shape[0] == x.shape[0] and dy.shape[1] == weight.shape[0])
+    dweight = _like(weight) if need_weight else weight.new_empty(0)
+    if not need_input:
+        return x.new_empty(0), scale.new_empty(0), shift.new_empty(0), dweight
+    return _like(x), scale.new_empty(scale.shape), shift.new_empty(shift.shape), dweight
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, scale, shift, weight, *ctx.options, ctx.moments = inputs
+    y, mean, var = output
+    # Without moments y is not read again, and need not be kept.
+    ctx.save_for_backward(x, scale, shift, weight, y if ctx.moments else mean, mean)
+    if not ctx.moments:
+        ctx.mark_non_differentiable(mean, var)
+
+
+def _backward(ctx: Any, dy: Tensor, dmean: Tensor, dvar: Tensor) -> tuple[Tensor | None, ...]:
+    x, scale, shift, weight = ctx.needs_input_grad[:4]
+    through = (dmean, dvar) if ctx.moments else (None, None)
+    dx, dscale, dshift, dweight = torch.ops.aminet_fast.norm_act_conv_bwd(
+        dy, *through, *ctx.saved_tensors, *ctx.options, x or scale or shift, weight
+    )
+    gradients = zip((dx, dscale, dshift, dweight), (x, scale, shift, weight), strict=True)
+    return *(gradient if needed else None for gradient, needed in gradients), None, None, None, None, None
+
+
+def _double_backward(ctx: Any, *gradients: Any) -> None:
+    no_second_derivative("norm_act_conv")
+
+
+torch.library.register_autograd("aminet_fast::norm_act_conv_fwd", _backward, setup_context=_setup_context, lib=library)
+torch.library.register_autograd("aminet_fast::norm_act_conv_bwd", _double_backward, lib=library)

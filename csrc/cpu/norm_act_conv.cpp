@@ -1,0 +1,104 @@
+// aminet_fast::norm_act_conv_fwd for CPU tensors; the schemas are in aminet_fast/ops/norm_act_conv.py.
+#include "cpu/norm_act_conv.h"
+
+#include <array>
+#include <tuple>
+
+#include "cpu/norm_act_conv_plan.h"
+
+namespace aminet {
+namespace {
+
+// A unit's tiles and their products together are about so many bytes, for the second-level cache.
+constexpr int64_t kUnitBytes = 768 << 10;
+
+Tensor convolution(const Tensor& padded, const Tensor& weight, int64_t stride) {
+  using torch::stable::detail::from;
+  const std::vector<int64_t> one = {1, 1}, zero = {0, 0}, strides = {stride, stride};
+  std::array<StableIValue, 9> stack{from(padded), from(weight), from(std::optional<Tensor>()),
+                                    from(strides), from(zero), from(one),
+                                    from(false), from(zero), from(static_cast<int64_t>(1))};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_ABI_VERSION));
+  return laid_out(torch::stable::detail::to<Tensor>(stack[0]), MemoryFormat::ChannelsLast);
+}
+
+RowUnits tile_units(const ConvPlan& plan) {
+  const NormActConvShape& s = plan.shape;
+  const int64_t bytes = s.parts() * s.parts() * (tile_padded(s.channels) + tile_padded(s.outputs)) *
+                        static_cast<int64_t>(plan.x.element_size());
+  const int64_t tiles = std::clamp<int64_t>(kUnitBytes / bytes, 32, 256);
+  const int64_t rows = s.tile_size() * std::clamp<int64_t>(tiles / s.tile_columns(), 1, s.tile_rows());
+  return {rows, (s.out_height + rows - 1) / rows};
+}
+
+Tensor in_tiles(const ConvPlan& plan, const Tensor& weight, RowUnits units, void* partial) {
+  const NormActConvShape& s = plan.shape;
+  const NormActTileKernels& kernels = AMINET_PICK(norm_act_conv_tiles);
+  const Tensor w = weight_of(weight, plan.acc);
+  Tensor parts = torch::stable::new_empty(plan.x, {s.parts() * s.parts() * s.channels * tile_padded(s.outputs)});
+  const TileWeights weights = {s, w.const_data_ptr(), nullptr, parts.mutable_data_ptr()};
+  torch::stable::parallel_for(
+      0, (s.channels + 15) / 16, moment_grain(16 * 16 * s.outputs),
+      [&](int64_t a, int64_t b) {
+        kernels.forward_weights(plan.scalar, weights, 16 * a, std::min(16 * b, s.channels));
+      });
+  Tensor y = empty_image(plan.x, s.images, s.outputs, s.out_height, s.out_width);
+  const TileForward arguments = {plan.from_image(0), parts.const_data_ptr(), units, y.mutable_data_ptr(), partial};
+  torch::stable::parallel_for(
+      0, s.images * units.per_image, 1,
+      [&](int64_t a, int64_t b) { kernels.forward(plan.scalar, arguments, a, b); });
+  return y;
+}
+
+void sum_or_copy(const ConvPlan& plan, RowUnits units, int64_t images, const void* from, void* to, void* partial) {
+  const NormActConvShape& s = plan.shape;
+  const MomentPass arguments = {images, s.outputs, s.out_height, s.out_width, units, from, to, partial};
+  const NormActConvKernels& kernels = AMINET_PICK(norm_act_conv);
+  torch::stable::parallel_for(
+      0, images * units.per_image, moment_grain(units.rows * s.out_width * s.outputs),
+      [&](int64_t a, int64_t b) { kernels.moments(plan.scalar, arguments, a, b); });
+}
+
+// A few images at a time, by torch's convolution.
+Tensor in_chunks(const ConvPlan& plan, const Tensor& weight, RowUnits units, char* partial) {
+  const NormActConvShape& s = plan.shape;
+  const Tensor w = weight_of(weight, plan.x.scalar_type());
+  const int64_t size = plan.rows.size() * plan.columns.size() * s.channels;
+  const int64_t chunk = plan.images_at_once(size * static_cast<int64_t>(plan.x.element_size()));
+  const int64_t partial_size = units.per_image * 3 * s.outputs * (plan.acc == ScalarType::Double ? 8 : 4);
+  Tensor padded = empty_image(plan.x, chunk, s.channels, plan.rows.size(), plan.columns.size());
+  std::optional<Tensor> y;
+  for (int64_t n = 0; n < s.images; n += chunk) {
+    const int64_t images = std::min(chunk, s.images - n);
+    pad_images(plan, n, images, padded);
+    const Tensor part = convolution(torch::stable::narrow(padded, 0, 0, images), w, plan.options.stride);
+    if (chunk >= s.images) y = part;
+    if (!y) y = empty_image(plan.x, s.images, s.outputs, s.out_height, s.out_width);
+    void* to = chunk >= s.images ? nullptr : at_image(*y, n);
+    void* sums = partial == nullptr ? nullptr : partial + n * partial_size;
+    if (to != nullptr || sums != nullptr) sum_or_copy(plan, units, images, part.const_data_ptr(), to, sums);
+  }
+  return *y;
+}
+
+std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& input, const Tensor& scale, const Tensor& shift,
+                                           const Tensor& weight, double slope, int64_t stride, bool reflect,
+                                           bool upsample, bool moments) {
+  const ConvPlan plan = plan_of(input, scale, shift, weight, {slope, stride, reflect, upsample});
+  const NormActConvShape& s = plan.shape;
+  const bool tiled = s.tiling != Tiling::none;
+  const RowUnits units = tiled ? tile_units(plan) : row_units(s.out_height, s.out_width);
+  Tensor partial =
+      torch::stable::new_empty(plan.x, {moments ? s.images * units.per_image : 0, 3, s.outputs}, plan.acc);
+  void* sums = moments ? partial.mutable_data_ptr() : nullptr;
+  Tensor y = tiled ? in_tiles(plan, weight, units, sums) : in_chunks(plan, weight, units, static_cast<char*>(sums));
+  if (!moments)
+    return {y, torch::stable::new_empty(plan.scale, {0}), torch::stable::new_empty(plan.scale, {0})};
+  const auto [mean, var] = moments_of(partial, s.images, s.out_height, s.out_width, units);
+  return {y, mean, var};
+}
+
+}  // namespace
+}  // namespace aminet
+
+STABLE_TORCH_LIBRARY_IMPL(aminet_fast, CPU, m) { m.impl("norm_act_conv_fwd", TORCH_BOX(&aminet::forward)); }
