@@ -68,7 +68,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& input, const Te
   Tensor gram = torch::stable::new_empty(x, {N, shape.sums()}, acc);
   Tensor attn = torch::stable::new_empty(x, {N, C, shape.head()}, acc);
   Tensor sums = torch::stable::new_empty(x, {shape.units(), shape.sums()}, acc);
-  Tensor fused = torch::stable::new_empty(x, {N, C, C}, acc);
+  Tensor fused = torch::stable::new_empty(x, {N, C, shape.padded()}, acc);
 
   const ChannelAttentionForward arguments = {shape,
                                              parameters.pointers(),
@@ -114,6 +114,22 @@ Tensor total(const Tensor& parts, int64_t first, const Tensor& like, bool needed
   return converted(to, like.scalar_type());
 }
 
+// to [C out][C in] (zeroed) += parts [images][C in][padded out]
+template <typename Acc>
+void add_transposed(const ChannelAttentionShape& s, const Tensor& parts, Tensor& to) {
+  const Acc* from = static_cast<const Acc*>(parts.const_data_ptr());
+  Acc* sum = static_cast<Acc*>(to.mutable_data_ptr());
+  for (int64_t image = 0; image < s.images; ++image)
+    for (int64_t in = 0; in < s.channels; ++in, from += s.padded())
+      for (int64_t out = 0; out < s.channels; ++out) sum[out * s.channels + in] += from[out];
+}
+
+Tensor projection_total(const ChannelAttentionShape& s, const Tensor& parts, const Tensor& like) {
+  Tensor to = torch::stable::new_zeros(parts, {s.channels, s.channels, 1, 1});
+  to.scalar_type() == ScalarType::Double ? add_transposed<double>(s, parts, to) : add_transposed<float>(s, parts, to);
+  return converted(to, like.scalar_type());
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     const Tensor& grad, const Tensor& input, const Tensor& qkv, const Tensor& depthwise,
     const std::optional<Tensor>& temperature, const Tensor& projection, const Tensor& gram, const Tensor& attn,
@@ -136,8 +152,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
   const bool need_pixels = need_x || need_qkv || need_depthwise;
   const int64_t tasks =
       std::min(shape.units(), std::clamp<int64_t>(kPartialElements / elements, kLeastTasks, kMostTasks));
-  Tensor dfused = room({shape.units(), C, C}), fused = room({N, C, C}), mix_q = room({N, C, d}),
-         mix_k = room({N, C, d}), scales = room({N, 2, C}), dprojection = room({N, C, C}), dtemperature = room({N, heads}),
+  Tensor dfused = room({shape.units(), C, shape.padded()}), fused = room({N, C, shape.padded()}), mix_q = room({N, C, d}),
+         mix_k = room({N, C, d}), scales = room({N, 2, C}), dprojection = room({N, C, shape.padded()}), dtemperature = room({N, heads}),
          partial = room({need_pixels ? tasks : 0, elements});
   Tensor dx = need_x ? torch::stable::empty_like(x) : torch::stable::new_empty(x, {0});
 
@@ -174,7 +190,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     });
   return {dx, total(partial, 0, qkv, need_qkv), total(partial, 3 * C * C, depthwise, need_depthwise),
           total(dtemperature, 0, temperature ? *temperature : dtemperature, temperature.has_value()),
-          total(dprojection, 0, projection, true)};
+          projection_total(shape, dprojection, projection)};
 }
 
 }  // namespace

@@ -28,6 +28,8 @@ struct ChannelAttentionShape {
   int64_t unit_rows() const { return (height + image_units() - 1) / image_units(); }
   int64_t band_rows() const { return std::clamp<int64_t>(kAttentionBandPixels / width, 1, unit_rows()); }
   int64_t gram() const { return channels * head(); }  // elements of q k^T of all heads
+  // Channels rounded up to whole vectors (of any capability): the length of a row of a matrix [C][C].
+  int64_t padded() const { return (channels + 15) / 16 * 16; }
   int64_t sums() const { return gram() + 2 * channels; }
 };
 
@@ -48,7 +50,7 @@ struct ChannelAttentionForward {
   void* sums;     // Acc [unit][sums]: q k^T, then the squared norms of q's and of k's channels
   void* gram;     // Acc [image][sums], the same of whole images
   void* attn;     // Acc [image][C][head], after the softmax
-  void* fused;    // Acc [image][C][C]: projection * blockdiag(attn)
+  void* fused;    // Acc [image][C in][padded out]: (projection * blockdiag(attn))^T
 };
 
 struct ChannelAttentionBackward {
@@ -59,12 +61,12 @@ struct ChannelAttentionBackward {
   const void* kept;  // the forward's, or null
   const void* gram;  // the forward's
   const void* attn;  // the forward's
-  void* dfused;      // Acc [unit][C][C]: sums of dy v^T
-  void* fused;       // Acc [image][C][C], transposed: blockdiag(attn)^T * projection^T
+  void* dfused;      // Acc [unit][C in][padded out]: sums of v dy^T
+  void* fused;       // as the forward's
   void* mix_q;       // Acc [image][C][head]: dq = mix_q k + scale_q * q
   void* mix_k;       // Acc [image][C][head]: dk = mix_k q + scale_k * k
   void* scales;      // Acc [image][2][C]
-  void* dprojection; // Acc [image][C][C]
+  void* dprojection; // Acc [image][C in][padded out]
   void* dtemperature;  // Acc [image][heads]
   void* dx;            // data, or null
   void* partial;       // Acc [task][3C * C + 3C * 9], sums for the two convolutions' weights

@@ -22,7 +22,7 @@ void gram_units(const ChannelAttentionForward& a, int64_t first_unit, int64_t la
   const Grid<Acc> grid(s);
   const int64_t stride = grid.dense(R + 2);
   Scratch<Acc> scratch(Window<Acc>::elements(grid, 3 * C, R + 2) + (C + 3 * d) * stride);
-  Window<Acc> window(grid, scratch.take(Window<Acc>::elements(grid, 3 * C, R + 2)), 3 * C, R + 2);
+  Window<Acc> window(grid, scratch.take_zeros(Window<Acc>::elements(grid, 3 * C, R + 2)), 3 * C, R + 2);
   Acc* x = scratch.take(C * stride);
   Acc *q = scratch.take(d * stride), *k = scratch.take(d * stride), *v = scratch.take(d * stride);
   const Source<T, Acc> source = {s, a.weights, a.x, nullptr, static_cast<Acc*>(a.kept), grid, x, stride};
@@ -52,7 +52,7 @@ void gram_units(const ChannelAttentionForward& a, int64_t first_unit, int64_t la
 template <typename T, typename Acc>
 void project_units(const ChannelAttentionForward& a, int64_t first_unit, int64_t last_unit) {
   const ChannelAttentionShape& s = a.shape;
-  const int64_t C = s.channels, R = s.band_rows();
+  const int64_t C = s.channels, Cp = s.padded(), R = s.band_rows();
   const Grid<Acc> grid(s);
   const int64_t stride = grid.dense(R);
   Scratch<Acc> scratch(2 * C * stride);
@@ -60,7 +60,7 @@ void project_units(const ChannelAttentionForward& a, int64_t first_unit, int64_t
   for (int64_t index = first_unit; index < last_unit; ++index) {
     const Unit unit(s, index);
     T* data = static_cast<T*>(a.y);
-    const Matrix<Acc> fused = {static_cast<const Acc*>(a.fused) + unit.image * C * C, C, 1};
+    const Matrix<Acc> fused = {static_cast<const Acc*>(a.fused) + unit.image * C * Cp, 1, Cp};
     for (int64_t first = unit.first, last; first < unit.last; first = last) {
       last = std::min(first + R, unit.last);
       const int64_t vectors = (last - first) * grid.vectors;
@@ -82,29 +82,28 @@ void add_units(const ChannelAttentionShape& s, const Acc* from, int64_t elements
 template <typename Acc>
 void softmax_images(const ChannelAttentionForward& a, int64_t first, int64_t last) {
   const ChannelAttentionShape& s = a.shape;
-  const Small<Acc> small = {s, a.weights};
+  Small<Acc> small(s, a.weights);
   for (int64_t image = first; image < last; ++image) {
     Acc* sums = static_cast<Acc*>(a.gram) + image * s.sums();
     Acc* attn = static_cast<Acc*>(a.attn) + image * s.gram();
     add_units(s, static_cast<const Acc*>(a.sums) + image * s.image_units() * s.sums(), s.sums(), sums);
     small.softmax(sums, attn);
-    small.fuse(attn, static_cast<Acc*>(a.fused) + image * s.channels * s.channels);
+    small.fuse(attn, static_cast<Acc*>(a.fused) + image * s.channels * s.padded());
   }
 }
 
 template <typename Acc>
 void dsoftmax_images(const ChannelAttentionBackward& a, int64_t first, int64_t last) {
   const ChannelAttentionShape& s = a.shape;
-  const int64_t C = s.channels;
-  const Small<Acc> small = {s, a.weights};
-  std::vector<Acc> dfused(C * C), dattn(s.gram());
+  const int64_t C = s.channels, matrix = C * s.padded();
+  Small<Acc> small(s, a.weights);
+  std::vector<Acc> dfused(matrix), dattn(s.gram());
   for (int64_t image = first; image < last; ++image) {
     const Acc* sums = static_cast<const Acc*>(a.gram) + image * s.sums();
     const Acc* attn = static_cast<const Acc*>(a.attn) + image * s.gram();
-    add_units(s, static_cast<const Acc*>(a.dfused) + image * s.image_units() * C * C, C * C, dfused.data());
-    std::fill(dattn.begin(), dattn.end(), Acc(0));
-    small.fuse(attn, static_cast<Acc*>(a.fused) + image * C * C);
-    small.fuse_backward(dfused.data(), attn, dattn.data(), static_cast<Acc*>(a.dprojection) + image * C * C);
+    add_units(s, static_cast<const Acc*>(a.dfused) + image * s.image_units() * matrix, matrix, dfused.data());
+    small.fuse(attn, static_cast<Acc*>(a.fused) + image * matrix);
+    small.fuse_backward(dfused.data(), attn, dattn.data(), static_cast<Acc*>(a.dprojection) + image * matrix);
     small.softmax_backward(sums, attn, dattn.data(), static_cast<Acc*>(a.mix_q) + image * s.gram(),
                            static_cast<Acc*>(a.mix_k) + image * s.gram(),
                            static_cast<Acc*>(a.scales) + image * 2 * C,

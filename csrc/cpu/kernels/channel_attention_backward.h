@@ -1,5 +1,5 @@
 // channel_attention's backward passes over the pixels.
-//   dM = dy v^T;  dq = A k + s q, dk = A^T q + s' k, dv = M^T dy;  through the depthwise and the 1x1 convolution
+//   dM^T = v dy^T;  dq = A k + s q, dk = A^T q + s' k, dv = M^T dy;  through the depthwise and the 1x1 convolution
 // q, k and v are made again, band by band, from x, or from the 1x1 convolution's output where the forward kept it.
 #pragma once
 
@@ -9,22 +9,22 @@ namespace aminet {
 namespace AMINET_CAPABILITY {
 namespace {
 
-// dfused of each unit: sums of dy v^T.
+// dfused of each unit: sums of v dy^T.
 template <typename T, typename Acc>
 void dfused_units(const ChannelAttentionBackward& a, int64_t first_unit, int64_t last_unit) {
   const ChannelAttentionShape& s = a.shape;
-  const int64_t C = s.channels, R = s.band_rows();
+  const int64_t C = s.channels, Cp = s.padded(), R = s.band_rows();
   const Grid<Acc> grid(s);
   const int64_t dense = grid.dense(R + 2);
   Scratch<Acc> scratch(Window<Acc>::elements(grid, C, R + 2) + 3 * C * dense);
-  Window<Acc> window(grid, scratch.take(Window<Acc>::elements(grid, C, R + 2)), C, R + 2);
+  Window<Acc> window(grid, scratch.take_zeros(Window<Acc>::elements(grid, C, R + 2)), C, R + 2);
   Acc *x = scratch.take(C * dense), *dy = scratch.take(C * dense), *v = scratch.take(C * dense);
   const Source<T, Acc> source = {s, a.weights, a.x, a.kept, nullptr, grid, x, dense};
   const Acc* depthwise = static_cast<const Acc*>(a.weights.depthwise) + 2 * C * 9;
   for (int64_t index = first_unit; index < last_unit; ++index) {
     const Unit unit(s, index);
-    Acc* out = static_cast<Acc*>(a.dfused) + index * C * C;
-    std::fill_n(out, C * C, Acc(0));
+    Acc* out = static_cast<Acc*>(a.dfused) + index * C * Cp;
+    std::fill_n(out, C * Cp, Acc(0));
     window.start();
     for (int64_t first = unit.first, last; first < unit.last; first = last) {
       last = std::min(first + R, unit.last);
@@ -32,7 +32,7 @@ void dfused_units(const ChannelAttentionBackward& a, int64_t first_unit, int64_t
       convolve_channels(window, 0, C, depthwise, first, last, v, dense);
       const Image<const T> image(s, static_cast<const T*>(a.dy), unit.image);
       read_rows(image, grid, 0, C, first, last, dy, dense);
-      add_dots(C, C, dy, dense, v, dense, (last - first) * grid.vectors, out, C);
+      add_dots(C, C, v, dense, dy, dense, (last - first) * grid.vectors, out, Cp);
     }
   }
 }
@@ -46,8 +46,8 @@ struct Dqkv {
   const int64_t stride = grid.dense(R + 4);
   Scratch<Acc> scratch{Window<Acc>::elements(grid, 3 * C, R + 4) + Window<Acc>::elements(grid, 3 * C, R + 2) +
                        (5 * C + 2 * d) * stride + 27 * C};
-  Window<Acc> before{grid, scratch.take(Window<Acc>::elements(grid, 3 * C, R + 4)), 3 * C, R + 4};
-  Window<Acc> after{grid, scratch.take(Window<Acc>::elements(grid, 3 * C, R + 2)), 3 * C, R + 2};  // gradients
+  Window<Acc> before{grid, scratch.take_zeros(Window<Acc>::elements(grid, 3 * C, R + 4)), 3 * C, R + 4};
+  Window<Acc> after{grid, scratch.take_zeros(Window<Acc>::elements(grid, 3 * C, R + 2)), 3 * C, R + 2};  // gradients
   Acc* x = scratch.take(C * stride);
   Acc* image = scratch.take(C * stride);  // dy, then dx
   Acc* qk = scratch.take(2 * d * stride);
@@ -76,7 +76,7 @@ struct Dqkv {
       multiply(d, d, mix_q, k, stride, vectors, after.planes(c, first), &of_q);
       multiply(d, d, mix_k, q, stride, vectors, after.planes(C + c, first), &of_k);
     }
-    const Matrix<Acc> fused = {static_cast<const Acc*>(a.fused) + n * C * C, 1, C};
+    const Matrix<Acc> fused = {static_cast<const Acc*>(a.fused) + n * C * s.padded(), s.padded(), 1};
     multiply(C, C, fused, image, stride, vectors, after.planes(2 * C, first));
   }
 

@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <limits>
+#include <memory>
 #include <new>
+#include <type_traits>
 #include <utility>
 
 #include "channel_attention_products.h"
@@ -42,6 +44,9 @@ inline void transpose(Vector<T> (&v)[kLanes<T>]) {
 template <typename T, typename Acc>
 inline Vector<Acc> load_some(const T* from, int64_t count) {
   constexpr int L = kLanes<Acc>;
+  if constexpr (std::is_same_v<T, Acc>) {
+    if (count == L) return load(from);
+  }
   Acc values[L] = {};
   if (count == L)
     for (int i = 0; i < L; ++i) values[i] = static_cast<Acc>(from[i]);
@@ -55,6 +60,9 @@ inline Vector<Acc> load_some(const T* from, int64_t count) {
 template <typename T, typename Acc>
 inline void store_some(T* to, const Vector<Acc>& v, int64_t count) {
   constexpr int L = kLanes<Acc>;
+  if constexpr (std::is_same_v<T, Acc>) {
+    if (count == L) return store(to, v);
+  }
   Acc values[L];
   store(values, v);
   if (count == L)
@@ -181,21 +189,41 @@ struct Window {
   }
 };
 
-// Room for a thread's buffers, on cache lines, zeroed.
+// Room for a thread's buffers, on cache lines. Kept from call to call unless it is large: fresh memory costs more than
+// the work on it at the small sizes.
 template <typename Acc>
 class Scratch {
  public:
-  explicit Scratch(int64_t elements)
-      : memory_(static_cast<Acc*>(::operator new(elements * sizeof(Acc), std::align_val_t(64)))), next_(memory_) {
-    std::fill_n(memory_, elements, Acc(0));
+  explicit Scratch(int64_t elements) {
+    if (elements > held_.size) held_ = {Memory(allocate(elements)), elements};
+    next_ = held_.memory.get();
   }
-  ~Scratch() { ::operator delete(memory_, std::align_val_t(64)); }
+  ~Scratch() {
+    if (held_.size * static_cast<int64_t>(sizeof(Acc)) > kKeptBytes) held_ = {};
+  }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
   Acc* take(int64_t elements) { return std::exchange(next_, next_ + elements); }
+  Acc* take_zeros(int64_t elements) {
+    std::fill_n(next_, elements, Acc(0));
+    return take(elements);
+  }
 
  private:
-  Acc *memory_, *next_;
+  static constexpr int64_t kKeptBytes = 8 << 20;
+  struct Free {
+    void operator()(Acc* memory) const { ::operator delete(memory, std::align_val_t(64)); }
+  };
+  using Memory = std::unique_ptr<Acc, Free>;
+  struct Held {
+    Memory memory;
+    int64_t size = 0;
+  };
+  static Acc* allocate(int64_t elements) {
+    return static_cast<Acc*>(::operator new(elements * sizeof(Acc), std::align_val_t(64)));
+  }
+  static thread_local inline Held held_;
+  Acc* next_;
 };
 
 }  // namespace
