@@ -74,9 +74,9 @@ def channel_attention(
         return _reference(x, qkv_weight, dw_weight, temperature, proj_weight, heads)
     keep = x.shape[1] >= KEEP_CHANNELS and torch.is_grad_enabled()
     keep = keep and (x.requires_grad or any(parameter.requires_grad for parameter in parameters.values()))
-    return torch.ops.aminet_fast.channel_attention_fwd(
-        x, qkv_weight, dw_weight, temperature, proj_weight, heads, keep
-    )[0]
+    return torch.ops.aminet_fast.channel_attention_fwd(x, qkv_weight, dw_weight, temperature, proj_weight, heads, keep)[
+        0
+    ]
 
 
 def _check(

@@ -31,9 +31,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         temperature = self.temperature if self.scale == "temperature" else None
-        return channel_attention_ref(
-            x, self.qkv.weight, self.qkv_dw.weight, temperature, self.proj.weight, self.heads
-        )
+        return channel_attention_ref(x, self.qkv.weight, self.qkv_dw.weight, temperature, self.proj.weight, self.heads)
 
 
 def channel_attention_ref(

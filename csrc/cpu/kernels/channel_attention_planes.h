@@ -40,12 +40,27 @@ inline void transpose(Vector<T> (&v)[kLanes<T>]) {
   }
 }
 
+// Half a vector from memory, zeros after it; and half of one to memory.
+template <typename T, int... I>
+inline Vector<T> widened(const T* from, std::integer_sequence<int, I...>) {
+  typename Wide<T, kLanes<T> / 2>::type half, zeros = {};
+  std::memcpy(&half, from, sizeof half);
+  return __builtin_shufflevector(half, zeros, I...);
+}
+
+template <typename T, int... I>
+inline void store_half(T* to, const Vector<T>& v, std::integer_sequence<int, I...>) {
+  const typename Wide<T, kLanes<T> / 2>::type half = __builtin_shufflevector(v, v, I...);
+  std::memcpy(to, &half, sizeof half);
+}
+
 // `count` elements as a vector, zeros after them.
 template <typename T, typename Acc>
 inline Vector<Acc> load_some(const T* from, int64_t count) {
   constexpr int L = kLanes<Acc>;
   if constexpr (std::is_same_v<T, Acc>) {
     if (count == L) return load(from);
+    if (count == L / 2) return widened<T>(from, std::make_integer_sequence<int, L>());
   }
   Acc values[L] = {};
   if (count == L)
@@ -62,6 +77,7 @@ inline void store_some(T* to, const Vector<Acc>& v, int64_t count) {
   constexpr int L = kLanes<Acc>;
   if constexpr (std::is_same_v<T, Acc>) {
     if (count == L) return store(to, v);
+    if (count == L / 2) return store_half<T>(to, v, std::make_integer_sequence<int, L / 2>());
   }
   Acc values[L];
   store(values, v);
@@ -113,6 +129,8 @@ void read_rows(const Image<const T>& image, const Grid<Acc>& grid, int64_t c0, i
       }
       for (int64_t c = 0; c < channels; c += L) {
         const int64_t count = std::min<int64_t>(L, channels - c);
+        // The processor does not see the rows of a tile as one stream.
+        for (int p = 0; p < L; ++p) __builtin_prefetch(from + (p + 2 * L) * image.pixel + c);
         Vector<Acc> v[L] = {};
         if (pixels == L && count == L)
           for (int p = 0; p < L; ++p) v[p] = load_some<T, Acc>(from + p * image.pixel + c, L);
