@@ -89,7 +89,7 @@ def _check(
         raise TypeError(f"channel_attention: heads must be an int, got {describe(heads)}")
     if heads < 1 or c % heads != 0:
         raise ValueError(f"channel_attention: heads must divide the {c} channels of x, got {heads}")
-    wanted = {
+    wanted: dict[str, tuple[Any, tuple[int, ...]]] = {
         "qkv_weight": (qkv_weight, (3 * c, c, 1, 1)),
         "dw_weight": (dw_weight, (3 * c, 1, 3, 3)),
         "proj_weight": (proj_weight, (c, c, 1, 1)),

@@ -63,6 +63,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& input, const Te
   const ChannelAttentionShape shape = shape_of(x, heads, format, parameters.normalised);
   const int64_t N = shape.images, C = shape.channels;
   Tensor y = torch::stable::empty_like(x);
+  Tensor v = acc == x.scalar_type() ? y : torch::stable::new_empty(x, {x.numel()}, acc);
   Tensor kept = keep ? torch::stable::new_empty(x, {N, 3 * C, shape.height, shape.width}, acc)
                      : torch::stable::new_empty(x, {0}, acc);
   Tensor gram = torch::stable::new_empty(x, {N, shape.sums()}, acc);
@@ -74,6 +75,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& input, const Te
                                              parameters.pointers(),
                                              x.const_data_ptr(),
                                              y.mutable_data_ptr(),
+                                             v.mutable_data_ptr(),
                                              keep ? kept.mutable_data_ptr() : nullptr,
                                              sums.mutable_data_ptr(),
                                              gram.mutable_data_ptr(),

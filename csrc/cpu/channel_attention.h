@@ -45,7 +45,8 @@ struct ChannelAttentionForward {
   ChannelAttentionShape shape;
   ChannelAttentionWeights weights;
   const void* x;  // data
-  void* y;        // data; holds v between the two passes
+  void* y;        // data
+  void* v;        // Acc, stored as data is: v between the two passes; y itself where data is Acc
   void* kept;     // Acc [image][3C][pixel], the 1x1 convolution's output for the backward; or null
   void* sums;     // Acc [unit][sums]: q k^T, then the squared norms of q's and of k's channels
   void* gram;     // Acc [image][sums], the same of whole images

@@ -1,7 +1,7 @@
 // Attention between channels. Compiled once per capability (AMINET_CAPABILITY).
 //   q, k, v = depthwise(W x);  y = M v,  M = projection * blockdiag(softmax(temperature * q k^T / |q| |k|))
-// Reads x twice at most (rows where bands meet again), writes y; q and k live for one band only, in cache. v waits for M
-// in y's own memory. A band is some rows of one image, all channels, as planes (channel_attention_products.h says why).
+// Reads x once (rows where units meet again), writes y; q and k live for one band only, in cache. v waits for M in y's
+// own memory where that has the sums' type. A band is some rows of one image, all channels, as planes (channel_attention_products.h says why).
 #include "cpu/channel_attention.h"
 
 #include <torch/headeronly/util/BFloat16.h>
@@ -43,7 +43,7 @@ void gram_units(const ChannelAttentionForward& a, int64_t first_unit, int64_t la
         add_squares(d, q, stride, vectors, sums + s.gram() + c);
         add_squares(d, k, stride, vectors, sums + s.gram() + C + c);
         add_dots(d, d, q, stride, k, stride, vectors, sums + c * d, d);
-        write_rows(Image<T>(s, static_cast<T*>(a.y), unit.image), grid, c, d, first, last, v, stride);
+        write_rows(Image<Acc>(s, static_cast<Acc*>(a.v), unit.image), grid, c, d, first, last, v, stride);
       }
     }
   }
@@ -59,14 +59,13 @@ void project_units(const ChannelAttentionForward& a, int64_t first_unit, int64_t
   Acc *v = scratch.take(C * stride), *y = scratch.take(C * stride);
   for (int64_t index = first_unit; index < last_unit; ++index) {
     const Unit unit(s, index);
-    T* data = static_cast<T*>(a.y);
     const Matrix<Acc> fused = {static_cast<const Acc*>(a.fused) + unit.image * C * Cp, 1, Cp};
     for (int64_t first = unit.first, last; first < unit.last; first = last) {
       last = std::min(first + R, unit.last);
       const int64_t vectors = (last - first) * grid.vectors;
-      read_rows(Image<const T>(s, data, unit.image), grid, 0, C, first, last, v, stride);
+      read_rows(Image<const Acc>(s, static_cast<const Acc*>(a.v), unit.image), grid, 0, C, first, last, v, stride);
       multiply(C, C, fused, v, stride, vectors, Planes<Acc>{y, stride, vectors, 0});
-      write_rows(Image<T>(s, data, unit.image), grid, 0, C, first, last, y, stride);
+      write_rows(Image<T>(s, static_cast<T*>(a.y), unit.image), grid, 0, C, first, last, y, stride);
     }
   }
 }
