@@ -22,7 +22,7 @@ void gram_units(const ChannelAttentionForward& a, int64_t first_unit, int64_t la
   const Grid<Acc> grid(s);
   const int64_t stride = grid.dense(R + 2);
   Scratch<Acc> scratch(Window<Acc>::elements(grid, 3 * C, R + 2) + (C + 3 * d) * stride);
-  Window<Acc> window(grid, scratch.take_zeros(Window<Acc>::elements(grid, 3 * C, R + 2)), 3 * C, R + 2);
+  Window<Acc> window(grid, scratch.take(Window<Acc>::elements(grid, 3 * C, R + 2)), 3 * C, R + 2);
   Acc* x = scratch.take(C * stride);
   Acc *q = scratch.take(d * stride), *k = scratch.take(d * stride), *v = scratch.take(d * stride);
   const Source<T, Acc> source = {s, a.weights, a.x, nullptr, static_cast<Acc*>(a.kept), grid, x, stride};

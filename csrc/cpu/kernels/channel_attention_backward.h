@@ -17,7 +17,7 @@ void dfused_units(const ChannelAttentionBackward& a, int64_t first_unit, int64_t
   const Grid<Acc> grid(s);
   const int64_t dense = grid.dense(R + 2);
   Scratch<Acc> scratch(Window<Acc>::elements(grid, C, R + 2) + 3 * C * dense);
-  Window<Acc> window(grid, scratch.take_zeros(Window<Acc>::elements(grid, C, R + 2)), C, R + 2);
+  Window<Acc> window(grid, scratch.take(Window<Acc>::elements(grid, C, R + 2)), C, R + 2);
   Acc *x = scratch.take(C * dense), *dy = scratch.take(C * dense), *v = scratch.take(C * dense);
   const Source<T, Acc> source = {s, a.weights, a.x, a.kept, nullptr, grid, x, dense};
   const Acc* depthwise = static_cast<const Acc*>(a.weights.depthwise) + 2 * C * 9;
@@ -46,8 +46,8 @@ struct Dqkv {
   const int64_t stride = grid.dense(R + 4);
   Scratch<Acc> scratch{Window<Acc>::elements(grid, 3 * C, R + 4) + Window<Acc>::elements(grid, 3 * C, R + 2) +
                        (5 * C + 2 * d) * stride + 27 * C};
-  Window<Acc> before{grid, scratch.take_zeros(Window<Acc>::elements(grid, 3 * C, R + 4)), 3 * C, R + 4};
-  Window<Acc> after{grid, scratch.take_zeros(Window<Acc>::elements(grid, 3 * C, R + 2)), 3 * C, R + 2};  // gradients
+  Window<Acc> before{grid, scratch.take(Window<Acc>::elements(grid, 3 * C, R + 4)), 3 * C, R + 4};
+  Window<Acc> after{grid, scratch.take(Window<Acc>::elements(grid, 3 * C, R + 2)), 3 * C, R + 2};  // gradients
   Acc* x = scratch.take(C * stride);
   Acc* image = scratch.take(C * stride);  // dy, then dx
   Acc* qk = scratch.take(2 * d * stride);

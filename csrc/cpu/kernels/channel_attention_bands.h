@@ -3,6 +3,7 @@
 
 #include "channel_attention_depthwise.h"
 #include "channel_attention_planes.h"
+#include "channel_attention_scratch.h"
 
 namespace aminet {
 namespace AMINET_CAPABILITY {
@@ -28,9 +29,7 @@ struct Source {
   Acc* rows;  // dense x, of as many rows as are filled at once
   int64_t stride;
 
-  const Acc* plane(const Acc* all, int64_t image, int64_t c) const {
-    return all + (image * 3 * s.channels + c) * s.pixels();
-  }
+  int64_t plane(int64_t image, int64_t c) const { return (image * 3 * s.channels + c) * s.pixels(); }
 
   // Fills rows [first, last) of `window`, whose channel 0 is c0.
   void fill(const Unit& unit, const Window<Acc>& window, int64_t c0, int64_t first, int64_t last) const {
@@ -48,14 +47,15 @@ struct Source {
     if (keep != nullptr)
       for (int64_t c = 0; c < window.channels; ++c)
         for (int64_t r = std::max(first, unit.first); r < std::min(last, unit.last); ++r)
-          std::copy_n(window.row(c, r), s.width,
-                      const_cast<Acc*>(plane(keep, unit.image, c0 + c)) + r * s.width);
+          copy_row(grid, window.row(c, r), keep + plane(unit.image, c0 + c) + r * s.width);
   }
 
   void copy(const Unit& unit, const Window<Acc>& window, int64_t c0, int64_t first, int64_t last) const {
     for (int64_t c = 0; c < window.channels; ++c)
-      for (int64_t r = first; r < last; ++r)
-        std::copy_n(plane(static_cast<const Acc*>(kept), unit.image, c0 + c) + r * s.width, s.width, window.row(c, r));
+      for (int64_t r = first; r < last; ++r) {
+        copy_row(grid, static_cast<const Acc*>(kept) + plane(unit.image, c0 + c) + r * s.width, window.row(c, r));
+        std::fill_n(window.row(c, r) + s.width, grid.wide() - s.width, Acc(0));
+      }
   }
 };
 

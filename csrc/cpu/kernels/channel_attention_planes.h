@@ -3,8 +3,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <memory>
-#include <new>
 #include <type_traits>
 #include <utility>
 
@@ -169,11 +167,21 @@ void write_rows(const Image<T>& image, const Grid<Acc>& grid, int64_t c0, int64_
     }
 }
 
+// One row of an image.
+template <typename Acc>
+inline void copy_row(const Grid<Acc>& grid, const Acc* from, Acc* to) {
+  if (grid.width != grid.wide()) {
+    std::copy_n(from, grid.width, to);
+    return;
+  }
+  for (int64_t x = 0; x < grid.width; x += grid.L) store(to + x, load(from + x));
+}
+
 // Rows of some channels inside a border of zeros, going down an image. Row r is at row(r); rows outside are zero.
 template <typename Acc>
 struct Window {
   Grid<Acc> grid;
-  Acc* data;  // zeroed, [channels][stride]
+  Acc* data;  // [channels][stride]
   int64_t channels, stride, first, last;
   static int64_t elements(const Grid<Acc>& grid, int64_t channels, int64_t rows) {
     return channels * grid.bordered(rows);
@@ -181,6 +189,8 @@ struct Window {
   Window(const Grid<Acc>& g, Acc* memory, int64_t channels, int64_t rows)
       : grid(g), data(memory), channels(channels), stride(g.bordered(rows)) {
     start();
+    for (int64_t at = 0; at < channels * stride; at += stride)
+      for (int64_t r = 0; r <= rows; ++r) store(data + at + r * grid.pitch(), Vector<Acc>{});
   }
 
   Acc* row(int64_t channel, int64_t r) const {
@@ -205,43 +215,6 @@ struct Window {
   void clear_row(int64_t r) const {
     for (int64_t c = 0; c < channels; ++c) std::fill_n(row(c, r), grid.wide(), Acc(0));
   }
-};
-
-// Room for a thread's buffers, on cache lines. Kept from call to call unless it is large: fresh memory costs more than
-// the work on it at the small sizes.
-template <typename Acc>
-class Scratch {
- public:
-  explicit Scratch(int64_t elements) {
-    if (elements > held_.size) held_ = {Memory(allocate(elements)), elements};
-    next_ = held_.memory.get();
-  }
-  ~Scratch() {
-    if (held_.size * static_cast<int64_t>(sizeof(Acc)) > kKeptBytes) held_ = {};
-  }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  Acc* take(int64_t elements) { return std::exchange(next_, next_ + elements); }
-  Acc* take_zeros(int64_t elements) {
-    std::fill_n(next_, elements, Acc(0));
-    return take(elements);
-  }
-
- private:
-  static constexpr int64_t kKeptBytes = 8 << 20;
-  struct Free {
-    void operator()(Acc* memory) const { ::operator delete(memory, std::align_val_t(64)); }
-  };
-  using Memory = std::unique_ptr<Acc, Free>;
-  struct Held {
-    Memory memory;
-    int64_t size = 0;
-  };
-  static Acc* allocate(int64_t elements) {
-    return static_cast<Acc*>(::operator new(elements * sizeof(Acc), std::align_val_t(64)));
-  }
-  static thread_local inline Held held_;
-  Acc* next_;
 };
 
 }  // namespace
