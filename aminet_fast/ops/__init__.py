@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .._extension import load
+from .channel_attention import channel_attention
 from .channel_moments import channel_moments
 from .hourglass_gate import hourglass_gate
 from .layer_norm2d import layer_norm2d
@@ -15,6 +16,7 @@ from .skaf_gate import skaf_gate
 load("_C")  # an exported program calls the operators themselves, past the public functions that would load it
 
 __all__ = [
+    "channel_attention",
     "channel_moments",
     "hourglass_gate",
     "layer_norm2d",

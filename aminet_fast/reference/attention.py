@@ -30,12 +30,20 @@ class SelfAttention(nn.Module):
         self.proj = nn.Conv2d(channels, channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        n, c, h, w = x.shape
-        # Eq. 2-4; one [N, heads, C/heads, H*W] each
-        q, k, v = self.qkv_dw(self.qkv(x)).reshape(n, 3, self.heads, c // self.heads, h * w).unbind(1)
-        if self.scale == "temperature":
-            attn = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT * self.temperature
-        else:
-            attn = q @ k.mT / (h * w) ** 0.5
-        y = attn.softmax(dim=-1) @ v  # Eq. 5
-        return self.proj(y.reshape(n, c, h, w))  # Eq. 6
+        temperature = self.temperature if self.scale == "temperature" else None
+        return channel_attention_ref(x, self.qkv.weight, self.qkv_dw.weight, temperature, self.proj.weight, self.heads)
+
+
+def channel_attention_ref(
+    x: Tensor, qkv_weight: Tensor, dw_weight: Tensor, temperature: Tensor | None, proj_weight: Tensor, heads: int
+) -> Tensor:
+    """Eq. 2-6; q k^T over the norms and times temperature [heads, 1, 1], or over sqrt(H*W) where that is None."""
+    n, c, h, w = x.shape
+    qkv = F.conv2d(F.conv2d(x, qkv_weight), dw_weight, padding=1, groups=3 * c)
+    q, k, v = qkv.reshape(n, 3, heads, c // heads, h * w).unbind(1)  # Eq. 2-4; one [N, heads, C/heads, H*W] each
+    if temperature is not None:
+        attn = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT * temperature
+    else:
+        attn = q @ k.mT / (h * w) ** 0.5
+    y = attn.softmax(dim=-1) @ v  # Eq. 5
+    return F.conv2d(y.reshape(n, c, h, w), proj_weight)  # Eq. 6

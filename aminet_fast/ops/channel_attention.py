@@ -1,0 +1,200 @@
+"""Self-attention across channels, whole (SA, Section III-B1, Eq. 2-6)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import backends
+from .._extension import load
+from ..reference.attention import channel_attention_ref
+from ._library import check_image, describe, library, no_second_derivative
+
+library.define(
+    "channel_attention_fwd(Tensor x, Tensor qkv_weight, Tensor dw_weight, Tensor? temperature, Tensor proj_weight,"
+    " int heads, bool keep) -> (Tensor y, Tensor gram, Tensor attn, Tensor kept)"
+)
+# Gradients that are not needed come back with no elements.
+library.define(
+    "channel_attention_bwd(Tensor dy, Tensor x, Tensor qkv_weight, Tensor dw_weight, Tensor? temperature,"
+    " Tensor proj_weight, Tensor gram, Tensor attn, Tensor kept, int heads, bool need_x, bool need_qkv,"
+    " bool need_dw) -> (Tensor dx, Tensor dqkv_weight, Tensor ddw_weight, Tensor dtemperature, Tensor dproj_weight)"
+)
+backends.register("channel_attention", "cpu", "cpu", lambda: load("_C")[1])
+
+# With so many channels making the 1x1 convolution's output again costs the backward more than keeping it: the work
+# grows with C^2 a pixel, what is kept with C. (With few, at large images, that is also most of the memory.)
+KEEP_CHANNELS = 64
+
+
+def channel_attention(
+    x: Tensor,
+    qkv_weight: Tensor,
+    dw_weight: Tensor,
+    temperature: Tensor | None,
+    proj_weight: Tensor,
+    heads: int,
+    backend: str | None = None,
+) -> Tensor:
+    """q, k, v = dw3x3(conv1x1(x)); y = conv1x1(softmax(temperature * q k^T / (|q| |k|)) v)      (Eq. 2-6)
+
+    Attention is between the C / heads channels of each head, each a vector of all H*W positions, with the norms of
+    torch.nn.functional.normalize. The convolutions have no biases; the 3x3 pads by one zero.
+
+    Args:
+        x: [N, C, H, W] of float32, float64, bfloat16 or float16, in any layout; channels_last is the fastest.
+        qkv_weight: [3C, C, 1, 1]: q's channels, then k's, then v's, head by head in each.
+        dw_weight: [3C, 1, 3, 3].
+        temperature: [heads, 1, 1]; None: q k^T / sqrt(H*W) instead, without norms.
+        proj_weight: [C, C, 1, 1]. All parameters are of x's dtype or float32.
+        heads: divides C.
+        backend: "auto", "reference", "cpu", "triton" or "cuda"; None: AMINET_FAST_BACKEND, else "auto".
+
+    Returns:
+        [N, C, H, W] of x's dtype (under autocast: autocast's, unless x is float64); all sums are float32 (float64 for
+        float64) whatever the dtype. channels_last if x's channels are neighbours in memory, contiguous otherwise.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above; the message names it.
+        NotImplementedError: the gradient of a gradient is asked for and backend is not "reference".
+    """
+    _check(x, qkv_weight, dw_weight, temperature, proj_weight, heads)
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+        x = x.to(torch.get_autocast_dtype(x.device.type))
+    parameters = {"qkv_weight": qkv_weight, "dw_weight": dw_weight, "proj_weight": proj_weight}
+    if temperature is not None:
+        parameters["temperature"] = temperature
+    for name, parameter in parameters.items():
+        if parameter.dtype not in (x.dtype, torch.float32):
+            wanted = f"x's dtype {x.dtype} or float32"
+            raise TypeError(f"channel_attention: {name} must have {wanted}, got {describe(parameter)}")
+    if backends.choose("channel_attention", x.device.type, backend) == "reference":
+        return _reference(x, qkv_weight, dw_weight, temperature, proj_weight, heads)
+    keep = x.shape[1] >= KEEP_CHANNELS and torch.is_grad_enabled()
+    keep = keep and (x.requires_grad or any(parameter.requires_grad for parameter in parameters.values()))
+    return torch.ops.aminet_fast.channel_attention_fwd(x, qkv_weight, dw_weight, temperature, proj_weight, heads, keep)[
+        0
+    ]
+
+
+def _check(
+    x: Tensor, qkv_weight: Tensor, dw_weight: Tensor, temperature: Tensor | None, proj_weight: Tensor, heads: int
+) -> None:
+    """Types, shapes and devices."""
+    check_image("channel_attention", "x", x)
+    c = x.shape[1]
+    if not isinstance(heads, int) or isinstance(heads, bool):
+        raise TypeError(f"channel_attention: heads must be an int, got {describe(heads)}")
+    if heads < 1 or c % heads != 0:
+        raise ValueError(f"channel_attention: heads must divide the {c} channels of x, got {heads}")
+    wanted: dict[str, tuple[Any, tuple[int, ...]]] = {
+        "qkv_weight": (qkv_weight, (3 * c, c, 1, 1)),
+        "dw_weight": (dw_weight, (3 * c, 1, 3, 3)),
+        "proj_weight": (proj_weight, (c, c, 1, 1)),
+    }
+    if temperature is not None:
+        wanted["temperature"] = (temperature, (heads, 1, 1))
+    for name, (parameter, size) in wanted.items():
+        if not isinstance(parameter, Tensor):
+            raise TypeError(f"channel_attention: {name} must be a tensor, got {describe(parameter)}")
+        if parameter.shape != size:
+            beside = f"beside x {list(x.shape)} and {heads} heads"
+            raise ValueError(f"channel_attention: {name} must be {list(size)} {beside}, got {describe(parameter)}")
+        if parameter.device != x.device:
+            there = f"{name} is on {parameter.device} and x on {x.device}"
+            raise ValueError(f"channel_attention: {there}; move them to one device")
+
+
+def _reference(
+    x: Tensor, qkv_weight: Tensor, dw_weight: Tensor, temperature: Tensor | None, proj_weight: Tensor, heads: int
+) -> Tensor:
+    """The reference, kept to this operator's promises on dtype and layout."""
+    with torch.autocast(x.device.type, enabled=False):
+        qkv_weight, dw_weight, proj_weight = (w.to(x.dtype) for w in (qkv_weight, dw_weight, proj_weight))
+        temperature = temperature if temperature is None else temperature.to(x.dtype)
+        y = channel_attention_ref(x, qkv_weight, dw_weight, temperature, proj_weight, heads)
+    return y.contiguous(memory_format=_memory_format(x))
+
+
+def _memory_format(x: Tensor) -> torch.memory_format:
+    # The kernels' rule too (format_of in csrc/cpu/tensors.h).
+    return torch.channels_last if x.stride(1) == 1 else torch.contiguous_format
+
+
+def _like(x: Tensor) -> Tensor:
+    return torch.empty_like(x.contiguous(memory_format=_memory_format(x)))
+
+
+@torch.library.register_fake("aminet_fast::channel_attention_fwd", lib=library)
+def _forward_fake(
+    x: Tensor,
+    qkv_weight: Tensor,
+    dw_weight: Tensor,
+    temperature: Tensor | None,
+    proj_weight: Tensor,
+    heads: int,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    torch._check(x.device == qkv_weight.device)
+    n, c, h, w = x.shape
+    torch._check(qkv_weight.shape[0] == 3 * c)
+    d = c // heads
+
+    def sums(size: tuple[int, ...]) -> Tensor:
+        return x.new_empty(size, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
+
+    return _like(x), sums((n, c * d + 2 * c)), sums((n, c, d)), sums((n, 3 * c, h, w) if keep else (0,))
+
+
+@torch.library.register_fake("aminet_fast::channel_attention_bwd", lib=library)
+def _backward_fake(
+    dy: Tensor,
+    x: Tensor,
+    qkv_weight: Tensor,
+    dw_weight: Tensor,
+    temperature: Tensor | None,
+    proj_weight: Tensor,
+    gram: Tensor,
+    attn: Tensor,
+    kept: Tensor,
+    heads: int,
+    need_x: bool,
+    need_qkv: bool,
+    need_dw: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    torch._check(dy.shape == x.shape)
+
+    def gradient(of: Tensor, needed: bool) -> Tensor:
+        return of.new_empty(of.shape if needed else (0,))
+
+    return (
+        _like(x) if need_x else x.new_empty((0,)),
+        gradient(qkv_weight, need_qkv),
+        gradient(dw_weight, need_dw),
+        gram.new_empty((0,)) if temperature is None else gradient(temperature, True),
+        gradient(proj_weight, True),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, ctx.heads, _ = inputs
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(*tensors, *output[1:])
+
+
+def _backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    x, qkv, dw, *_ = needs = ctx.needs_input_grad[:5]
+    gradients = torch.ops.aminet_fast.channel_attention_bwd(dy, *ctx.saved_tensors, ctx.heads, x, qkv, dw)
+    return (*(gradient if need else None for gradient, need in zip(gradients, needs, strict=True)), None, None)
+
+
+def _double_backward(ctx: Any, *gradients: Tensor) -> None:
+    no_second_derivative("channel_attention")
+
+
+torch.library.register_autograd(
+    "aminet_fast::channel_attention_fwd", _backward, setup_context=_setup_context, lib=library
+)
+torch.library.register_autograd("aminet_fast::channel_attention_bwd", _double_backward, lib=library)
