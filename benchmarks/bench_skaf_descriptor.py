@@ -30,7 +30,6 @@ CASES = (
         make,
         images={FORWARD: 1, BACKWARD: 2, BOTH: 3},  # x; x, dx
         macs=lambda c: sum(k * k for k in KERNELS) * c * c,
-        uses=(3, 3, 3, 2),
         whats=(FORWARD, BACKWARD, BOTH),
         settled=settled,
     ),

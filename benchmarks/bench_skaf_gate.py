@@ -16,7 +16,6 @@ CASES = (
         make,
         images={FORWARD: 4, BOTH: 9},  # g, l, residual, y; then dy, g, l, dg, dl
         macs=lambda c: 2 * 2 * 49 + 2 * c,
-        uses=(3, 3, 3, 2),
     ),
 )
 bench_skaf_gate = operator_benchmark(*CASES)

@@ -39,6 +39,9 @@ DTYPE = {"cpu": "float32", "cuda": "bfloat16"}
 OPERATOR_BATCH = {"cpu": 4, "cuda": 32}
 STEP_BATCH = {"cpu": 4, "cuda": 32}
 INFERENCE_BATCH = (1, 8)
+# How often a step uses an operator at each of the network's four sizes; EDFF has SKAF too.
+USES_OF_LGFI = (2, 2, 2, 2)
+USES = {"skaf_descriptor": (3, 3, 3, 2), "skaf_gate": (3, 3, 3, 2)}
 OURS_MAY_COMPILE = ("ours", "ours+compiled")
 
 # name, cases, what, {device type: bounds}

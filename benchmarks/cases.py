@@ -64,7 +64,6 @@ class Case:
         make: (draw, batch, channels, side) -> its arguments.
         images: Fewest [N, C, H, W] images that forward, backward and both must read and write.
         macs: channels -> multiplications with addition a pixel, forward.
-        uses: How often a step uses it at each of `SIZES`.
         settled: (float64 arguments) -> [N, 1, H, W], how far values are from another branch of the function; gradients
             are compared where that is far, because rounding may take the other branch.
     """
@@ -73,7 +72,6 @@ class Case:
     make: Callable[[Draw, int, int, int], Arguments]
     images: Mapping[str, float]
     macs: Callable[[int], float]
-    uses: tuple[int, int, int, int] = (2, 2, 2, 2)
     whats: tuple[str, ...] = (FORWARD, BOTH)
     settled: Callable[..., Tensor] | None = None
     operator: str = field(default="")
