@@ -7,7 +7,9 @@ from .cases import BOTH, FORWARD, Arguments, Case, Draw, operator_benchmark
 
 def make(draw: Draw, n: int, c: int, side: int) -> Arguments:
     parameters = {"weight": draw(2, 2, 7, 7, fan_in=98), "bias": draw(2)}
-    return {"m": draw(n, 2, side, side), **parameters} | {name: draw(n, c, side, side) for name in ("g", "l", "residual")}
+    return {"m": draw(n, 2, side, side), **parameters} | {
+        name: draw(n, c, side, side) for name in ("g", "l", "residual")
+    }
 
 
 CASES = (

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
+import statistics
 import time
 import uuid
 from collections.abc import Callable
@@ -108,10 +107,15 @@ class Suite:
             raise answer
         return answer
 
+    @property
+    def late(self) -> bool:
+        return self.within is not None and time.monotonic() - self.start > self.within
+
     def _measure(self, trial: Trial) -> dict[Contender, tuple[list[float], Ready] | Exception]:
         contenders = self.wanted[trial.group]
-        if self.within is not None and time.monotonic() - self.start > self.within:
-            return dict.fromkeys(contenders, NotThereError(f"not begun within {self.within:.0f} s"))
+        late = NotThereError(f"not begun within {self.within} s")
+        if self.late:
+            return dict.fromkeys(contenders, late)
         ready: dict[Contender, Ready] = {}
         answers: dict[Contender, Any] = {}
         try:
@@ -122,6 +126,9 @@ class Suite:
         except Exception as error:
             return dict.fromkeys(contenders, error)
         for contender in contenders:
+            if self.late:  # compiling took the time; those that are ready are timed
+                answers[contender] = late
+                continue
             try:
                 ready[contender] = work.prepare(contender)
             except Exception as error:  # it is this contender's answer; the others are still timed
@@ -154,15 +161,13 @@ def write(benchmark: Any, request: pytest.FixtureRequest, device: torch.device) 
         benchmark.group = str(group)
         timing.replay(samples)
         benchmark.pedantic(lambda: None, rounds=len(samples))
-        median = sorted(samples)[len(samples) // 2]
+        median = statistics.median(samples)
         about = {k: getattr(group, k) for k in ("case", "what", "dtype", "channels", "side", "batch")}
         rates = {rate: work[k] / median / 1e9 for k, rate in (("bytes", "GB/s"), ("flops", "GFLOP/s")) if work.get(k)}
         row = about | {"kind": contender.kind, "layout": contender.layout, "run": RUN} | work | rates | notes
         benchmark.extra_info.update(row)
         if file := request.config.getoption("--rows"):
-            import statistics
-
-            row |= {"median": statistics.median(samples), "iqr": timing.iqr(samples), "rounds": len(samples)}
+            row |= {"median": median, "iqr": timing.iqr(samples), "rounds": len(samples)}
             with open(file, "a", encoding="utf-8") as out:
                 if out.tell() == 0:
                     out.write(json.dumps({"machine": describe_machine(device)}) + "\n")

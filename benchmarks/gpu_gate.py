@@ -88,8 +88,9 @@ def environment(site: Path) -> dict[str, str]:
         env["TORCH_CUDA_ARCH_LIST"] = os.environ.get("TORCH_CUDA_ARCH_LIST", capability)
     nvcc = shutil.which("nvcc")
     if "CUDA_HOME" not in os.environ and nvcc:
-        homes = (Path(nvcc).resolve().parents[1], Path("/usr/local/cuda"))
-        env |= {"CUDA_HOME": str(home) for home in homes[::-1] if (home / "include" / "cuda_runtime.h").exists()}
+        homes = [Path(nvcc).resolve().parents[1], Path("/usr/local/cuda")]  # the first may be a wrapper's
+        complete = [str(home) for home in homes if (home / "include" / "cuda_runtime.h").exists()]
+        env |= {"CUDA_HOME": complete[0]} if complete else {}
     return env
 
 
@@ -120,11 +121,11 @@ def plan(out: Path, dry: bool, env: dict[str, str]) -> list[Step]:
     report += ["--plot", str(out / "results.png"), "--save", str(out / "results.json")]
     later = REPORT_SECONDS
     steps = [
-        Step("versions", [*python, "aminet_fast.info"], 40),
-        Step("build", build, 150, {"AMINET_FAST_BUILD": request}),
-        Step(PARITY, [*pytest, *chosen], 120),
-        Step("memcheck", sanitized("memcheck"), 45, checked, absent),
-        Step("racecheck", sanitized("racecheck"), 30, checked, absent or ("dry run" if dry else "")),
+        Step("versions", [*python, "aminet_fast.info"], 25),
+        Step("build", build, 130, {"AMINET_FAST_BUILD": request}),
+        Step(PARITY, [*pytest, *chosen], 100),
+        Step("memcheck", sanitized("memcheck"), 40, checked, absent),
+        Step("racecheck", sanitized("racecheck"), 25, checked, absent or ("dry run" if dry else "")),
         Step("operators", [*timed, *operators], 150, keep_back=later + 60),
         Step("network", [*network, "-k", "inference" if dry else "not compiled"], 60, keep_back=later),
         # Compiling the network takes longest, and may use up what is left; its rows replace those before.

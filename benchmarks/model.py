@@ -99,9 +99,7 @@ class ModelGroup:
             self._wanted[images] = [t.detach() for t in outcome(oracle, oracle, self.x[:images].double(), target)]
         return self._wanted[images]
 
-    def check(
-        self, contender: Contender, model: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor
-    ) -> float:
+    def check(self, contender: Contender, model: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor) -> float:
         # float64 is slow; but what was compiled must see the shape that it will be timed with.
         images = self.group.batch if contender.compiled else min(self.group.batch, PARITY_IMAGES)
         wanted = self.wanted(images)

@@ -96,7 +96,9 @@ def part_text(verdict: Verdict, ratio: float | None) -> str:
 
 def row_table(results: Results) -> Table:
     """Every group: each contender's faster layout, median +- half the IQR in ms, and our rates."""
-    table = Table(title="Medians in ms (faster layout, +- half the interquartile range) and rates of ours, or else eager")
+    table = Table(
+        title="Medians in ms (faster layout, +- half the interquartile range) and rates of ours, or else eager"
+    )
     for column in ("what", "size", "dtype", "batch", *KINDS, "GB/s", "GFLOP/s", "peak MiB eager / ours"):
         table.add_column(column)
     groups = dict.fromkeys(tuple(row.get(k) for k in KEY) for row in results.rows if row["case"] != "ceiling")

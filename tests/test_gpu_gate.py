@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from benchmarks import gpu_gate
 from benchmarks.steps import FAILED, OK, SKIPPED, TIMED_OUT, Deadline, Done, Step, run_step
 

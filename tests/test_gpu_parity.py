@@ -9,12 +9,12 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from benchmarks import parity
-from benchmarks.cases import Case, Draw, all_cases, as_tuple, leaves, mapped
-from benchmarks.contenders import LAYOUTS, laid_out
 from torch import Tensor
 
 from aminet_fast import AMINet, backends, get_config, ops, reference
+from benchmarks import parity
+from benchmarks.cases import Case, Draw, all_cases, as_tuple, leaves, mapped
+from benchmarks.contenders import LAYOUTS, laid_out
 
 CPU = torch.device("cpu")
 assert ops.__all__  # importing them registered their backends

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from benchmarks import budgets, report, rows
 from benchmarks.cases import BACKWARD, BOTH, INFERENCE, SIZES, STEP
 from benchmarks.contenders import LAYOUTS
@@ -33,9 +34,7 @@ def operator(case: str, what: str, eager: list[float], ours: list[float]) -> lis
 
 
 def verdict(made: list[Row], name: str, against: str = "eager", machine: dict[str, Any] = MACHINE) -> Verdict:
-    (found,) = [
-        v for v in judge(Results(machine, made)) if v.budget.name == name and v.bound.against == against
-    ]
+    (found,) = [v for v in judge(Results(machine, made)) if v.budget.name == name and v.bound.against == against]
     return found
 
 
@@ -179,7 +178,9 @@ def test_a_group_of_two_runs_is_the_later_one() -> None:
     assert found.why == "no row of ours at 48@64"  # ratios hold within a run
 
 
-def test_results_of_different_machines_do_not_mix(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_results_of_different_machines_do_not_mix(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     other = tmp_path / "other.jsonl"
     other.write_text(json.dumps({"machine": MACHINE | {"device": "B"}}) + "\n")
     assert report.main([str(file), str(other)]) == 2
