@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from . import model, timing
+from . import model, profiles, timing
 from .cases import Case, Group
 from .contenders import Contender, NotThereError, OperatorGroup, Ready
-from .profiles import FULL, QUICK, TINY, Profile, model_trials, operator_trials
+from .profiles import FULL, QUICK, Profile, model_trials, operator_trials
 from .rows import describe_machine
 
 RUN = uuid.uuid4().hex[:12]
@@ -42,9 +42,8 @@ def device_here() -> torch.device:
 
 
 def profile_of(config: pytest.Config) -> Profile:
-    if config.getoption("--tiny"):
-        return TINY
-    return QUICK if config.getoption("--quick") else FULL
+    profile = QUICK if config.getoption("--quick") else FULL
+    return profiles.tiny(profile) if config.getoption("--tiny") else profile
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,8 @@ class Trial:
 
     def __str__(self) -> str:
         g = self.group
-        return f"{g.case}-{g.what}-{g.size}-b{g.batch}-{g.dtype}-{self.contender}".replace(" ", "_")
+        # What -k takes as one word: no @, no space.
+        return f"{g.case}-{g.what}-c{g.channels}-b{g.batch}-{g.dtype}-{self.contender}".replace(" ", "_")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
