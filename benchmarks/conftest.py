@@ -100,8 +100,11 @@ class Suite:
     def answer(self, trial: Trial) -> tuple[list[float], Ready]:
         """(samples, the contender), or raises what stood in its way."""
         if trial.group != self.group:
-            self.group = trial.group
-            self.answers = self._measure(trial)
+            self.group, self.answers = trial.group, {}
+            try:
+                self.answers = self._measure(trial)
+            except Exception as error:
+                self.answers = dict.fromkeys(self.wanted[trial.group], error)
         answer = self.answers[trial.contender]
         if isinstance(answer, Exception):
             raise answer
@@ -118,21 +121,20 @@ class Suite:
             return dict.fromkeys(contenders, late)
         ready: dict[Contender, Ready] = {}
         answers: dict[Contender, Any] = {}
-        try:
-            if trial.case is None:
-                work: Any = model.ModelGroup(trial.group, self.device)
-            else:
-                work = OperatorGroup(trial.case, trial.group, self.device)
-        except Exception as error:
-            return dict.fromkeys(contenders, error)
+        if trial.case is None:
+            work: Any = model.ModelGroup(trial.group, self.device)
+        else:
+            work = OperatorGroup(trial.case, trial.group, self.device)
         for contender in contenders:
             if self.late:  # compiling took the time; those that are ready are timed
                 answers[contender] = late
                 continue
             try:
-                ready[contender] = work.prepare(contender)
+                prepared = work.prepare(contender)
+                prepared.sample()
+                ready[contender] = prepared
             except Exception as error:  # it is this contender's answer; the others are still timed
-                answers[contender] = error.with_traceback(None)
+                answers[contender] = error
         plan = self.profile.plan(trial.group)
         samples = timing.interleave({str(c): r.sample for c, r in ready.items()}, plan)
         return answers | {c: (samples[str(c)], r) for c, r in ready.items()}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch._functorch.config as functorch_config
 from torch import Tensor
 
 from aminet_fast import backends
@@ -78,6 +79,8 @@ class OperatorGroup:
         if problem := case.problem():
             raise NotThereError(problem)
         torch._dynamo.reset()
+        # A compiled backward reuses what forward saved, unless it is told that it will run again.
+        functorch_config.donated_buffer = group.what != BACKWARD
         self.case, self.group, self.device = case, group, device
         self.dtype = getattr(torch, group.dtype)
         drawn = case.make(Draw(device), group.batch, group.channels, group.side)
@@ -125,8 +128,6 @@ def pass_of(
     if what == FORWARD:
         return torch.no_grad()(forward)
     if what == BACKWARD:
-        # A compiled backward reuses what forward saved, unless it is told that it will run again.
-        with torch._functorch.config.patch(donated_buffer=False):
-            outputs = forward()
+        outputs = forward()
         return lambda: torch.autograd.grad(outputs, inputs, grads, retain_graph=True)
     return lambda: torch.autograd.grad(forward(), inputs, grads)

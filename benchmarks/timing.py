@@ -27,6 +27,8 @@ def interleave(contenders: dict[str, Callable[[], float]], plan: Plan) -> dict[s
     """Each contender once a round, in an order that rotates; each call returns its own seconds."""
     names = list(contenders)
     samples: dict[str, list[float]] = {name: [] for name in names}
+    if not names:
+        return samples
     for name in names:
         contenders[name]()  # warm
     start = time.perf_counter()
