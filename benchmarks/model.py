@@ -89,7 +89,7 @@ class ModelGroup:
         assert self.target is not None
         step = make_step(model, forward, x, self.target, self.group.dtype)
         step()
-        return Ready(timing.on_host(step), found, self._memory(contender, step))
+        return Ready(timing.on_host(step), found, self._memory(contender, model, step))
 
     def wanted(self, images: int) -> list[Tensor]:
         """The float64 answer for the first images."""
@@ -128,9 +128,9 @@ class ModelGroup:
                 run, notes = timing.graphed(run), {"graph": True}
         return Ready(timing.on_host(run), found, notes)
 
-    def _memory(self, contender: Contender, step: Callable[[], None]) -> dict[str, object]:
+    def _memory(self, contender: Contender, model: nn.Module, step: Callable[[], None]) -> dict[str, object]:
         if self.device.type == "cuda":
-            return memory.on_cuda(step)
+            return memory.on_cuda(model, step)
         if contender.compiled:
             return {}  # a fresh process would compile for minutes, and no budget asks
         return memory.in_child(contender.kind, contender.layout, self.group.batch, self.group.side, self.group.dtype)

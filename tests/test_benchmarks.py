@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
@@ -163,3 +165,16 @@ def test_saved_bytes_count_each_storage_once_and_no_weights() -> None:
         return y * y  # keeps the same result again
 
     assert memory.saved_bytes(model, forward) == 16 * 8 * 4 + 16 * 4 * 4
+
+
+def test_saved_bytes_keeps_nothing_alive() -> None:
+    freed: list[int] = []
+
+    def forward() -> Tensor:
+        x = torch.randn(4, requires_grad=True)
+        weakref.finalize(x, freed.append, 1)
+        return x.exp()  # its backward keeps its own result
+
+    memory.saved_bytes(torch.nn.Identity(), forward)
+    gc.collect()
+    assert freed == [1]
