@@ -62,7 +62,7 @@ class Case:
     Args:
         name: Of the case, and of ``aminet_fast.ops.<operator>`` unless `operator` says otherwise.
         make: (draw, batch, channels, side) -> its arguments.
-        images: Fewest [N, C, H, W] images that forward, backward and both must read and write.
+        images: Fewest [N, C, H, W] images that forward, backward and both must read and write, or C -> that number.
         macs: channels -> multiplications with addition a pixel, forward.
         settled: (float64 arguments) -> [N, 1, H, W], how far values are from another branch of the function; gradients
             are compared where that is far, because rounding may take the other branch.
@@ -70,7 +70,7 @@ class Case:
 
     name: str
     make: Callable[[Draw, int, int, int], Arguments]
-    images: Mapping[str, float]
+    images: Mapping[str, float | Callable[[int], float]]
     macs: Callable[[int], float]
     whats: tuple[str, ...] = (FORWARD, BOTH)
     settled: Callable[..., Tensor] | None = None
@@ -98,7 +98,9 @@ class Case:
 
     def bytes(self, group: Group) -> float:
         width = torch.finfo(getattr(torch, group.dtype)).bits // 8
-        return self.images[group.what] * group.batch * group.channels * group.side**2 * width
+        images = self.images[group.what]
+        images = images(group.channels) if callable(images) else images
+        return images * group.batch * group.channels * group.side**2 * width
 
     def flops(self, group: Group) -> float:
         """Of the plain computation, so that rates of what does less compare with it; backward is twice forward."""
