@@ -122,7 +122,7 @@ def plan(out: Path, dry: bool, env: dict[str, str]) -> list[Step]:
     report += ["--plot", str(out / "results.png"), "--save", str(out / "results.json")]
     later = REPORT_SECONDS
     steps = [
-        Step("versions", [*python, "aminet_fast.info"], 25),
+        Step("versions", [*python, "aminet_fast.info"], 40),
         Step("build", build, 130, {"AMINET_FAST_BUILD": request}),
         Step(PARITY, [*pytest, *chosen], 100),
         Step("memcheck", sanitized("memcheck"), 40, checked, absent),
