@@ -6,7 +6,7 @@ TORCH ?= torch>=2.11,<2.15
 PY = $(VENV)/bin/python
 INSTALLED = $(VENV)/.installed
 
-.PHONY: install demo test test-slow test-all sanitize lint types benchmarks clean
+.PHONY: install demo test test-slow test-all sanitize lint types benchmarks benchmarks-quick gpu-gate clean
 
 install: $(INSTALLED)
 
@@ -43,7 +43,17 @@ types: $(INSTALLED)
 	$(PY) -m mypy
 
 benchmarks: $(INSTALLED)
-	$(PY) -m pytest benchmarks --benchmark-only
+	$(PY) -m pytest benchmarks --benchmark-only --benchmark-json=results.json --rows=results.jsonl
+	$(PY) -m benchmarks.report results.json --rows
+
+# What the budgets of benchmarks/budgets.py ask for, in about five minutes on two cores.
+benchmarks-quick: $(INSTALLED)
+	$(PY) -m pytest benchmarks --quick --benchmark-only --benchmark-json=results.json
+	$(PY) -m benchmarks.report results.json --rows
+
+# On a machine with a GPU and everything installed: no set-up, no network. PYTHON=... (or PY=...) says which Python.
+gpu-gate:
+	$(if $(filter file,$(origin PY)),$(PYTHON),$(PY)) -m benchmarks.gpu_gate
 
 clean:
 	rm -rf $(VENV) build *.egg-info aminet_fast/_C*.so aminet_fast/_build.json runs

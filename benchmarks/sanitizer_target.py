@@ -1,0 +1,50 @@
+"""Every compiled operator once, forward and backward, on shapes of a few pixels: what compute-sanitizer looks at.
+
+``compute-sanitizer --tool memcheck python -m benchmarks.sanitizer_target``; numbers are checked in tests/.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from aminet_fast import backends
+
+from .cases import Case, Draw, all_cases, as_tuple, leaves
+from .contenders import LAYOUTS, laid_out
+
+SHAPES = ((1, 24, 5), (2, 48, 3))  # batch, channels, side: no multiple of a tile
+
+
+def run(case: Case, backend: str, device: torch.device) -> None:
+    function = case.ours()
+    assert function is not None
+    for n, channels, side in SHAPES:
+        for dtype in (torch.float32, torch.bfloat16):
+            for layout in LAYOUTS:
+                arguments = laid_out(case.make(Draw(device), n, channels, side), dtype, layout)
+                outputs = as_tuple(function(*arguments.values(), backend=backend))
+                torch.autograd.grad(outputs, leaves(arguments), [torch.ones_like(o) for o in outputs])
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    print(f"ran {case.name} on {backend}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--device", default="cuda")
+    device = torch.device(parser.parse_args().device)
+    ran = 0
+    for case in all_cases():
+        if case.problem():
+            continue
+        for backend in set(backends.NAMES) - {"auto", "reference"}:
+            if backends.explain(case.public_name, device.type, backend).backend == backend:
+                run(case, backend, device)
+                ran += 1
+    print(f"{ran} operators and backends ran" if ran else f"no operator has a {device.type} kernel in this version")
+
+
+if __name__ == "__main__":
+    main()
