@@ -14,6 +14,8 @@ __version__ = "0.1.0"
 _HOME = {
     "AMINet": "model",
     "AMINetConfig": "config",
+    "accelerate": "modules",
+    "decelerate": "modules",
     "get_config": "presets",
     "list_configs": "presets",
     "load_model": "model",
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from .model import AMINet as AMINet
     from .model import load_model as load_model
     from .model import pad_to_multiple as pad_to_multiple
+    from .modules import accelerate as accelerate
+    from .modules import decelerate as decelerate
     from .presets import get_config as get_config
     from .presets import list_configs as list_configs
     from .upscale import upscale_images as upscale_images

@@ -37,6 +37,8 @@ class EvaluateConfig:
             picture and keeps the luma's fractions, both prints both.
         batch_size: pictures at a time.
         device: auto, cpu, cuda, cuda:1, ...
+        backend: what runs the network's operators: auto, cpu, triton, cuda, or reference for plain PyTorch; without
+            it, AMINET_FAST_BACKEND, else auto.
         out: folder for scores_<protocol>.csv (one row a picture) and summary.json.
         save_images: also write the restored pictures to <out>/images.
         precision: fp32, or bf16 by autocast.
@@ -49,6 +51,7 @@ class EvaluateConfig:
     protocol: Literal["fsr", "exact", "both"] = "fsr"
     batch_size: int = 8
     device: str = "auto"
+    backend: str | None = None
     out: str | None = None
     save_images: bool = False
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -198,7 +201,7 @@ def evaluate(config: EvaluateConfig) -> int:
         raise ValueError(f"batch_size is {config.batch_size}, wanted at least 1")
     device = choose_device(config.device)
     weights = None if config.weights == "bicubic" else config.weights
-    model = load_network(weights, device, "aminet evaluate") if weights is not None else None
+    model = load_network(weights, device, "aminet evaluate", config.backend) if weights is not None else None
     split = _split(config)
     faces = open_faces(config.data, split)
     if not faces.has_hr:

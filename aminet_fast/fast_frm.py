@@ -7,6 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from . import backends
 from .ops import channel_moments, hourglass_gate, norm_act_conv
 from .reference.rdfe import FeatureRefinement, ReflectConv
 
@@ -59,27 +60,34 @@ def _affine(bn: nn.BatchNorm2d, mean: Tensor | None, var: Tensor | None, count: 
 class FastFeatureRefinement(FeatureRefinement):
     """FeatureRefinement whose parts are fused; an hourglass of another depth than 1 runs as the reference does."""
 
+    backend: str | None = None
+
     def forward(self, z: Tensor) -> Tensor:
         """FRM(z), as the reference: [N, C, H, W] -> [N, C, H, W]."""
-        if self.hourglass.depth != 1:
+        if self._as_reference(z):
             return super().forward(z)
         return self.refine(z, torch.zeros_like(z))
 
     def add_to(self, z: Tensor) -> Tensor:
         """z + FRM(z), RDFE's last step (Eq. 11): [N, C, H, W] -> [N, C, H, W]."""
-        if self.hourglass.depth != 1:
+        if self._as_reference(z):
             return z + super().forward(z)
         return self.refine(z, z)
+
+    def _as_reference(self, z: Tensor) -> bool:
+        # Without kernels the operators' plain forms would be more passes than the reference's own batch norms.
+        chosen = backends.choose("norm_act_conv", z.device.type, self.backend)
+        return self.hourglass.depth != 1 or chosen == "reference"
 
     def refine(self, z: Tensor, residual: Tensor) -> Tensor:
         """residual + FRM(z)."""
         norms = [cast("nn.BatchNorm2d", bn) for bn in self.bn]
-        mean, var = channel_moments(z) if _on_batch(norms[0]) else (None, None)
+        mean, var = channel_moments(z, self.backend) if _on_batch(norms[0]) else (None, None)
         scale, shift = _affine(norms[0], mean, var, z.numel() // z.shape[1])
         x = z
         for conv, bn in zip(self.conv, norms[1:], strict=True):
             weight = cast("nn.Conv2d", conv).weight
-            x, mean, var = norm_act_conv(x, scale, shift, weight, moments=_on_batch(bn))
+            x, mean, var = norm_act_conv(x, scale, shift, weight, moments=_on_batch(bn), backend=self.backend)
             scale, shift = _affine(bn, mean, var, x.numel() // x.shape[1])
         h, out = self.hourglass, self.hourglass.out
         # FRM's last normalisation has no activation behind it: slope 1.
@@ -89,16 +97,14 @@ class FastFeatureRefinement(FeatureRefinement):
         b, b_scale, b_shift = self._layer(h.b3[0], low, low_scale, low_shift, 0.2, upsample=True)
         bias = cast("Tensor", out.bias)
         return hourglass_gate(
-            residual, x, scale, shift, a, a_scale, a_shift, b, b_scale, b_shift, out.weight, bias, 0.2
+            residual, x, scale, shift, a, a_scale, a_shift, b, b_scale, b_shift, out.weight, bias, 0.2, self.backend
         )
 
-    @staticmethod
     def _layer(
-        layer: nn.Module, x: Tensor, scale: Tensor, shift: Tensor, slope: float, upsample: bool = False
+        self, layer: nn.Module, x: Tensor, scale: Tensor, shift: Tensor, slope: float, upsample: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
         """A ReflectConv before its BN, and that BN as scale and shift."""
         conv, bn = cast("ReflectConv", layer).conv, cast("ReflectConv", layer).bn
-        y, mean, var = norm_act_conv(
-            x, scale, shift, conv.weight, slope, conv.stride[0], "reflect", upsample, moments=_on_batch(bn)
-        )
+        options = conv.stride[0], "reflect", upsample, _on_batch(bn), self.backend
+        y, mean, var = norm_act_conv(x, scale, shift, conv.weight, slope, *options)
         return y, *_affine(bn, mean, var, y.numel() // y.shape[1])

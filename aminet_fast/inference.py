@@ -29,7 +29,7 @@ def choose_device(name: str = "auto") -> torch.device:
     return device
 
 
-def load_network(weights: str | None, device: torch.device, command: str) -> AMINet:
+def load_network(weights: str | None, device: torch.device, command: str, backend: str | None = None) -> AMINet:
     """The network from `weights`, in eval mode on `device`.
 
     Raises:
@@ -43,7 +43,7 @@ def load_network(weights: str | None, device: torch.device, command: str) -> AMI
             "checkpoint (.pt) will do as well"
         )
     try:
-        return load_model(weights, device=device)
+        return load_model(weights, device=device, backend=backend)
     except RuntimeError as error:  # keys or shapes that do not fit: a line for each, of which the first tell enough
         first = " ".join(line.strip() for line in str(error).splitlines()[:3])
         raise ValueError(f"{weights}: {first} ...; config.json has to be the one that was saved with them") from error

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from . import reference
 from .config import AMINetConfig
+from .modules import accelerate
 from .presets import get_config
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -36,10 +37,17 @@ class AMINet(
 
     Args:
         config: An `AMINetConfig`, or the name of one (`list_configs()`), or None for the paper's AMINet.
+        backend: What runs its operators: "auto", "cpu", "triton", "cuda", or "reference" for the plain modules alone;
+            None: AMINET_FAST_BACKEND when it runs, else "auto". `accelerate` and `decelerate` change it later. The
+            state dict is the same for all.
+
+    Raises ValueError for an unknown name of either.
     """
 
-    def __init__(self, config: AMINetConfig | str | None = None) -> None:
+    def __init__(self, config: AMINetConfig | str | None = None, backend: str | None = None) -> None:
         super().__init__(get_config(config) if isinstance(config, str) else config)
+        if backend != "reference":
+            accelerate(self, backend=backend)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As `nn.Module.load_state_dict`, and also takes the keys of a DataParallel, DDP or compiled model.
@@ -78,6 +86,7 @@ class AMINet(
         force_download: bool = False,
         local_files_only: bool = False,
         token: str | bool | None = None,
+        backend: str | None = None,
     ) -> AMINet:
         if config is None:
             raise FileNotFoundError(f"{model_id} has no {CONFIG}; save_pretrained writes one beside the weights")
@@ -94,7 +103,7 @@ class AMINet(
                 local_files_only=local_files_only,
                 token=token,
             )
-        model = cls(config)
+        model = cls(config, backend)
         model.load_state_dict(read_safetensors(file), strict=strict)
         return model.to(map_location).eval()
 
@@ -126,13 +135,14 @@ def read_safetensors(file: str | Path) -> dict[str, Tensor]:
         raise ValueError(f"{file} is no readable safetensors file ({error}); copy or download it again") from error
 
 
-def load_model(path: str | Path, device: str | torch.device = "cpu") -> AMINet:
+def load_model(path: str | Path, device: str | torch.device = "cpu", backend: str | None = None) -> AMINet:
     """An AMINet in eval mode from whatever training left behind.
 
     Args:
         path: A run folder (its ``best``, else its ``last``), a folder of `save_pretrained`, its .safetensors file, or a
             training checkpoint (.pt; its averaged weights where it has them).
         device: Where to put it.
+        backend: As `AMINet` takes it.
 
     Raises:
         FileNotFoundError: nothing of that kind is there; the message says what was looked for.
@@ -142,34 +152,34 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> AMINet:
     if path.is_dir():
         for folder in (path, path / "best", path / "last"):
             if (folder / WEIGHTS).is_file():
-                return _from_folder(folder / WEIGHTS, device)
+                return _from_folder(folder / WEIGHTS, device, backend)
         raise FileNotFoundError(
             f"{path} holds no weights: looked for {WEIGHTS} in it, in best/ and in last/ beneath it"
         )
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path}; weights are a run folder, a .safetensors or a .pt file")
     if path.suffix == ".safetensors":
-        return _from_folder(path, device)
-    return _from_checkpoint(path, device)
+        return _from_folder(path, device, backend)
+    return _from_checkpoint(path, device, backend)
 
 
-def _from_folder(weights: Path, device: str | torch.device) -> AMINet:
+def _from_folder(weights: Path, device: str | torch.device, backend: str | None) -> AMINet:
     config = weights.with_name(CONFIG)
     if not config.is_file():
         raise FileNotFoundError(f"{weights} has no {CONFIG} beside it, which says how wide the network is")
     try:
-        model = AMINet(AMINetConfig.from_dict(json.loads(config.read_text(encoding="utf-8"))))
+        model = AMINet(AMINetConfig.from_dict(json.loads(config.read_text(encoding="utf-8"))), backend)
     except json.JSONDecodeError as error:
         raise ValueError(f"{config} is no JSON ({error})") from error
     model.load_state_dict(read_safetensors(weights))
     return model.to(device).eval()
 
 
-def _from_checkpoint(path: Path, device: str | torch.device) -> AMINet:
+def _from_checkpoint(path: Path, device: str | torch.device, backend: str | None) -> AMINet:
     from .training.checkpoint import read_checkpoint
 
     checkpoint = read_checkpoint(path)
-    model = AMINet(AMINetConfig.from_dict(checkpoint["model_config"]))
+    model = AMINet(AMINetConfig.from_dict(checkpoint["model_config"]), backend)
     model.load_state_dict(checkpoint.get("ema") or checkpoint["model"])
     return model.to(device).eval()
 

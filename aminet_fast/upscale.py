@@ -38,6 +38,8 @@ class UpscaleConfig:
             side, which bounds the memory; 0 never tiles.
         batch_size: 16x16 faces at a time; of larger pictures fewer go together.
         device: auto, cpu, cuda, cuda:1, ...
+        backend: what runs the network's operators: auto, cpu, triton, cuda, or reference for plain PyTorch; without
+            it, AMINET_FAST_BACKEND, else auto.
         precision: fp32, or bf16 by autocast.
     """
 
@@ -51,6 +53,7 @@ class UpscaleConfig:
     tile: int = 64
     batch_size: int = 8
     device: str = "auto"
+    backend: str | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
 
 

@@ -59,7 +59,7 @@ def run(config: UpscaleConfig) -> int:
     """See :func:`aminet_fast.upscale.upscale`."""
     _check(config)
     jobs = plan(config.inputs, config.out, format=config.format, force=config.force)
-    model = load_network(config.weights, choose_device(config.device), "aminet upscale")
+    model = load_network(config.weights, choose_device(config.device), "aminet upscale", config.backend)
     make_writable(config.out, "the results to")
     if config.panel:
         make_writable(Path(config.panel).parent, "the panel to", "--panel")

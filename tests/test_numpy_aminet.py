@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -37,8 +38,17 @@ def fill(model: AMINet, seed: int) -> AMINet:
     return model
 
 
+@pytest.fixture(params=["reference", "auto"], autouse=True)
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test for the plain modules, and for what `AMINet` makes of them where it has kernels."""
+    monkeypatch.setattr(sys.modules[__name__], "BACKEND", request.param)
+
+
+BACKEND = "reference"
+
+
 def build(config: str, training: bool, seed: int = 0) -> AMINet:
-    return fill(AMINet(CONFIGS[config]).double(), seed).train(training)
+    return fill(AMINet(CONFIGS[config], BACKEND).double(), seed).train(training)
 
 
 def arrays(module: torch.nn.Module) -> second.Params:

@@ -26,7 +26,7 @@ def count(module: nn.Module) -> int:
 
 @pytest.fixture(scope="module")
 def aminet() -> AMINet:
-    return AMINet()
+    return AMINet(backend="reference")
 
 
 def fill(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -63,7 +63,7 @@ def test_parameter_count_of_every_module(aminet: AMINet, stage: int) -> None:
 @pytest.mark.parametrize(("name", "millions"), [("aminet", 12.611), ("ffn", 12.157), ("transformer", 11.065)])
 def test_parameter_counts_of_tables_2_and_3(name: str, millions: float) -> None:
     with torch.device("meta"):
-        assert round(count(AMINet(name)) / 1e6, 3) == millions
+        assert round(count(AMINet(name, backend="reference")) / 1e6, 3) == millions
 
 
 def test_multiply_accumulates(aminet: AMINet) -> None:
@@ -75,7 +75,7 @@ def test_multiply_accumulates(aminet: AMINet) -> None:
 @pytest.mark.parametrize("name", list_configs())
 def test_every_configuration_keeps_the_shape_and_trains_every_parameter(name: str) -> None:
     config = get_config(name).replace(width=4, heads=[1, 1, 2, 4], hourglass_width=4, transformer_depth=1)
-    model = AMINet(config)
+    model = AMINet(config, backend="reference")
     x = torch.randn(2, 3, 32, 48)
     y = model(x)
     assert y.shape == x.shape
@@ -111,7 +111,7 @@ OPEN_POINTS = [
 def test_open_points_change_the_output_and_keep_the_shape(change: dict[str, object]) -> None:
     def output(config: AMINetConfig) -> torch.Tensor:
         torch.manual_seed(0)
-        return AMINet(config).eval()(torch.linspace(-1, 1, 3 * 128 * 128).reshape(1, 3, 128, 128))
+        return AMINet(config, backend="reference").eval()(torch.linspace(-1, 1, 3 * 128 * 128).reshape(1, 3, 128, 128))
 
     with torch.no_grad():
         changed, default = output(TINY.replace(**change)), output(TINY)
@@ -123,17 +123,17 @@ def test_open_points_change_the_output_and_keep_the_shape(change: dict[str, obje
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (16, 48), (32, 16), (48, 80), (128, 128)])
 def test_any_multiple_of_16(height: int, width: int) -> None:
     x = torch.randn(2, 3, height, width)
-    assert AMINet(TINY)(x).shape == x.shape
+    assert AMINet(TINY, backend="reference")(x).shape == x.shape
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 100, 128), (1, 3, 128, 8), (1, 1, 128, 128), (3, 128, 128), (1, 3, 0, 16)])
 def test_other_shapes_raise_with_what_came(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"AMINet takes .*got (\[|\d)"):
-        AMINet(TINY)(torch.zeros(shape))
+        AMINet(TINY, backend="reference")(torch.zeros(shape))
 
 
 def test_deeper_hourglass_needs_a_larger_multiple() -> None:
-    model = AMINet(TINY.replace(hourglass_depth=2))
+    model = AMINet(TINY.replace(hourglass_depth=2), backend="reference")
     with pytest.raises(ValueError, match="divisible by 32; got 16x32"):
         model(torch.zeros(1, 3, 16, 32))
 
@@ -146,10 +146,10 @@ def test_reflect_pad_is_numpys() -> None:
 
 
 def test_channels_last_gives_the_same_values() -> None:
-    model = fill(AMINet(TINY)).eval()
+    model = fill(AMINet(TINY, backend="reference")).eval()
     x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     y = model.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last))
-    torch.testing.assert_close(y, fill(AMINet(TINY)).eval()(x), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(y, fill(AMINet(TINY, backend="reference")).eval()(x), rtol=1e-10, atol=1e-10)
 
 
 # Mean, mean magnitude and a weighted sum of the output; computed once in float64 by this code after its agreement with
@@ -164,7 +164,7 @@ PINS = {
 @pytest.mark.parametrize("size", [(16, 16), (48, 32), (128, 128)])
 def test_pinned_outputs(size: tuple[int, int]) -> None:
     h, w = size
-    model = fill(AMINet(AMINetConfig(width=8, hourglass_width=8))).eval()
+    model = fill(AMINet(AMINetConfig(width=8, hourglass_width=8), backend="reference")).eval()
     x = torch.from_numpy(np.random.RandomState(1).uniform(-1, 1, (2, 3, h, w)))
     with torch.no_grad():
         y = model(x)
@@ -179,7 +179,7 @@ def test_gradients_are_finite_differences(training: bool) -> None:
 
     In training mode, for those of the first encoder and the last fusion alone: the rest are the same classes.
     """
-    model = fill(AMINet(TINY)).train(training)
+    model = fill(AMINet(TINY, backend="reference")).train(training)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.0  # the differences must not move the running statistics

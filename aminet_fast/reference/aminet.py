@@ -71,7 +71,7 @@ class AMINet(nn.Module):
             f = mid(f)
         for up, edff, dec, skip in zip(self.up, self.edff, self.dec, reversed(skips), strict=True):
             f = dec(edff(skip, up(f)))
-        return self.tail(f) + x
+        return x + self.tail(f)
 
 
 def check_input(x: Tensor, multiple: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
+from ..backends import NAMES
 from ..config import AMINetConfig
 from ..data import DataConfig
 from ..presets import get_config
@@ -46,6 +47,8 @@ class TrainConfig:
         device: Where to train; auto takes the GPU when there is one.
         channels_last: Keep pictures and weights in channels_last order, the faster one.
         compile: Pass the network through torch.compile.
+        backend: What runs the network's operators: auto, cpu, triton, cuda, or reference for plain PyTorch; without it,
+            AMINET_FAST_BACKEND, else auto.
         deterministic: Use only deterministic algorithms (slower on a GPU).
         val_every: Steps between validations; 0: never.
         panel_every: Steps between panel pictures; 0: never.
@@ -85,6 +88,7 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     channels_last: bool = True
     compile: bool = False
+    backend: str | None = None
     deterministic: bool = False
     val_every: int = 1000
     panel_every: int = 1000
@@ -119,6 +123,7 @@ class TrainConfig:
         _require(self.ema is None or 0 < self.ema < 1, "ema", self.ema, "between 0 and 1, or null")
         _require(all(0 <= b < 1 for b in self.betas), "betas", self.betas, "in [0, 1)")
         _require(0 <= self.seed < 2**32, "seed", self.seed, "in [0, 2**32)")
+        _require(self.backend is None or self.backend in NAMES, "backend", self.backend, f"one of {', '.join(NAMES)}")
         if self.val is not None and (self.val.size, self.val.scale) != (self.data.size, self.data.scale):
             raise ValueError(
                 f"val is {self.val.size} pixels at scale {self.val.scale}, data {self.data.size} at {self.data.scale};"

@@ -47,7 +47,7 @@ class Session:
             self._restore(start)
 
     def _network(self, start: dict[str, Any] | None) -> AMINet:
-        net = AMINet(self.config.network())
+        net = AMINet(self.config.network(), self.config.backend)
         if self.config.init == "normal":
             init_normal(net)
         if start is not None:

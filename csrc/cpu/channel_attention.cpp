@@ -84,13 +84,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& input, const Te
   const Scalar scalar = scalar_of(x);
   const ChannelAttentionKernels& kernels = AMINET_PICK(channel_attention);
   const int64_t unit = grain(shape.unit_rows() * shape.width * C);
-  torch::stable::parallel_for(0, shape.units(), unit, [&](int64_t first, int64_t last) {
+  parallel_for(0, shape.units(), unit, [&](int64_t first, int64_t last) {
     kernels.gram(scalar, arguments, first, last);
   });
-  torch::stable::parallel_for(0, N, grain(C * C * shape.head() / 16), [&](int64_t first, int64_t last) {
+  parallel_for(0, N, grain(C * C * shape.head() / 16), [&](int64_t first, int64_t last) {
     kernels.softmax(scalar, arguments, first, last);
   });
-  torch::stable::parallel_for(0, shape.units(), unit, [&](int64_t first, int64_t last) {
+  parallel_for(0, shape.units(), unit, [&](int64_t first, int64_t last) {
     kernels.project(scalar, arguments, first, last);
   });
   return {y, gram, attn, kept};
@@ -180,14 +180,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
   const Scalar scalar = scalar_of(x);
   const ChannelAttentionKernels& kernels = AMINET_PICK(channel_attention);
   const int64_t unit = shape.unit_rows() * shape.width * C;
-  torch::stable::parallel_for(0, shape.units(), grain(unit), [&](int64_t first, int64_t last) {
+  parallel_for(0, shape.units(), grain(unit), [&](int64_t first, int64_t last) {
     kernels.dfused(scalar, arguments, first, last);
   });
-  torch::stable::parallel_for(0, N, grain(C * C * d / 16), [&](int64_t first, int64_t last) {
+  parallel_for(0, N, grain(C * C * d / 16), [&](int64_t first, int64_t last) {
     kernels.dsoftmax(scalar, arguments, first, last);
   });
   if (need_pixels)
-    torch::stable::parallel_for(0, tasks, grain(unit * shape.units() / tasks), [&](int64_t first, int64_t last) {
+    parallel_for(0, tasks, grain(unit * shape.units() / tasks), [&](int64_t first, int64_t last) {
       kernels.dqkv(scalar, arguments, first, last);
     });
   return {dx, total(partial, 0, qkv, need_qkv), total(partial, 3 * C * C, depthwise, need_depthwise),

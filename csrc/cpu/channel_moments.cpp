@@ -22,7 +22,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& input) {
                                 partial.mutable_data_ptr()};
   const Scalar scalar = scalar_of(x);
   const NormActConvKernels& kernels = AMINET_PICK(norm_act_conv);
-  torch::stable::parallel_for(
+  parallel_for(
       0, partial.size(0), moment_grain(units.rows * width * C),
       [&](int64_t first, int64_t last) { kernels.moments(scalar, arguments, first, last); });
   return moments_of(partial, images, height, width, units);
@@ -38,7 +38,7 @@ Tensor backward(const Tensor& dmean, const Tensor& dvar, const Tensor& input, co
   const GradientPass arguments = {through.of(nullptr, x.const_data_ptr()), x.size(1), dx.mutable_data_ptr()};
   const Scalar scalar = scalar_of(x);
   const NormActConvKernels& kernels = AMINET_PICK(norm_act_conv);
-  torch::stable::parallel_for(
+  parallel_for(
       0, x.size(0) * x.size(2) * x.size(3), moment_grain(x.size(1)),
       [&](int64_t first, int64_t last) { kernels.gradient(scalar, arguments, first, last); });
   return laid_out(dx, format_of(input));

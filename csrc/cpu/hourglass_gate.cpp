@@ -77,7 +77,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& residual, const Tensor& x, cons
                                       constant.const_data_ptr(), slope, y.mutable_data_ptr(), gate.mutable_data_ptr()};
   const Scalar scalar = scalar_of(x);
   const HourglassKernels& kernels = AMINET_PICK(hourglass_gate);
-  torch::stable::parallel_for(
+  parallel_for(
       0, shape.images * shape.image_bands(), grain_of(shape),
       [&](int64_t begin, int64_t end) { kernels.forward(scalar, arguments, begin, end); });
   return {y, gate};
@@ -133,10 +133,10 @@ std::vector<Tensor> backward(const Tensor& grad, const Tensor& x, const Tensor& 
                                          da.mutable_data_ptr(), db.mutable_data_ptr(), map_sums.mutable_data_ptr()};
   const Scalar scalar = scalar_of(x);
   const HourglassKernels& kernels = AMINET_PICK(hourglass_gate);
-  torch::stable::parallel_for(0, bands, grain_of(s), [&](int64_t begin, int64_t end) {
+  parallel_for(0, bands, grain_of(s), [&](int64_t begin, int64_t end) {
     kernels.backward_x(scalar, of_x, begin, end);
   });
-  torch::stable::parallel_for(0, bands, grain_of(s), [&](int64_t begin, int64_t end) {
+  parallel_for(0, bands, grain_of(s), [&](int64_t begin, int64_t end) {
     kernels.backward_maps(scalar, of_maps, begin, end);
   });
   const std::vector<double> xs = sums_of(x_sums), ms = sums_of(map_sums);

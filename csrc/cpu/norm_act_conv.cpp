@@ -37,14 +37,14 @@ Tensor in_tiles(const ConvPlan& plan, const Tensor& weight, RowUnits units, void
   const Tensor w = weight_of(weight, plan.acc);
   Tensor parts = torch::stable::new_empty(plan.x, {s.parts() * s.parts() * s.channels * tile_padded(s.outputs)});
   const TileWeights weights = {s, w.const_data_ptr(), nullptr, parts.mutable_data_ptr()};
-  torch::stable::parallel_for(
+  parallel_for(
       0, (s.channels + 15) / 16, moment_grain(16 * 16 * s.outputs),
       [&](int64_t a, int64_t b) {
         kernels.forward_weights(plan.scalar, weights, 16 * a, std::min(16 * b, s.channels));
       });
   Tensor y = empty_image(plan.x, s.images, s.outputs, s.out_height, s.out_width);
   const TileForward arguments = {plan.from_image(0), parts.const_data_ptr(), units, y.mutable_data_ptr(), partial};
-  torch::stable::parallel_for(
+  parallel_for(
       0, s.images * units.per_image, 1,
       [&](int64_t a, int64_t b) { kernels.forward(plan.scalar, arguments, a, b); });
   return y;
@@ -54,7 +54,7 @@ void sum_or_copy(const ConvPlan& plan, RowUnits units, int64_t images, const voi
   const NormActConvShape& s = plan.shape;
   const MomentPass arguments = {images, s.outputs, s.out_height, s.out_width, units, from, to, partial};
   const NormActConvKernels& kernels = AMINET_PICK(norm_act_conv);
-  torch::stable::parallel_for(
+  parallel_for(
       0, images * units.per_image, moment_grain(units.rows * s.out_width * s.outputs),
       [&](int64_t a, int64_t b) { kernels.moments(plan.scalar, arguments, a, b); });
 }

@@ -41,7 +41,7 @@ struct Backward {
     const FoldPass arguments = {plan.from_image(first), dpadded.const_data_ptr(), units.rows, units.per_image,
                                 at_image(dx, first), static_cast<char*>(partial.mutable_data_ptr()) + skipped};
     const NormActConvKernels& kernels = AMINET_PICK(norm_act_conv);
-    torch::stable::parallel_for(
+    parallel_for(
         0, images * units.per_image, moment_grain(units.rows * s.width * s.channels),
         [&](int64_t a, int64_t b) { kernels.fold(plan.scalar, arguments, a, b); });
   }
@@ -68,7 +68,7 @@ struct Backward {
   void add_moments(int64_t first, int64_t images, Tensor& gradient) const {
     const GradientPass arguments = {gradient_from(first), s.outputs, gradient.mutable_data_ptr()};
     const NormActConvKernels& kernels = AMINET_PICK(norm_act_conv);
-    torch::stable::parallel_for(
+    parallel_for(
         0, images * s.out_height * s.out_width, moment_grain(s.outputs),
         [&](int64_t a, int64_t b) { kernels.gradient(plan.scalar, arguments, a, b); });
   }
@@ -108,17 +108,17 @@ struct Backward {
 void Backward::tile_range(const NormActTileKernels& kernels, const TileBackward& a, int64_t images) const {
   const int64_t rows = a.last_row - a.first_row, parts = s.parts() * s.parts(), tiles = rows * s.tile_columns();
   const Scalar scalar = plan.scalar;
-  torch::stable::parallel_for(a.first_row, a.last_row, 1,
+  parallel_for(a.first_row, a.last_row, 1,
                               [&](int64_t x, int64_t y) { kernels.transform(scalar, a, x, y); });
   if (need_weight)
-    torch::stable::parallel_for(0, parts * ((s.outputs + kWeightBlock - 1) / kWeightBlock), 1,
+    parallel_for(0, parts * ((s.outputs + kWeightBlock - 1) / kWeightBlock), 1,
                                 [&](int64_t x, int64_t y) { kernels.dweight(scalar, a, x, y); });
   if (!need_input) return;
-  torch::stable::parallel_for(0, parts * ((tiles + kTileBlock - 1) / kTileBlock), 1,
+  parallel_for(0, parts * ((tiles + kTileBlock - 1) / kTileBlock), 1,
                               [&](int64_t x, int64_t y) { kernels.dinputs(scalar, a, x, y); });
   const int64_t overlap = (s.parts() + s.step() - 1) / s.step() - 1;
   const int64_t bands = images > 1 ? images * (s.tile_rows() + overlap) : rows + overlap;
-  torch::stable::parallel_for(0, bands, 1, [&](int64_t x, int64_t y) { kernels.dpadded(scalar, a, x, y); });
+  parallel_for(0, bands, 1, [&](int64_t x, int64_t y) { kernels.dpadded(scalar, a, x, y); });
 }
 
 void Backward::in_tiles(const Tensor& weight) {
@@ -130,7 +130,7 @@ void Backward::in_tiles(const Tensor& weight) {
   TileWeights weights = {s, w.const_data_ptr(), need_weight ? sums.const_data_ptr() : nullptr, nullptr};
   weights.to = transformed.mutable_data_ptr();
   if (need_input)
-    torch::stable::parallel_for(0, s.outputs, moment_grain(16 * s.channels), [&](int64_t a, int64_t b) {
+    parallel_for(0, s.outputs, moment_grain(16 * s.channels), [&](int64_t a, int64_t b) {
       kernels.backward_weights(plan.scalar, weights, a, b);
     });
   const int64_t element = plan.x.element_size(), row_size = parts * s.tile_columns() * (in_pitch + out_pitch);
@@ -158,7 +158,7 @@ void Backward::in_tiles(const Tensor& weight) {
   if (!need_weight) return;
   dweight = torch::stable::empty_like(w);
   weights.to = dweight.mutable_data_ptr();
-  torch::stable::parallel_for(0, s.outputs, moment_grain(16 * s.channels), [&](int64_t a, int64_t b) {
+  parallel_for(0, s.outputs, moment_grain(16 * s.channels), [&](int64_t a, int64_t b) {
     kernels.weight_gradient(plan.scalar, weights, a, b);
   });
 }

@@ -1,0 +1,190 @@
+"""Fast modules: subclasses of the reference's that override forward only, and `accelerate`, which puts them to work.
+
+Parameters, buffers, keys and hooks are the reference module's own: a module is made fast by giving the very object
+another class, and made plain again by giving the first one back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from . import backends
+from .fast_frm import FastFeatureRefinement
+from .ops import channel_attention, layer_norm2d, multiscale_dwconv, rdfe_front, skaf_descriptor, skaf_gate
+from .reference.attention import SelfAttention
+from .reference.edff import EDFF
+from .reference.lgfi import LGFI
+from .reference.norm import LayerNorm2d
+from .reference.rdfe import RDFE, FeatureRefinement
+from .reference.skaf import SKAF
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+class FastLayerNorm2d(LayerNorm2d):
+    """LN over channels; its output is channels_last, and so is then everything after it."""
+
+    backend: str | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        return layer_norm2d(x, self.weight, self.bias, self.eps, self.backend)
+
+
+class FastSelfAttention(SelfAttention):
+    """Self-attention in three passes over its input."""
+
+    backend: str | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        temperature = self.temperature if self.scale == "temperature" else None
+        weights = self.qkv.weight, self.qkv_dw.weight, temperature, self.proj.weight
+        return channel_attention(x, *weights, self.heads, backend=self.backend)
+
+
+class FastRDFE(RDFE):
+    """RDFE with its front, Eq. 7-10, in one operator; ablations of the front have that of their branches."""
+
+    backend: str | None = None
+
+    def front(self, y: Tensor) -> Tensor:
+        if self.config.attention_unit == "pooled" and self.config.dw_twice:
+            return rdfe_front(y, *self.front_parameters(), backend=self.backend)  # type: ignore[misc]
+        f = self._branches(self.dw1, y)
+        if self.config.attention_unit != "none":
+            a = self.au(torch.cat(f, 1))
+            f = tuple(f_k * a for f_k in f)
+        if self.config.dw_twice:
+            f = self._branches(self.dw2, f)
+        return self.fuse(torch.cat(f, 1)) + y
+
+    def _branches(self, modules: nn.Module, x: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        convs = list(_convs(modules))
+        return multiscale_dwconv(x, [dw.weight for dw in convs], [dw.bias for dw in convs], backend=self.backend)
+
+    def forward(self, y: Tensor) -> Tensor:
+        z = self.front(y)
+        if not self.config.frm:
+            return z
+        return self.frm.add_to(z) if isinstance(self.frm, FastFeatureRefinement) else z + self.frm(z)
+
+
+class FastLGFI(LGFI):
+    """LGFI whose gates come from `skaf_descriptor` and are applied by `skaf_gate`."""
+
+    backend: str | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.config.skaf != "both" or self.branches != 2 or not _fusible(self.skaf):
+            return super().forward(x)
+        y = self.norm(x)
+        g, l = self.sa(y), self.rdfe(y)  # noqa: E741  the paper's letter
+        s = self.merge(torch.cat([g, l], 1)) if self.concat else g + l
+        return _gated(self.skaf, s, g, l, x, self.backend)
+
+
+class FastEDFF(EDFF):
+    """EDFF with the same two operators as `FastLGFI`."""
+
+    backend: str | None = None
+
+    def forward(self, encoder: Tensor, decoder: Tensor) -> Tensor:
+        if not self.weigh or not _fusible(self.skaf):
+            return super().forward(encoder, decoder)
+        s = self.reduce(torch.cat([encoder, decoder], 1))
+        return _gated(self.skaf, s, encoder, decoder, None, self.backend)
+
+
+def _convs(modules: nn.Module) -> Iterator[nn.Conv2d]:
+    return iter(cast("nn.ModuleList", modules))  # type: ignore[arg-type]
+
+
+def _fusible(skaf: SKAF) -> bool:
+    """Whether the operators compute this SKAF: dense convolutions, both pools over the channels, a mixing one."""
+    dense = len(skaf.convs) > 0 and all(conv.groups == 1 for conv in _convs(skaf.convs))
+    return dense and skaf.pools == ("avg", "max") and not skaf.spatial and skaf.mixed
+
+
+def _gated(
+    skaf: SKAF,
+    s: Tensor,
+    g: Tensor,
+    l: Tensor,  # noqa: E741
+    residual: Tensor | None,
+    backend: str | None,
+) -> Tensor:
+    convs = list(_convs(skaf.convs))
+    m = skaf_descriptor(s, [conv.weight for conv in convs], [cast(Tensor, conv.bias) for conv in convs], backend)
+    return skaf_gate(m, skaf.mix.weight, skaf.mix.bias, g, l, residual, backend)  # type: ignore[arg-type]
+
+
+# option of `accelerate`: plain class -> fast class
+FAST: dict[str, dict[type[nn.Module], type[nn.Module]]] = {
+    "attention": {SelfAttention: FastSelfAttention},
+    "dwconv": {RDFE: FastRDFE},
+    "skaf": {LGFI: FastLGFI, EDFF: FastEDFF},
+    "norm": {LayerNorm2d: FastLayerNorm2d},
+    "refinement": {FeatureRefinement: FastFeatureRefinement},
+}
+
+
+def accelerate(
+    model: Model,
+    *,
+    attention: bool = True,
+    dwconv: bool = True,
+    skaf: bool = True,
+    norm: bool = True,
+    refinement: bool = True,
+    backend: str | None = None,
+) -> Model:
+    """Make the modules of a reference AMINet fast, in place: this model's, no other's; the numbers stay.
+
+    Parameters, buffers, state dict, optimizers that hold the parameters, hooks and training mode are untouched, so it
+    may be done and undone at any time: an option that is False makes those modules plain again, and `decelerate` all of
+    them. Modules whose configuration no operator computes keep the reference's forward.
+
+    Args:
+        model: A `reference.AMINet`, an `AMINet`, or any module that holds some of their modules.
+        attention: SA by `channel_attention`.
+        dwconv: RDFE's front, its depthwise branches up to the 1x1 convolution, by `rdfe_front`.
+        skaf: LGFI's and EDFF's gates by `skaf_descriptor` and `skaf_gate`.
+        norm: LN by `layer_norm2d`.
+        refinement: FRM with its hourglass by `norm_act_conv` and `hourglass_gate`.
+        backend: "auto", "reference", "cpu", "triton" or "cuda"; None: AMINET_FAST_BACKEND when the model runs, else
+            "auto".
+
+    Returns:
+        The model itself.
+
+    Raises:
+        TypeError: model is not a module.
+        ValueError: it holds no module of an AMINet, or backend is unknown.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"accelerate: model must be a torch.nn.Module, got {type(model).__name__}")
+    if backend is not None and backend not in backends.NAMES:
+        raise ValueError(f"accelerate: backend={backend!r} is unknown: use one of {', '.join(backends.NAMES)}")
+    wanted = {"attention": attention, "dwconv": dwconv, "skaf": skaf, "norm": norm, "refinement": refinement}
+    found = False
+    for module in model.modules():
+        for option, classes in FAST.items():
+            for plain, fast in classes.items():
+                if type(module) in (plain, fast):
+                    found = True
+                    module.__class__ = fast if wanted[option] else plain
+                    module.__dict__.pop("backend", None)
+                    if wanted[option]:
+                        module.backend = backend  # type: ignore[assignment]
+    if not found:
+        raise ValueError(f"accelerate: {type(model).__name__} holds no module of an AMINet")
+    return model
+
+
+def decelerate(model: Model) -> Model:
+    """Undo `accelerate`: every module is the reference's again. Returns the model itself."""
+    return accelerate(model, attention=False, dwconv=False, skaf=False, norm=False, refinement=False)
