@@ -16,16 +16,20 @@ _HOME = {
     "AMINetConfig": "config",
     "accelerate": "modules",
     "decelerate": "modules",
+    "freeze": "freezing",
     "get_config": "presets",
     "list_configs": "presets",
     "load_model": "model",
     "pad_to_multiple": "model",
+    "unfreeze": "freezing",
     "upscale_images": "upscale",
 }
 __all__ = [*_HOME, "__version__"]
 
 if TYPE_CHECKING:
     from .config import AMINetConfig as AMINetConfig
+    from .freezing import freeze as freeze
+    from .freezing import unfreeze as unfreeze
     from .model import AMINet as AMINet
     from .model import load_model as load_model
     from .model import pad_to_multiple as pad_to_multiple

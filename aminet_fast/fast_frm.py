@@ -51,6 +51,9 @@ def _on_batch(bn: nn.BatchNorm2d) -> bool:
 def _affine(bn: nn.BatchNorm2d, mean: Tensor | None, var: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
     """Scale and shift of `bn`: from the batch's moments in training, else from the running ones."""
     if mean is None or var is None:
+        kept = getattr(bn, "affine_kept", None)  # by `freeze`
+        if kept is not None and kept[0].dtype == bn.weight.dtype and not bn.weight.requires_grad:
+            return kept
         mean, var = cast("Tensor", bn.running_mean), cast("Tensor", bn.running_var)
     elif bn.training:
         update_running(bn, mean.detach(), var.detach(), count)

@@ -9,6 +9,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
+from aminet_fast.freezing import freeze
 from aminet_fast.model import AMINet, load_model, pad_to_multiple
 
 
@@ -43,7 +44,7 @@ def load_network(weights: str | None, device: torch.device, command: str, backen
             "checkpoint (.pt) will do as well"
         )
     try:
-        return load_model(weights, device=device, backend=backend)
+        return freeze(load_model(weights, device=device, backend=backend))
     except RuntimeError as error:  # keys or shapes that do not fit: a line for each, of which the first tell enough
         first = " ".join(line.strip() for line in str(error).splitlines()[:3])
         raise ValueError(f"{weights}: {first} ...; config.json has to be the one that was saved with them") from error

@@ -77,6 +77,7 @@ class FastLGFI(LGFI):
     """LGFI whose gates come from `skaf_descriptor` and are applied by `skaf_gate`."""
 
     backend: str | None = None
+    packed: Tensor | None = None  # `freeze`
 
     def forward(self, x: Tensor) -> Tensor:
         if self.config.skaf != "both" or self.branches != 2 or not _fusible(self.skaf):
@@ -84,19 +85,20 @@ class FastLGFI(LGFI):
         y = self.norm(x)
         g, l = self.sa(y), self.rdfe(y)  # noqa: E741  the paper's letter
         s = self.merge(torch.cat([g, l], 1)) if self.concat else g + l
-        return _gated(self.skaf, s, g, l, x, self.backend)
+        return _gated(self, s, g, l, x)
 
 
 class FastEDFF(EDFF):
     """EDFF with the same two operators as `FastLGFI`."""
 
     backend: str | None = None
+    packed: Tensor | None = None
 
     def forward(self, encoder: Tensor, decoder: Tensor) -> Tensor:
         if not self.weigh or not _fusible(self.skaf):
             return super().forward(encoder, decoder)
         s = self.reduce(torch.cat([encoder, decoder], 1))
-        return _gated(self.skaf, s, encoder, decoder, None, self.backend)
+        return _gated(self, s, encoder, decoder, None)
 
 
 def _convs(modules: nn.Module) -> Iterator[nn.Conv2d]:
@@ -109,17 +111,24 @@ def _fusible(skaf: SKAF) -> bool:
     return dense and skaf.pools == ("avg", "max") and not skaf.spatial and skaf.mixed
 
 
+def skaf_weights(module: FastLGFI | FastEDFF) -> list[Tensor]:
+    """The weights that `skaf_descriptor` is given; none where it is not used."""
+    skaf = getattr(module, "skaf", None)
+    return [conv.weight for conv in _convs(skaf.convs)] if skaf is not None and _fusible(skaf) else []
+
+
 def _gated(
-    skaf: SKAF,
+    module: FastLGFI | FastEDFF,
     s: Tensor,
     g: Tensor,
     l: Tensor,  # noqa: E741
     residual: Tensor | None,
-    backend: str | None,
 ) -> Tensor:
-    convs = list(_convs(skaf.convs))
-    m = skaf_descriptor(s, [conv.weight for conv in convs], [cast(Tensor, conv.bias) for conv in convs], backend)
-    return skaf_gate(m, skaf.mix.weight, skaf.mix.bias, g, l, residual, backend)  # type: ignore[arg-type]
+    skaf, weights = module.skaf, skaf_weights(module)
+    frozen = not module.training and weights[0].dtype == torch.float32 and not weights[0].requires_grad
+    biases = [cast(Tensor, conv.bias) for conv in _convs(skaf.convs)]
+    m = skaf_descriptor(s, weights, biases, module.backend, module.packed if frozen else None)
+    return skaf_gate(m, skaf.mix.weight, skaf.mix.bias, g, l, residual, module.backend)  # type: ignore[arg-type]
 
 
 # option of `accelerate`: plain class -> fast class

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 import torch
 from torch import Tensor, nn
 
-from aminet_fast import AMINet, reference
+from aminet_fast import AMINet, freeze, reference
 
 from . import memory, parity, timing
 from .cases import INFERENCE, Group
@@ -81,6 +81,8 @@ class ModelGroup:
         model = build(contender.kind, contender.layout, self.device).train(not self.inference)
         if self.inference and self.group.dtype != "float32":
             model = model.to(getattr(torch, self.group.dtype))
+        if self.inference and contender.kind.startswith("ours"):
+            freeze(model)
         forward = torch.compile(model, dynamic=False) if contender.compiled else model
         x = self.x.contiguous(memory_format=LAYOUTS[contender.layout])
         found = self.check(contender, model, forward, x)

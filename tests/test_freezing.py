@@ -1,0 +1,87 @@
+"""`freeze`: the same numbers from what is prepared once, and no stale ones."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from aminet_fast import AMINet, AMINetConfig, freeze, load_model, reference, unfreeze
+from aminet_fast.ops import skaf_descriptor_prepack
+
+CONFIG = AMINetConfig(width=8, hourglass_width=8)
+
+
+@pytest.fixture
+def model() -> AMINet:
+    torch.manual_seed(0)
+    model = AMINet(CONFIG)
+    model(torch.randn(2, 3, 32, 32))  # moves the running statistics off their defaults
+    return model.eval()
+
+
+@pytest.fixture
+def x() -> torch.Tensor:
+    return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def test_the_numbers_stay(model: AMINet, x: torch.Tensor) -> None:
+    expected = model(x)
+    assert not freeze(model)(x).requires_grad
+    torch.testing.assert_close(model(x), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(copy.deepcopy(model)(x), model(x), rtol=0, atol=0)
+
+
+def test_what_is_kept_is_what_runs(model: AMINet, x: torch.Tensor) -> None:
+    expected = freeze(model)(x)
+    with torch.no_grad():
+        model.enc[0].skaf.convs[0].weight.mul_(3)
+        model.enc[0].rdfe.frm.bn[0].weight.mul_(3)
+    packed = skaf_descriptor_prepack([torch.zeros(8, 8, k, k) for k in (5, 7)]) is not None
+    if packed:  # kernels are there: neither change is seen before the next `freeze`
+        torch.testing.assert_close(model(x), expected, rtol=0, atol=0)
+    changed = freeze(model)(x)
+    assert (changed - expected).abs().max() > 1e-4
+    torch.testing.assert_close(changed, unfreeze(model)(x), rtol=1e-6, atol=1e-6)
+
+
+def test_loading_a_state_dict_forgets(model: AMINet, x: torch.Tensor) -> None:
+    torch.manual_seed(5)
+    other = AMINet(CONFIG).eval()
+    freeze(model).load_state_dict(other.state_dict())
+    torch.testing.assert_close(model(x), other(x), rtol=1e-6, atol=1e-6)
+    freeze(model).enc[0].load_state_dict(AMINet(CONFIG).enc[0].state_dict())  # a part alone
+    torch.testing.assert_close(model(x), copy.deepcopy(unfreeze(model))(x), rtol=1e-6, atol=1e-6)
+
+
+def test_training_again(model: AMINet, x: torch.Tensor) -> None:
+    model.tail.weight.requires_grad_(False)
+    plain = copy.deepcopy(model)
+    unfreeze(freeze(model)).train()
+    assert [p.requires_grad for p in model.parameters()] == [p.requires_grad for p in plain.parameters()]
+    for network in (model, plain.train()):
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        network(x).square().mean().backward()
+        optimizer.step()
+    torch.testing.assert_close(model.eval()(x), plain.eval()(x), rtol=1e-5, atol=1e-5)
+
+
+def test_another_dtype_is_not_served_from_what_was_kept(model: AMINet, x: torch.Tensor) -> None:
+    expected = copy.deepcopy(model).double()(x.double())
+    torch.testing.assert_close(freeze(model).double()(x.double()), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_it_belongs_to_no_state_dict(model: AMINet, tmp_path) -> None:
+    keys = list(model.state_dict())
+    freeze(model).save_pretrained(tmp_path)
+    assert list(model.state_dict()) == keys
+    assert list(load_model(tmp_path).state_dict()) == keys
+
+
+def test_plain_modules_have_nothing_to_prepare(x: torch.Tensor) -> None:
+    model = reference.AMINet(CONFIG).eval()
+    expected = model(x)
+    torch.testing.assert_close(freeze(model)(x), expected, rtol=0, atol=0)
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got str"):
+        freeze("aminet")  # type: ignore[type-var]
