@@ -3,9 +3,7 @@
 // 0..15 and 8..23 with sixteen lanes. Lanes met twice are left out of the sums; written twice, they get the same value.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
-#include <vector>
 
 #include "vectors.h"
 
@@ -13,45 +11,11 @@ namespace aminet {
 namespace AMINET_CAPABILITY {
 namespace {
 
-// Sums by halves, so that they do not wait for each other.
-template <typename Acc>
-inline Acc halved_sum(const Vector<Acc>& v) {
-  Acc part[kLanes<Acc>];
-  store(part, v);
-  for (int half = kLanes<Acc> / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) part[i] += part[i + half];
-  return part[0];
-}
-
-template <typename T, typename Acc>
-inline Vector<Acc> load_as(const T* from) {
-  if constexpr (std::is_same_v<T, Acc>) {
-    return load(from);
-  } else {
-    Vector<Acc> v;
-    for (int i = 0; i < kLanes<Acc>; ++i) v[i] = static_cast<Acc>(from[i]);
-    return v;
-  }
-}
-
-template <typename T, typename Acc>
-inline void store_as(T* to, const Vector<Acc>& v) {
-  if constexpr (std::is_same_v<T, Acc>) {
-    store(to, v);
-  } else {
-    for (int i = 0; i < kLanes<Acc>; ++i) to[i] = static_cast<T>(v[i]);
-  }
-}
-
 template <typename T, typename Acc>
 class LayerNormRows {
  public:
   LayerNormRows(int64_t channels, const void* weight, const void* bias, double eps)
-      : C(channels), w(static_cast<const Acc*>(weight)), b(static_cast<const Acc*>(bias)), eps(static_cast<Acc>(eps)) {
-    // Lanes of the last vector that the one before it has not met.
-    const int64_t fresh = C % kLanes<Acc> == 0 ? kLanes<Acc> : C % kLanes<Acc>;
-    for (int i = 0; i < kLanes<Acc>; ++i) once[i] = i >= kLanes<Acc> - fresh ? Acc(1) : Acc(0);
-  }
+      : C(channels), w(static_cast<const Acc*>(weight)), b(static_cast<const Acc*>(bias)), eps(static_cast<Acc>(eps)), once(met_once<Acc>(channels)) {}
 
   void forward(const T* x, T* y, Acc* mean, Acc* rstd, int64_t count) const {
     if (C < kLanes<Acc>) return few_forward(x, y, mean, rstd, count);
@@ -175,7 +139,7 @@ class LayerNormRows {
   const int64_t C;
   const Acc *w, *b;
   const Acc eps;
-  Vector<Acc> once;
+  const Vector<Acc> once;
 };
 
 }  // namespace

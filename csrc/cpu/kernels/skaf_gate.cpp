@@ -57,6 +57,15 @@ struct Forward {
     const int64_t C = s.channels;
     for (int64_t p = 0; p < block.pixels; ++p, g += C, l += C, r += C, y += C) {
       const Acc first = w1[p], second = w2[p];
+      if (C >= kLanes<Acc>) {
+        const auto put = [&](int64_t c) {
+          const Vector<Acc> sum = load_as<T, Acc>(g + c) * first + load_as<T, Acc>(l + c) * second;
+          store_as<T, Acc>(y + c, kResidual ? load_as<T, Acc>(r + c) + sum : sum);
+        };
+        for (int64_t c = 0; c < C - kLanes<Acc>; c += kLanes<Acc>) put(c);
+        put(C - kLanes<Acc>);  // may overlap the vector before it, with the same values
+        continue;
+      }
 #pragma omp simd
       for (int64_t c = 0; c < C; ++c) {
         const Acc sum = static_cast<Acc>(g[c]) * first + static_cast<Acc>(l[c]) * second;
@@ -105,9 +114,29 @@ struct Branches {
     T* dg = kBranches ? static_cast<T*>(a.dg) + block.element : nullptr;
     T* dl = kBranches ? static_cast<T*>(a.dl) + block.element : nullptr;
     const int64_t C = s.channels;
+    const Vector<Acc> once = met_once<Acc>(C);
     for (int64_t p = 0; p < block.pixels; ++p) {
       const int64_t at = p * C;
       const Acc first = w1[p], second = w2[p];
+      if (C >= kLanes<Acc>) {
+        Vector<Acc> of_g = {}, of_l = {};
+        const auto put = [&](int64_t c, const Vector<Acc>& counted) {
+          const Vector<Acc> d = load_as<T, Acc>(dy + c);
+          if constexpr (kMaps) {
+            of_g += d * counted * load_as<T, Acc>(g + c);
+            of_l += d * counted * load_as<T, Acc>(l + c);
+          }
+          if constexpr (kBranches) {
+            store_as<T, Acc>(dg + c, d * first);
+            store_as<T, Acc>(dl + c, d * second);
+          }
+        };
+        for (int64_t c = at; c < at + C - kLanes<Acc>; c += kLanes<Acc>) put(c, Vector<Acc>{} + 1);
+        put(at + C - kLanes<Acc>, once);
+        sums[p] = halved_sum<Acc>(of_g);
+        sums[block.pixels + p] = halved_sum<Acc>(of_l);
+        continue;
+      }
       Acc sum_g = 0, sum_l = 0;
 #pragma omp simd reduction(+ : sum_g, sum_l)
       for (int64_t c = 0; c < C; ++c) {

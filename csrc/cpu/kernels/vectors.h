@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 namespace aminet {
 namespace AMINET_CAPABILITY {
@@ -44,6 +45,46 @@ inline T lane_sum(const Vector<T>& v) {
   T sum = 0;
   for (int i = 0; i < kLanes<T>; ++i) sum += v[i];
   return sum;
+}
+
+// Sums by halves, so that they do not wait for each other.
+template <typename Acc>
+inline Acc halved_sum(const Vector<Acc>& v) {
+  Acc part[kLanes<Acc>];
+  store(part, v);
+  for (int half = kLanes<Acc> / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) part[i] += part[i + half];
+  return part[0];
+}
+
+template <typename T, typename Acc>
+inline Vector<Acc> load_as(const T* from) {
+  if constexpr (std::is_same_v<T, Acc>) {
+    return load(from);
+  } else {
+    Vector<Acc> v;
+    for (int i = 0; i < kLanes<Acc>; ++i) v[i] = static_cast<Acc>(from[i]);
+    return v;
+  }
+}
+
+template <typename T, typename Acc>
+inline void store_as(T* to, const Vector<Acc>& v) {
+  if constexpr (std::is_same_v<T, Acc>) {
+    store(to, v);
+  } else {
+    for (int i = 0; i < kLanes<Acc>; ++i) to[i] = static_cast<T>(v[i]);
+  }
+}
+
+// For rows read as whole vectors of which the last overlaps the one before it: 1 in the lanes of the last one that the
+// others have not met.
+template <typename Acc>
+inline Vector<Acc> met_once(int64_t count) {
+  const int64_t fresh = count % kLanes<Acc> == 0 ? kLanes<Acc> : count % kLanes<Acc>;
+  Vector<Acc> once;
+  for (int i = 0; i < kLanes<Acc>; ++i) once[i] = i >= kLanes<Acc> - fresh ? Acc(1) : Acc(0);
+  return once;
 }
 
 // exp to about one unit in the last place; x is held within +-87, where nothing overflows; NaN stays NaN.
