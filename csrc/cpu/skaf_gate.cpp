@@ -36,30 +36,44 @@ void check(const Tensor& m, const Tensor& weight, const Tensor& bias, const Tens
   STD_TORCH_CHECK(bias.numel() == 2 && l.numel() == g.numel(), "skaf_gate: bias must be [2], l as g");
 }
 
-// m as Acc planes inside a border of zeros.
+// Rows [first, last) of the bordered planes, counted through all images and both maps.
 template <typename Acc>
-void copy_inside(const SkafGateShape& s, const Tensor& m, Tensor& bordered) {
-  const Acc* from = static_cast<const Acc*>(m.const_data_ptr());
-  Acc* to = static_cast<Acc*>(bordered.mutable_data_ptr());
-  const int64_t step = m.stride(3);
-  for (int64_t image = 0; image < s.images; ++image)
-    for (int64_t map = 0; map < 2; ++map)
-      for (int64_t y = 0; y < s.height; ++y) {
-        const Acc* row = from + image * m.stride(0) + map * m.stride(1) + y * m.stride(2);
-        Acc* inside = to + s.bordered_row(image, map, y + s.border()) + s.border();
-        for (int64_t x = 0; x < s.width; ++x) inside[x] = row[x * step];
-      }
+void border_rows(const SkafGateShape& s, const Tensor& m, Acc* to, int64_t first, int64_t last) {
+  const int64_t rows = s.height + s.kernel - 1, step = m.stride(3);
+  to += first * s.pitch();
+  for (int64_t i = first; i < last; ++i, to += s.pitch()) {
+    const int64_t y = i % rows - s.border(), map = i / rows % 2, image = i / rows / 2;
+    std::fill_n(to, s.pitch(), Acc(0));
+    if (y < 0 || y >= s.height) continue;
+    const Acc* row = static_cast<const Acc*>(m.const_data_ptr()) + image * m.stride(0) + map * m.stride(1) +
+                     y * m.stride(2);
+    Acc* inside = to + s.border();
+    if (step == 1)
+      std::copy_n(row, s.width, inside);
+    else
+      for (int64_t x = 0; x < s.width; ++x) inside[x] = row[x * step];
+  }
+}
+
+Tensor planes(const SkafGateShape& s, const Tensor& like, ScalarType acc) {
+  return torch::stable::new_empty(like, {s.images, 2, s.height + s.kernel - 1, s.pitch()}, acc);
+}
+
+// m as Acc planes inside a border of zeros.
+Tensor bordered(const SkafGateShape& s, const Tensor& m, ScalarType acc) {
+  Tensor to = planes(s, m, acc);
+  const Tensor from = converted(m, acc);
+  void* data = to.mutable_data_ptr();
+  parallel_for(0, s.images * 2 * (s.height + s.kernel - 1), kGrainElements / s.pitch() + 1,
+               [&](int64_t first, int64_t last) {
+                 acc == ScalarType::Double ? border_rows(s, from, static_cast<double*>(data), first, last)
+                                           : border_rows(s, from, static_cast<float*>(data), first, last);
+               });
+  return to;
 }
 
 Tensor zeros(const SkafGateShape& s, const Tensor& like, ScalarType acc) {
   return torch::stable::new_zeros(like, {s.images, 2, s.height + s.kernel - 1, s.pitch()}, acc);
-}
-
-Tensor bordered(const SkafGateShape& s, const Tensor& m, ScalarType acc) {
-  Tensor to = zeros(s, m, acc);
-  const Tensor from = converted(m, acc);
-  acc == ScalarType::Double ? copy_inside<double>(s, from, to) : copy_inside<float>(s, from, to);
-  return to;
 }
 
 std::tuple<Tensor, Tensor> forward(const Tensor& m, const Tensor& weight, const Tensor& bias, const Tensor& g_input,
