@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,8 @@ def test_it_leaves_its_pictures_and_fails_short_of_its_margin(
     printed = capsys.readouterr().out
     assert "64 drawn faces" in printed
     assert f"at least {demo.MARGIN:+.2f} dB was to be gained: NO" in printed
+    fast, plain, ratio = re.search(r"takes (\S+) s with .* (\S+) s in plain PyTorch: (\S+) times", printed).groups()
+    assert float(ratio) == pytest.approx(float(plain) / float(fast), abs=0.1)
     for picture in ("plot.png", "photograph/panel.png", "photograph/upscaled/original.png"):
         assert (out / picture).stat().st_size > 1000, picture
     assert demo.main(["--out", str(out), "--steps", "1"]) == 1  # an earlier demonstration makes room

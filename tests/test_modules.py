@@ -124,3 +124,14 @@ def test_saved_and_loaded_with_a_backend(tmp_path) -> None:
     assert kinds(load_model(tmp_path, backend="reference")) == set(PLAIN)
     assert kinds(AMINet.from_pretrained(tmp_path, backend="reference")) == set(PLAIN)
     assert kinds(AMINet.from_pretrained(tmp_path)) == set(PLAIN.values())
+
+
+def test_the_commands_take_a_backend(tmp_path) -> None:
+    from aminet_fast.inference import load_network
+    from aminet_fast.training import TrainConfig
+
+    with pytest.raises(ValueError, match=r"backend is 'warp'; it must be one of auto, reference"):
+        TrainConfig(backend="warp")
+    AMINet(TINY).save_pretrained(tmp_path)
+    assert kinds(load_network(str(tmp_path), torch.device("cpu"), "test", "reference")) == set(PLAIN)
+    assert kinds(load_network(str(tmp_path), torch.device("cpu"), "test")) == set(PLAIN.values())
