@@ -31,19 +31,26 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         temperature = self.temperature if self.scale == "temperature" else None
-        return channel_attention_ref(x, self.qkv.weight, self.qkv_dw.weight, temperature, self.proj.weight, self.heads)
+        return self.proj(attend_ref(self.qkv_dw(self.qkv(x)), temperature, self.heads))  # Eq. 6
 
 
-def channel_attention_ref(
-    x: Tensor, qkv_weight: Tensor, dw_weight: Tensor, temperature: Tensor | None, proj_weight: Tensor, heads: int
-) -> Tensor:
-    """Eq. 2-6; q k^T over the norms and times temperature [heads, 1, 1], or over sqrt(H*W) where that is None."""
-    n, c, h, w = x.shape
-    qkv = F.conv2d(F.conv2d(x, qkv_weight), dw_weight, padding=1, groups=3 * c)
+def attend_ref(qkv: Tensor, temperature: Tensor | None, heads: int) -> Tensor:
+    """Eq. 5; q k^T over the norms and times temperature [heads, 1, 1], or over sqrt(H*W) where that is None.
+
+    qkv [N, 3C, H, W] -> [N, C, H, W].
+    """
+    n, c, h, w = qkv.shape[0], qkv.shape[1] // 3, *qkv.shape[2:]
     q, k, v = qkv.reshape(n, 3, heads, c // heads, h * w).unbind(1)  # Eq. 2-4; one [N, heads, C/heads, H*W] each
     if temperature is not None:
         attn = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT * temperature
     else:
         attn = q @ k.mT / (h * w) ** 0.5
-    y = attn.softmax(dim=-1) @ v  # Eq. 5
-    return F.conv2d(y.reshape(n, c, h, w), proj_weight)  # Eq. 6
+    return (attn.softmax(dim=-1) @ v).reshape(n, c, h, w)
+
+
+def channel_attention_ref(
+    x: Tensor, qkv_weight: Tensor, dw_weight: Tensor, temperature: Tensor | None, proj_weight: Tensor, heads: int
+) -> Tensor:
+    """`SelfAttention` as a function of its parameters (Eq. 2-6): [N, C, H, W] -> [N, C, H, W]."""
+    qkv = F.conv2d(F.conv2d(x, qkv_weight), dw_weight, padding=1, groups=dw_weight.shape[0])
+    return F.conv2d(attend_ref(qkv, temperature, heads), proj_weight)
