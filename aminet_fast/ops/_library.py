@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+import importlib
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+
+from .. import backends
 
 NAMESPACE = "aminet_fast"
 # Schemas live in Python, so that they exist when nothing was compiled; compiled modules add kernels to them.
 library = torch.library.Library(NAMESPACE, "FRAGMENT")
 
+Needs = tuple[Any, ...]  # of an operator's inputs: whether each wants a gradient, nested as they are
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -20,6 +26,113 @@ def no_second_derivative(operator: str) -> NoReturn:
         f"{operator} has no second derivative; for double backward pass backend='reference', "
         "or set AMINET_FAST_BACKEND=reference"
     )
+
+
+def differentiable(
+    operator: str,
+    setup_context: Callable[[Any, tuple[Any, ...], Any], None],
+    backward: Callable[..., tuple[Any, ...]],
+    backward_operators: Sequence[str] = ("bwd",),
+    *,
+    casts: bool = False,
+) -> Callable[..., Any]:
+    """Give `<operator>_fwd` its gradient; what comes back calls it.
+
+    setup_context(ctx, inputs, output) is as for torch.library.register_autograd; backward(ctx, needs, *gradients) is
+    told which inputs need gradients, nested as the inputs are. The gradients' own operators raise when they are
+    differentiated. casts: the operator has a kernel for autocast.
+
+    The call goes to the operator as it is registered where somebody has to see it (torch.compile, export, functorch),
+    and else through an autograd.Function of our own, at about half the cost: torch.library's has to be ready for more.
+    """
+    forward = getattr(torch.ops.aminet_fast, f"{operator}_fwd").default
+
+    def gradients_of(ctx: Any, needs: Needs, gradients: Sequence[Any]) -> tuple[Any, ...]:
+        if all(gradient is None for gradient in gradients):
+            return tuple([None] * len(need) if isinstance(need, list | tuple) else None for need in needs)
+        return backward(ctx, needs, *gradients)
+
+    torch.library.register_autograd(
+        f"{NAMESPACE}::{operator}_fwd",
+        lambda ctx, *gradients: gradients_of(ctx, ctx.needs_input_grad, gradients),
+        setup_context=setup_context,
+        lib=library,
+    )
+    for suffix in backward_operators:
+        torch.library.register_autograd(
+            f"{NAMESPACE}::{operator}_{suffix}", lambda ctx, *_: no_second_derivative(operator), lib=library
+        )
+
+    class Direct(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, lengths: tuple[int | None, ...], *flat: Any) -> Any:
+            inputs = _nested(flat, lengths)
+            with torch._C._AutoDispatchBelowAutograd():
+                output = forward(*inputs)
+            setup_context(ctx, inputs, output)
+            ctx.lengths, ctx.listed = lengths, isinstance(output, list)
+            return tuple(output) if ctx.listed else output
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
+            needs = _nested(ctx.needs_input_grad[1:], ctx.lengths)
+            # With create_graph the gradients' operators must be seen, so that they can refuse a second derivative.
+            with nullcontext() if torch.is_grad_enabled() else torch._C._AutoDispatchBelowAutograd():
+                found = gradients_of(ctx, needs, [list(gradients)] if ctx.listed else gradients)
+            return None, *_flat(found)
+
+    def call(*inputs: Any) -> Any:
+        if not torch.is_grad_enabled() or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+            return forward(*inputs)
+        if casts and (torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")):
+            return forward(*inputs)
+        return Direct.apply(tuple(len(x) if isinstance(x, list | tuple) else None for x in inputs), *_flat(inputs))
+
+    return call
+
+
+def _flat(values: Sequence[Any]) -> list[Any]:
+    """The values, with the members of lists in their place."""
+    return [member for x in values for member in (x if isinstance(x, list | tuple) else (x,))]
+
+
+def _nested(flat: Sequence[Any], lengths: tuple[int | None, ...]) -> tuple[Any, ...]:
+    """_flat undone; None stands for a value that is no list."""
+    members = iter(flat)
+    return tuple(next(members) if n is None else [next(members) for _ in range(n)] for n in lengths)
+
+
+def memory_format(t: Tensor) -> torch.memory_format:
+    """The layout of what an operator makes beside t [N, C, H, W]; the kernels' rule too (csrc/cpu/tensors.h)."""
+    return torch.channels_last if t.stride(1) == 1 else torch.contiguous_format
+
+
+def empty_as(t: Tensor) -> Tensor:
+    """Room for a tensor like t [N, C, H, W], in the layout that an operator gives it."""
+    return torch.empty_like(t.contiguous(memory_format=memory_format(t)))
+
+
+def triton_kernels(operator: str, suffixes: Sequence[str] = ("fwd", "bwd")) -> None:
+    """Let kernels/<operator>.py serve the operator on CUDA devices.
+
+    Its functions <operator>_<suffix> take and return what the schemas say. It is imported at the first call.
+    """
+    backends.register(operator, "cuda", "triton", _triton_problem)
+    for suffix in suffixes:
+        name = f"{operator}_{suffix}"
+
+        def launch(*arguments: Any, name: str = name) -> Any:
+            return getattr(importlib.import_module(f"aminet_fast.kernels.{operator}"), name)(*arguments)
+
+        library.impl(name, launch, "CUDA")
+
+
+def _triton_problem() -> str:
+    try:
+        import triton  # noqa: F401  not at import: it takes long, and a machine without a GPU need not have it
+    except ImportError as error:
+        return f"triton cannot be imported: {error}"
+    return ""
 
 
 def describe(value: object) -> str:

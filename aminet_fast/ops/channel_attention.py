@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import backends
 from .._extension import load
 from ..reference.attention import channel_attention_ref
-from ._library import check_image, describe, library, no_second_derivative
+from ._library import Needs, check_image, describe, differentiable, empty_as, library, memory_format
 
 library.define(
     "channel_attention_fwd(Tensor x, Tensor qkv_weight, Tensor dw_weight, Tensor? temperature, Tensor proj_weight,"
@@ -74,9 +74,7 @@ def channel_attention(
         return _reference(x, qkv_weight, dw_weight, temperature, proj_weight, heads)
     keep = x.shape[1] >= KEEP_CHANNELS and torch.is_grad_enabled()
     keep = keep and (x.requires_grad or any(parameter.requires_grad for parameter in parameters.values()))
-    return torch.ops.aminet_fast.channel_attention_fwd(x, qkv_weight, dw_weight, temperature, proj_weight, heads, keep)[
-        0
-    ]
+    return _call(x, qkv_weight, dw_weight, temperature, proj_weight, heads, keep)[0]
 
 
 def _check(
@@ -115,16 +113,7 @@ def _reference(
         qkv_weight, dw_weight, proj_weight = (w.to(x.dtype) for w in (qkv_weight, dw_weight, proj_weight))
         temperature = temperature if temperature is None else temperature.to(x.dtype)
         y = channel_attention_ref(x, qkv_weight, dw_weight, temperature, proj_weight, heads)
-    return y.contiguous(memory_format=_memory_format(x))
-
-
-def _memory_format(x: Tensor) -> torch.memory_format:
-    # The kernels' rule too (format_of in csrc/cpu/tensors.h).
-    return torch.channels_last if x.stride(1) == 1 else torch.contiguous_format
-
-
-def _like(x: Tensor) -> Tensor:
-    return torch.empty_like(x.contiguous(memory_format=_memory_format(x)))
+    return y.contiguous(memory_format=memory_format(x))
 
 
 @torch.library.register_fake("aminet_fast::channel_attention_fwd", lib=library)
@@ -145,7 +134,7 @@ def _forward_fake(
     def sums(size: tuple[int, ...]) -> Tensor:
         return x.new_empty(size, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
 
-    return _like(x), sums((n, c * d + 2 * c)), sums((n, c, d)), sums((n, 3 * c, h, w) if keep else (0,))
+    return empty_as(x), sums((n, c * d + 2 * c)), sums((n, c, d)), sums((n, 3 * c, h, w) if keep else (0,))
 
 
 @torch.library.register_fake("aminet_fast::channel_attention_bwd", lib=library)
@@ -170,7 +159,7 @@ def _backward_fake(
         return of.new_empty(of.shape if needed else (0,))
 
     return (
-        _like(x) if need_x else x.new_empty((0,)),
+        empty_as(x) if need_x else x.new_empty((0,)),
         gradient(qkv_weight, need_qkv),
         gradient(dw_weight, need_dw),
         gram.new_empty((0,)) if temperature is None else gradient(temperature, True),
@@ -181,20 +170,14 @@ def _backward_fake(
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors, ctx.heads, _ = inputs
     ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)  # no zeros for what has no gradient
     ctx.save_for_backward(*tensors, *output[1:])
 
 
-def _backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    x, qkv, dw, *_ = needs = ctx.needs_input_grad[:5]
+def _backward(ctx: Any, needs: Needs, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    x, qkv, dw = needs[:3]
     gradients = torch.ops.aminet_fast.channel_attention_bwd(dy, *ctx.saved_tensors, ctx.heads, x, qkv, dw)
-    return (*(gradient if need else None for gradient, need in zip(gradients, needs, strict=True)), None, None)
+    return (*(gradient if need else None for gradient, need in zip(gradients, needs[:5], strict=True)), None, None)
 
 
-def _double_backward(ctx: Any, *gradients: Tensor) -> None:
-    no_second_derivative("channel_attention")
-
-
-torch.library.register_autograd(
-    "aminet_fast::channel_attention_fwd", _backward, setup_context=_setup_context, lib=library
-)
-torch.library.register_autograd("aminet_fast::channel_attention_bwd", _double_backward, lib=library)
+_call = differentiable("channel_attention", _setup_context, _backward)

@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import backends
 from .._extension import load
 from ..reference.frm import channel_moments_ref
-from ._library import check_image, library, no_second_derivative
+from ._library import Needs, check_image, differentiable, library
 
 library.define("channel_moments_fwd(Tensor x) -> (Tensor mean, Tensor var)")
 library.define("channel_moments_bwd(Tensor dmean, Tensor dvar, Tensor x, Tensor mean) -> Tensor dx")
@@ -34,7 +34,7 @@ def channel_moments(x: Tensor, backend: str | None = None) -> tuple[Tensor, Tens
     check_image("channel_moments", "x", x)
     if backends.choose("channel_moments", x.device.type, backend) == "reference":
         return channel_moments_ref(x.to(torch.promote_types(x.dtype, torch.float32)))
-    mean, var = torch.ops.aminet_fast.channel_moments_fwd(x)
+    mean, var = _call(x)
     return mean, var
 
 
@@ -55,15 +55,8 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor
     ctx.save_for_backward(inputs[0], output[0])
 
 
-def _backward(ctx: Any, dmean: Tensor, dvar: Tensor) -> Tensor:
-    return torch.ops.aminet_fast.channel_moments_bwd(dmean, dvar, *ctx.saved_tensors)
+def _backward(ctx: Any, needs: Needs, dmean: Tensor, dvar: Tensor) -> tuple[Tensor]:
+    return (torch.ops.aminet_fast.channel_moments_bwd(dmean, dvar, *ctx.saved_tensors),)
 
 
-def _double_backward(ctx: Any, *gradients: Tensor) -> None:
-    no_second_derivative("channel_moments")
-
-
-torch.library.register_autograd(
-    "aminet_fast::channel_moments_fwd", _backward, setup_context=_setup_context, lib=library
-)
-torch.library.register_autograd("aminet_fast::channel_moments_bwd", _double_backward, lib=library)
+_call = differentiable("channel_moments", _setup_context, _backward)

@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import backends
 from .._extension import load
 from ..reference.frm import hourglass_gate_ref
-from ._library import check_channel_vector, check_image, describe, library, no_second_derivative
+from ._library import Needs, check_channel_vector, check_image, describe, differentiable, empty_as, library
 
 _INPUTS = (
     "Tensor x, Tensor x_scale, Tensor x_shift, Tensor a, Tensor a_scale, Tensor a_shift,"
@@ -77,9 +77,7 @@ def hourglass_gate(
         with torch.autocast(x.device.type, enabled=False):
             y = hourglass_gate_ref(z, x, xs, xh, a, as_, ah, b, bs, bh, w, constant, slope)
         return y.contiguous(memory_format=torch.channels_last)
-    return torch.ops.aminet_fast.hourglass_gate_fwd(
-        z, x, x_scale, x_shift, a, a_scale, a_shift, b, b_scale, b_shift, weight, bias, slope
-    )[0]
+    return _call(z, x, x_scale, x_shift, a, a_scale, a_shift, b, b_scale, b_shift, weight, bias, slope)[0]
 
 
 def _check_images(z: Tensor, x: Tensor, a: Tensor, b: Tensor) -> None:
@@ -114,12 +112,6 @@ def _check_convolution(weight: Tensor, bias: Tensor, a: Tensor) -> None:
             )
 
 
-def _like(t: Tensor) -> Tensor:
-    # The kernels' rule too (format_of in csrc/cpu/tensors.h).
-    layout = torch.channels_last if t.stride(1) == 1 else torch.contiguous_format
-    return torch.empty_like(t.contiguous(memory_format=layout))
-
-
 @torch.library.register_fake("aminet_fast::hourglass_gate_fwd", lib=library)
 def _forward_fake(z: Tensor, x: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
     torch._check(z.shape == x.shape and z.device == x.device)
@@ -132,7 +124,7 @@ def _forward_fake(z: Tensor, x: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
 def _backward_fake(dy: Tensor, *inputs: Any) -> list[Tensor]:
     torch._check(dy.shape == inputs[0].shape)
     weight = inputs[9]
-    gradients = [_like(t) if t.dim() == 4 else t.new_empty(t.shape) for t in inputs[:9]]
+    gradients = [empty_as(t) if t.dim() == 4 else t.new_empty(t.shape) for t in inputs[:9]]
     return [*gradients, weight.new_empty(weight.shape), weight.new_empty(1)]
 
 
@@ -140,12 +132,13 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     _, *tensors, bias, ctx.slope = inputs
     gate = output[1]
     ctx.mark_non_differentiable(gate)
+    ctx.set_materialize_grads(False)  # no zeros for what has no gradient
     ctx.bias_dtype = bias.dtype
     ctx.save_for_backward(*tensors, gate)
 
 
-def _backward(ctx: Any, dy: Tensor, _gate: Tensor) -> tuple[Tensor | None, ...]:
-    z, *others, bias, _ = ctx.needs_input_grad
+def _backward(ctx: Any, needs: Needs, dy: Tensor, _gate: Tensor) -> tuple[Tensor | None, ...]:
+    z, *others, bias, _ = needs
     dz = dy if z else None
     if not any(others) and not bias:
         return (dz, *[None] * 12)
@@ -154,9 +147,4 @@ def _backward(ctx: Any, dy: Tensor, _gate: Tensor) -> tuple[Tensor | None, ...]:
     return dz, *wanted, dbias.to(ctx.bias_dtype) if bias else None, None
 
 
-def _double_backward(ctx: Any, *gradients: Any) -> None:
-    no_second_derivative("hourglass_gate")
-
-
-torch.library.register_autograd("aminet_fast::hourglass_gate_fwd", _backward, setup_context=_setup_context, lib=library)
-torch.library.register_autograd("aminet_fast::hourglass_gate_bwd", _double_backward, lib=library)
+_call = differentiable("hourglass_gate", _setup_context, _backward)

@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import backends
 from .._extension import load
 from ..reference.norm import layer_norm2d_ref
-from ._library import check_channel_vector, check_image, library, no_second_derivative
+from ._library import Needs, check_channel_vector, check_image, differentiable, empty_as, library, memory_format
 
 library.define(
     "layer_norm2d_fwd(Tensor x, Tensor weight, Tensor bias, float eps) -> (Tensor y, Tensor mean, Tensor rstd)"
@@ -47,7 +47,7 @@ def layer_norm2d(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, bac
         raise ValueError(f"layer_norm2d: eps must not be negative, got {eps}")
     if backends.choose("layer_norm2d", x.device.type, backend) == "reference":
         return _reference(x, weight, bias, eps)
-    return torch.ops.aminet_fast.layer_norm2d_fwd(x, weight, bias, eps)[0]
+    return _call(x, weight, bias, eps)[0]
 
 
 def _reference(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
@@ -56,12 +56,7 @@ def _reference(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     y = layer_norm2d_ref(x.to(dtype), weight.to(dtype), bias.to(dtype), eps)
     if not (x.is_cuda and torch.is_autocast_enabled("cuda")):
         y = y.to(x.dtype)
-    return y.contiguous(memory_format=_memory_format(x))
-
-
-def _memory_format(x: Tensor) -> torch.memory_format:
-    # The kernels' rule too (format_of in csrc/cpu/layer_norm2d.cpp).
-    return torch.channels_last if x.stride(1) == 1 else torch.contiguous_format
+    return y.contiguous(memory_format=memory_format(x))
 
 
 @torch.library.register_fake("aminet_fast::layer_norm2d_fwd", lib=library)
@@ -70,7 +65,7 @@ def _forward_fake(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[
     n, c, h, w = x.shape
     torch._check(weight.shape[0] == c and bias.shape[0] == c)
     accumulated = torch.float64 if x.dtype == torch.float64 else torch.float32
-    y = torch.empty_like(x.contiguous(memory_format=_memory_format(x)))
+    y = empty_as(x)
     return y, x.new_empty((n, h, w), dtype=accumulated), x.new_empty((n, h, w), dtype=accumulated)
 
 
@@ -78,7 +73,7 @@ def _forward_fake(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[
 def _backward_fake(dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     torch._check(x.device == dy.device and x.device == weight.device)
     torch._check(dy.shape == x.shape)
-    dx = torch.empty_like(x.contiguous(memory_format=_memory_format(x)))
+    dx = empty_as(x)
     return dx, weight.new_empty(weight.shape), weight.new_empty(weight.shape)
 
 
@@ -86,19 +81,15 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     x, weight, bias, _ = inputs
     _, mean, rstd = output
     ctx.mark_non_differentiable(mean, rstd)
+    ctx.set_materialize_grads(False)  # no zeros for what has no gradient
     ctx.bias_dtype = bias.dtype
     ctx.save_for_backward(x, weight, mean, rstd)
 
 
-def _backward(ctx: Any, dy: Tensor, _mean: Tensor, _rstd: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+def _backward(ctx: Any, needs: Needs, dy: Tensor, _mean: Tensor, _rstd: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
     dx, dweight, dbias = torch.ops.aminet_fast.layer_norm2d_bwd(dy, *ctx.saved_tensors)
     return dx, dweight, dbias.to(ctx.bias_dtype), None
 
 
-def _double_backward(ctx: Any, *gradients: Tensor) -> None:
-    no_second_derivative("layer_norm2d")
-
-
 torch.library.register_autocast("aminet_fast::layer_norm2d_fwd", "cuda", torch.float32, lib=library)
-torch.library.register_autograd("aminet_fast::layer_norm2d_fwd", _backward, setup_context=_setup_context, lib=library)
-torch.library.register_autograd("aminet_fast::layer_norm2d_bwd", _double_backward, lib=library)
+_call = differentiable("layer_norm2d", _setup_context, _backward, casts=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import backends
 from .._extension import load
 from ..reference.rdfe import multiscale_dwconv_ref
-from ._library import check_image, describe, library, no_second_derivative
+from ._library import Needs, check_image, describe, differentiable, library
 
 # x is one tensor for all branches, or one each; a bias with no elements stands for none.
 library.define(
@@ -59,7 +59,7 @@ def multiscale_dwconv(
     if backends.choose("multiscale_dwconv", first.device.type, backend) == "reference":
         return _reference(images, weights, biases, scale)
     parameters = [first.new_empty(0) if bias is None else bias for bias in biases]
-    return tuple(torch.ops.aminet_fast.multiscale_dwconv_fwd(images, weights, parameters, scale))
+    return tuple(_call(images, weights, parameters, scale))
 
 
 def _check(
@@ -183,10 +183,10 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> N
     ctx.save_for_backward(*x, *weights, scale)
 
 
-def _backward(ctx: Any, dy: list[Tensor | None]) -> tuple[Any, Any, Any, Tensor | None]:
+def _backward(ctx: Any, needs: Needs, dy: list[Tensor | None]) -> tuple[Any, Any, Any, Tensor | None]:
     *saved, scale = ctx.saved_tensors
     x, weights = saved[: ctx.images], saved[ctx.images :]
-    need_x, need_weights, need_biases, need_scale = ctx.needs_input_grad
+    need_x, need_weights, need_biases, need_scale = needs
     parameters = any(need_weights) or any(need_biases)
     dy = [torch.zeros_like(x[0]) if gradient is None else gradient for gradient in dy]
     dx, dweights, dbiases, dscale = torch.ops.aminet_fast.multiscale_dwconv_bwd(
@@ -199,11 +199,4 @@ def _backward(ctx: Any, dy: list[Tensor | None]) -> tuple[Any, Any, Any, Tensor 
     return dx or none[: len(x)], dweights or none, dbiases or none, dscale if need_scale else None
 
 
-def _double_backward(ctx: Any, *gradients: Any) -> None:
-    no_second_derivative("multiscale_dwconv")
-
-
-torch.library.register_autograd(
-    "aminet_fast::multiscale_dwconv_fwd", _backward, setup_context=_setup_context, lib=library
-)
-torch.library.register_autograd("aminet_fast::multiscale_dwconv_bwd", _double_backward, lib=library)
+_call = differentiable("multiscale_dwconv", _setup_context, _backward, casts=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import backends
 from .._extension import load
 from ..reference.frm import norm_act_conv_ref
-from ._library import check_channel_vector, check_image, describe, library, no_second_derivative
+from ._library import Needs, check_channel_vector, check_image, describe, differentiable, empty_as, library
 
 library.define(
     "norm_act_conv_fwd(Tensor x, Tensor scale, Tensor shift, Tensor weight, float slope, int stride, bool reflect,"
@@ -77,9 +77,7 @@ def norm_act_conv(
     if backends.choose("norm_act_conv", x.device.type, backend) == "reference":
         return _reference(x, scale, shift, weight, slope, stride, padding, upsample, moments)
     reflect = padding == "reflect"
-    y, mean, var = torch.ops.aminet_fast.norm_act_conv_fwd(
-        x, scale, shift, weight, slope, stride, reflect, upsample, moments
-    )
+    y, mean, var = _call(x, scale, shift, weight, slope, stride, reflect, upsample, moments)
     return (y, mean, var) if moments else (y, None, None)
 
 
@@ -133,12 +131,6 @@ library.impl("norm_act_conv_fwd", _autocast, "AutocastCPU")
 library.impl("norm_act_conv_fwd", _autocast, "AutocastCUDA")
 
 
-def _like(t: Tensor) -> Tensor:
-    # The kernels' rule too (format_of in csrc/cpu/tensors.h).
-    layout = torch.channels_last if t.stride(1) == 1 else torch.contiguous_format
-    return torch.empty_like(t.contiguous(memory_format=layout))
-
-
 @torch.library.register_fake("aminet_fast::norm_act_conv_fwd", lib=library)
 def _forward_fake(
     x: Tensor,
@@ -180,10 +172,10 @@ def _backward_fake(
     need_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     torch._check(dy.shape[0] == x.shape[0] and dy.shape[1] == weight.shape[0])
-    dweight = _like(weight) if need_weight else weight.new_empty(0)
+    dweight = empty_as(weight) if need_weight else weight.new_empty(0)
     if not need_input:
         return x.new_empty(0), scale.new_empty(0), shift.new_empty(0), dweight
-    return _like(x), scale.new_empty(scale.shape), shift.new_empty(shift.shape), dweight
+    return empty_as(x), scale.new_empty(scale.shape), shift.new_empty(shift.shape), dweight
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -195,8 +187,8 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
         ctx.mark_non_differentiable(mean, var)
 
 
-def _backward(ctx: Any, dy: Tensor, dmean: Tensor, dvar: Tensor) -> tuple[Tensor | None, ...]:
-    x, scale, shift, weight = ctx.needs_input_grad[:4]
+def _backward(ctx: Any, needs: Needs, dy: Tensor, dmean: Tensor, dvar: Tensor) -> tuple[Tensor | None, ...]:
+    x, scale, shift, weight = needs[:4]
     through = (dmean, dvar) if ctx.moments else (None, None)
     dx, dscale, dshift, dweight = torch.ops.aminet_fast.norm_act_conv_bwd(
         dy, *through, *ctx.saved_tensors, *ctx.options, x or scale or shift, weight
@@ -205,9 +197,4 @@ def _backward(ctx: Any, dy: Tensor, dmean: Tensor, dvar: Tensor) -> tuple[Tensor
     return *(gradient if needed else None for gradient, needed in gradients), None, None, None, None, None
 
 
-def _double_backward(ctx: Any, *gradients: Any) -> None:
-    no_second_derivative("norm_act_conv")
-
-
-torch.library.register_autograd("aminet_fast::norm_act_conv_fwd", _backward, setup_context=_setup_context, lib=library)
-torch.library.register_autograd("aminet_fast::norm_act_conv_bwd", _double_backward, lib=library)
+_call = differentiable("norm_act_conv", _setup_context, _backward, casts=True)

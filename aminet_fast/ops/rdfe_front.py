@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import backends
 from .._extension import load
 from ..reference.rdfe import rdfe_front_ref
-from ._library import check_image, describe, library, no_second_derivative
+from ._library import Needs, check_image, describe, differentiable, empty_as, library, memory_format
 
 # parameters: rdfe_front's after y in their order, the lists laid out; 4 for each branch and 6 more.
 # a and sums are what backward needs of y's statistics: AU's vector, and sums of y over what each tap meets.
@@ -94,7 +94,7 @@ def rdfe_front(
             raise TypeError(f"rdfe_front: {name} must have y's dtype {y.dtype} or float32, got {describe(parameter)}")
     if backends.choose("rdfe_front", y.device.type, backend) == "reference":
         return _reference(y, parameters, branches)
-    return torch.ops.aminet_fast.rdfe_front_fwd(y, parameters)[0]
+    return _call(y, parameters)[0]
 
 
 def _named(which: str, branches: int) -> list[str]:
@@ -140,12 +140,7 @@ def _reference(y: Tensor, parameters: list[Tensor], branches: int) -> Tensor:
     unit = (reduce_weight, reduce_bias, expand_weight, expand_bias)
     with torch.autocast(y.device.type, enabled=False):
         z = rdfe_front_ref(y, p[:b], p[b : 2 * b], *unit, dw2_weights, dw2_biases, p[-2], p[-1])
-    return z.contiguous(memory_format=_memory_format(y))
-
-
-def _memory_format(y: Tensor) -> torch.memory_format:
-    # The kernels' rule too (format_of in csrc/cpu/tensors.h).
-    return torch.channels_last if y.stride(1) == 1 else torch.contiguous_format
+    return z.contiguous(memory_format=memory_format(y))
 
 
 @torch.library.register_fake("aminet_fast::rdfe_front_fwd", lib=library)
@@ -155,7 +150,7 @@ def _forward_fake(y: Tensor, parameters: list[Tensor]) -> tuple[Tensor, Tensor, 
     n, c, _, _ = y.shape
     size = max(weight.shape[-1] for weight in parameters[:branches])
     accumulated = torch.float64 if y.dtype == torch.float64 else torch.float32
-    z = torch.empty_like(y.contiguous(memory_format=_memory_format(y)))
+    z = empty_as(y)
     return z, y.new_empty((n, c), dtype=accumulated), y.new_empty((n, size, size, c), dtype=accumulated)
 
 
@@ -164,7 +159,7 @@ def _backward_fake(
     dz: Tensor, y: Tensor, a: Tensor, sums: Tensor, parameters: list[Tensor], need_y: bool, need_parameters: bool
 ) -> tuple[Tensor, list[Tensor]]:
     torch._check(dz.shape == y.shape)
-    dy = torch.empty_like(y.contiguous(memory_format=_memory_format(y))) if need_y else y.new_empty((0,))
+    dy = empty_as(y) if need_y else y.new_empty((0,))
     return dy, [p.new_empty(p.shape) for p in parameters] if need_parameters else []
 
 
@@ -172,23 +167,22 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     y, parameters = inputs
     _, a, sums = output
     ctx.mark_non_differentiable(a, sums)
+    ctx.set_materialize_grads(False)  # no zeros for what has no gradient
     ctx.save_for_backward(y, a, sums, *parameters)
 
 
-def _backward(ctx: Any, dz: Tensor, _a: Tensor, _sums: Tensor) -> tuple[Tensor | None, list[Tensor | None]]:
+def _backward(
+    ctx: Any, needs: Needs, dz: Tensor, _a: Tensor, _sums: Tensor
+) -> tuple[Tensor | None, list[Tensor | None]]:
     y, a, sums, *parameters = ctx.saved_tensors
-    need_y, needs = ctx.needs_input_grad
-    none: list[Tensor | None] = [None] * len(parameters)
-    if not need_y and not any(needs):
-        return None, none
-    dy, gradients = torch.ops.aminet_fast.rdfe_front_bwd(dz, y, a, sums, parameters, need_y, any(needs))
-    wanted = [g if need else None for g, need in zip(gradients, needs, strict=True)] if any(needs) else none
+    need_y, of_parameters = needs
+    wanted: list[Tensor | None] = [None] * len(parameters)
+    if not need_y and not any(of_parameters):
+        return None, wanted
+    dy, gradients = torch.ops.aminet_fast.rdfe_front_bwd(dz, y, a, sums, parameters, need_y, any(of_parameters))
+    if any(of_parameters):
+        wanted = [g if need else None for g, need in zip(gradients, of_parameters, strict=True)]
     return dy if need_y else None, wanted
 
 
-def _double_backward(ctx: Any, *gradients: Any) -> None:
-    no_second_derivative("rdfe_front")
-
-
-torch.library.register_autograd("aminet_fast::rdfe_front_fwd", _backward, setup_context=_setup_context, lib=library)
-torch.library.register_autograd("aminet_fast::rdfe_front_bwd", _double_backward, lib=library)
+_call = differentiable("rdfe_front", _setup_context, _backward)

@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import backends
 from .._extension import load
 from ..reference.skaf import skaf_descriptor_ref
-from ._library import check_image, describe, library, no_second_derivative
+from ._library import Needs, check_image, describe, differentiable, empty_as, library, memory_format
 
 library.define(
     "skaf_descriptor_fwd(Tensor x, Tensor[] weights, Tensor[] biases, Tensor? packed=None)"
@@ -64,7 +64,7 @@ def skaf_descriptor(
             weights, biases = [w.to(x.dtype) for w in weights], [b.to(x.dtype) for b in biases]
         return skaf_descriptor_ref(x, weights, biases).contiguous()
     _check_packed(packed, weights)
-    return torch.ops.aminet_fast.skaf_descriptor_fwd(x, weights, biases, packed)[0]
+    return _call(x, weights, biases, packed)[0]
 
 
 def skaf_descriptor_prepack(weights: Sequence[Tensor]) -> Tensor | None:
@@ -162,11 +162,6 @@ def _check_parameter(name: str, parameter: Tensor, x: Tensor) -> None:
         )
 
 
-def _memory_format(t: Tensor) -> torch.memory_format:
-    # The kernels' rule too (format_of in csrc/cpu/tensors.h).
-    return torch.channels_last if t.stride(1) == 1 else torch.contiguous_format
-
-
 def _autocast(
     x: Tensor, weights: list[Tensor], biases: list[Tensor], packed: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -210,7 +205,7 @@ def _backward_parameters_fake(
     dm: Tensor, x: Tensor, argmax: Tensor, weights: list[Tensor]
 ) -> tuple[list[Tensor], list[Tensor]]:
     torch._check(dm.shape[0] == x.shape[0])
-    dweights = [torch.empty_like(w.contiguous(memory_format=_memory_format(w))) for w in weights]
+    dweights = [empty_as(w) for w in weights]
     return dweights, [w.new_empty(w.shape[0]) for w in weights]
 
 
@@ -218,29 +213,22 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     x, weights, biases, _ = inputs
     _, argmax = output
     ctx.mark_non_differentiable(argmax)
+    ctx.set_materialize_grads(False)  # no zeros for what has no gradient
     ctx.bias_dtypes = [bias.dtype for bias in biases]
     ctx.save_for_backward(x, argmax, *weights)
 
 
-def _backward(ctx: Any, dm: Tensor, _argmax: Tensor) -> tuple[Tensor | None, list[Any], list[Any], None]:
+def _backward(ctx: Any, needs: Needs, dm: Tensor, _argmax: Tensor) -> tuple[Tensor | None, list[Any], list[Any], None]:
     x, argmax, *weights = ctx.saved_tensors
-    needs_x, needs_weights, needs_biases, *_ = ctx.needs_input_grad
+    needs_x, needs_weights, needs_biases, *_ = needs
     dx, dweights, dbiases = None, [None] * len(weights), [None] * len(weights)
     if needs_x:
         dx = torch.ops.aminet_fast.skaf_descriptor_bwd_input(dm, argmax, weights)
-        dx = dx.contiguous(memory_format=_memory_format(x))
+        dx = dx.contiguous(memory_format=memory_format(x))
     if any(needs_weights) or any(needs_biases):
         dweights, dbiases = torch.ops.aminet_fast.skaf_descriptor_bwd_parameters(dm, x, argmax, weights)
         dbiases = [bias.to(dtype) for bias, dtype in zip(dbiases, ctx.bias_dtypes, strict=True)]
     return dx, dweights, dbiases, None
 
 
-def _double_backward(ctx: Any, *gradients: Any) -> None:
-    no_second_derivative("skaf_descriptor")
-
-
-torch.library.register_autograd(
-    "aminet_fast::skaf_descriptor_fwd", _backward, setup_context=_setup_context, lib=library
-)
-torch.library.register_autograd("aminet_fast::skaf_descriptor_bwd_input", _double_backward, lib=library)
-torch.library.register_autograd("aminet_fast::skaf_descriptor_bwd_parameters", _double_backward, lib=library)
+_call = differentiable("skaf_descriptor", _setup_context, _backward, ("bwd_input", "bwd_parameters"), casts=True)

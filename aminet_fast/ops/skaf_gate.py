@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import backends
 from .._extension import load
 from ..reference.skaf import skaf_gate_ref
-from ._library import check_image, describe, library, no_second_derivative
+from ._library import Needs, check_image, describe, differentiable, empty_as, library, memory_format
 
 library.define(
     "skaf_gate_fwd(Tensor m, Tensor weight, Tensor bias, Tensor g, Tensor l, Tensor? residual)"
@@ -63,7 +63,7 @@ def skaf_gate(
     _check_dtypes(m, weight, bias, g, l, residual)
     if backends.choose("skaf_gate", g.device.type, backend) == "reference":
         return _reference(m, weight, bias, g, l, residual)
-    return torch.ops.aminet_fast.skaf_gate_fwd(m, weight, bias, g, l, residual)[0]
+    return _call(m, weight, bias, g, l, residual)[0]
 
 
 def _check(
@@ -124,16 +124,7 @@ def _reference(
     """The reference, kept to this operator's promises on dtype and layout."""
     with torch.autocast(g.device.type, enabled=False):
         y = skaf_gate_ref(m.to(g.dtype), weight.to(g.dtype), bias.to(g.dtype), g, l, residual)
-    return y.contiguous(memory_format=_memory_format(g))
-
-
-def _memory_format(g: Tensor) -> torch.memory_format:
-    # The kernels' rule too (format_of in csrc/cpu/tensors.h).
-    return torch.channels_last if g.stride(1) == 1 else torch.contiguous_format
-
-
-def _like(g: Tensor) -> Tensor:
-    return torch.empty_like(g.contiguous(memory_format=_memory_format(g)))
+    return y.contiguous(memory_format=memory_format(g))
 
 
 @torch.library.register_fake("aminet_fast::skaf_gate_fwd", lib=library)
@@ -149,7 +140,7 @@ def _forward_fake(
     torch._check(m.device == g.device and weight.device == g.device)
     n, _, h, w = g.shape
     accumulated = torch.float64 if g.dtype == torch.float64 else torch.float32
-    return _like(g), g.new_empty((n, 2, h, w), dtype=accumulated)
+    return empty_as(g), g.new_empty((n, 2, h, w), dtype=accumulated)
 
 
 @torch.library.register_fake("aminet_fast::skaf_gate_bwd", lib=library)
@@ -169,7 +160,7 @@ def _backward_fake(
     dweight = weight.new_empty(weight.shape if need_weight else (0,))
     dbias = weight.new_empty((2 if need_weight else 0,))
     if need_branches:
-        return dm, dweight, dbias, _like(g), _like(g)
+        return dm, dweight, dbias, empty_as(g), empty_as(g)
     return dm, dweight, dbias, g.new_empty((0,)), g.new_empty((0,))
 
 
@@ -177,12 +168,13 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     m, weight, bias, g, l, _ = inputs  # noqa: E741
     _, gates = output
     ctx.mark_non_differentiable(gates)
+    ctx.set_materialize_grads(False)  # no zeros for what has no gradient
     ctx.bias_dtype = bias.dtype
     ctx.save_for_backward(m, weight, g, l, gates)
 
 
-def _backward(ctx: Any, dy: Tensor, _gates: Tensor) -> tuple[Tensor | None, ...]:
-    m, weight, bias, g, l, residual = ctx.needs_input_grad  # noqa: E741
+def _backward(ctx: Any, needs: Needs, dy: Tensor, _gates: Tensor) -> tuple[Tensor | None, ...]:
+    m, weight, bias, g, l, residual = needs  # noqa: E741
     if not (m or weight or bias or g or l):
         return None, None, None, None, None, dy if residual else None
     dm, dweight, dbias, dg, dl = torch.ops.aminet_fast.skaf_gate_bwd(dy, *ctx.saved_tensors, m, weight or bias, g or l)
@@ -196,9 +188,4 @@ def _backward(ctx: Any, dy: Tensor, _gates: Tensor) -> tuple[Tensor | None, ...]
     )
 
 
-def _double_backward(ctx: Any, *gradients: Tensor) -> None:
-    no_second_derivative("skaf_gate")
-
-
-torch.library.register_autograd("aminet_fast::skaf_gate_fwd", _backward, setup_context=_setup_context, lib=library)
-torch.library.register_autograd("aminet_fast::skaf_gate_bwd", _double_backward, lib=library)
+_call = differentiable("skaf_gate", _setup_context, _backward)
