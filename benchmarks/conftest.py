@@ -35,6 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if threads := config.getoption("--threads"):
         torch.set_num_threads(threads)
+    timing.keep_memory()
 
 
 def device_here() -> torch.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import statistics
 import time
 from collections import deque
@@ -21,6 +22,20 @@ class Plan:
     rounds: int
     seconds: float
     least: int = 3
+
+
+def keep_memory() -> bool:
+    """Tell glibc not to give freed memory back to the system between samples, for all contenders alike.
+
+    By default it gives back what is free above a limit that depends on what was freed before, so which contender pays
+    for mapping the pages again, a third of a training step, is chance. Returns whether there was a glibc to tell.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return False
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+    return bool(mallopt(trim_threshold, 2**31 - 1) and mallopt(mmap_threshold, 32 * 2**20))
 
 
 def interleave(contenders: dict[str, Callable[[], float]], plan: Plan) -> dict[str, list[float]]:
