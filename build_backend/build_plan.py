@@ -31,6 +31,12 @@ if platform.machine() in ("x86_64", "AMD64"):
     _AVX2 = ["-mavx2", "-mfma", "-mf16c"]
     _AVX512 = [*_AVX2, *(f"-mavx512{part}" for part in ("f", "bw", "vl", "dq")), "-mprefer-vector-width=512"]
     CAPABILITIES |= {"avx2": _AVX2, "avx512": _AVX512}
+# Only one copy, for this machine alone: what sanitizers take many times as long to compile.
+if _ONLY := os.environ.get("AMINET_FAST_ONLY_CAPABILITY", ""):
+    if _ONLY not in CAPABILITIES:
+        raise ValueError(f"AMINET_FAST_ONLY_CAPABILITY={_ONLY!r} is unknown: use one of {', '.join(CAPABILITIES)}")
+    CAPABILITIES = {_ONLY: CAPABILITIES[_ONLY]}
+    CXX_FLAGS.append(f"-DAMINET_ONLY_CAPABILITY={_ONLY}")
 
 
 class BuildError(Exception):

@@ -14,6 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = {
     "address": "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g1",
@@ -33,6 +35,7 @@ def build(kind: str) -> Path:
     """Compile into a tree of its own; its path."""
     base = ROOT / "build" / f"sanitize-{kind}"
     environ = os.environ | {"CFLAGS": FLAGS[kind], "LDFLAGS": FLAGS[kind], "AMINET_FAST_BUILD": "cpu"}
+    environ.setdefault("AMINET_FAST_ONLY_CAPABILITY", _capability())
     command = [sys.executable, "setup.py", "-q", "build", f"--build-base={base}", f"--build-lib={base / 'lib'}"]
     result = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
     if result.returncode != 0:
@@ -52,6 +55,12 @@ def run(kind: str, library: Path, pytest_arguments: list[str]) -> int:
     chosen = pytest_arguments or ["-q", "-x", "-m", "not slow", "-k", "not compile and not export"]
     command = [sys.executable, "-c", start, "--capture=sys", "-p", "no:cacheprovider", *chosen, *tests]
     return subprocess.run(command, cwd=ROOT, env=environ, check=False).returncode
+
+
+def _capability() -> str:
+    """The copy of the kernels that this machine runs."""
+    cpu = torch.backends.cpu.get_cpu_capability()
+    return {"AVX512": "avx512", "AVX2": "avx2"}.get(cpu, "portable")
 
 
 def _operators(library: Path) -> list[str]:

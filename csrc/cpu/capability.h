@@ -1,5 +1,5 @@
 // Which copy of csrc/cpu/kernels runs. setup.py compiles that folder once per capability, with its own -m flags,
-// into the namespaces portable, avx2 and avx512 (the last two on x86-64 only).
+// into the namespaces portable, avx2 and avx512 (the last two on x86-64 only); with AMINET_ONLY_CAPABILITY into one.
 #pragma once
 
 namespace aminet {
@@ -11,7 +11,10 @@ Capability capability();
 
 const char* capability_name(Capability capability);
 
-#if defined(__x86_64__)
+#if defined(AMINET_ONLY_CAPABILITY)
+#define AMINET_FOR_EACH_CAPABILITY(X) X(AMINET_ONLY_CAPABILITY)
+#define AMINET_PICK(name) (::aminet::AMINET_ONLY_CAPABILITY::name)
+#elif defined(__x86_64__)
 #define AMINET_FOR_EACH_CAPABILITY(X) X(portable) X(avx2) X(avx512)
 // Kernels = a struct of function pointers, defined once per capability as `<capability>::name`.
 #define AMINET_PICK(name)                                                        \
