@@ -34,18 +34,23 @@ class Choice:
 class _Operator:
     # device type -> [(backend, why it cannot be used, or "")], best first
     backends: dict[str, list[tuple[str, Callable[[], str]]]] = field(default_factory=dict)
+    on_request: set[str] = field(default_factory=set)  # "auto" does not take these
 
 
 _operators: dict[str, _Operator] = {}
 
 
-def register(operator: str, device: str, backend: str, problem: Callable[[], str]) -> None:
+def register(operator: str, device: str, backend: str, problem: Callable[[], str], *, on_request: bool = False) -> None:
     """Let `backend` serve `operator` on devices of type `device`, after those registered before it.
 
+    on_request: "auto" passes it over, until a device has shown that it is right and faster.
     problem() says why it cannot on this machine, or "" when it can; it is asked when the operator runs,
     never at import, and must not raise.
     """
-    _operators.setdefault(operator, _Operator()).backends.setdefault(device, []).append((backend, problem))
+    entry = _operators.setdefault(operator, _Operator())
+    entry.backends.setdefault(device, []).append((backend, problem))
+    if on_request:
+        entry.on_request.add(backend)
 
 
 def operators() -> list[str]:
@@ -68,9 +73,12 @@ def explain(operator: str, device: str, backend: str | None = None) -> Choice:
     if wanted == "auto":
         problems = []
         for name, problem in registered:
-            if not (why := problem()):
+            if name in _operators[operator].on_request:
+                problems.append(f"{name} only when asked for: not yet confirmed on a {device} device")
+            elif not (why := problem()):
                 return Choice(name, "the first that works on this device")
-            problems.append(why)
+            else:
+                problems.append(why)
         reason = "; ".join(problems) or f"no kernel for {device} devices in this version"
         return Choice("reference", reason, missed=True)
     for name, problem in registered:

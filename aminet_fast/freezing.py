@@ -18,10 +18,10 @@ def freeze(model: Model) -> Model:
     """Prepare a fast AMINet for inference with these very weights, in place.
 
     Puts it in eval mode, switches the gradients of its parameters off, keeps SKAF's weights as its kernels want them
-    (1.7 times their size again) and folds each batch normalisation into the one scale and shift that it is in eval
-    mode. The numbers stay. Call `unfreeze` to train again. What is kept is not used in training mode or where a
-    parameter needs its gradient, and is forgotten when a state dict is loaded; after any other change of the weights
-    call `freeze` again.
+    (1.7 times their size again; on CUDA devices 0.7 times, in bfloat16) and folds each batch normalisation into the
+    one scale and shift that it is in eval mode. The numbers stay. Call `unfreeze` to train again. What is kept is not
+    used in training mode or where a parameter needs its gradient, and is forgotten when a state dict is loaded; after
+    any other change of the weights, or a move to another device, call `freeze` again.
 
     Args:
         model: An `AMINet`, or what `accelerate` was called on; other modules have nothing to prepare.

@@ -125,10 +125,17 @@ def _gated(
     residual: Tensor | None,
 ) -> Tensor:
     skaf, weights = module.skaf, skaf_weights(module)
-    frozen = not module.training and weights[0].dtype == torch.float32 and not weights[0].requires_grad
     biases = [cast(Tensor, conv.bias) for conv in _convs(skaf.convs)]
-    m = skaf_descriptor(s, weights, biases, module.backend, module.packed if frozen else None)
+    m = skaf_descriptor(s, weights, biases, module.backend, _packed(module, weights))
     return skaf_gate(m, skaf.mix.weight, skaf.mix.bias, g, l, residual, module.backend)  # type: ignore[arg-type]
+
+
+def _packed(module: FastLGFI | FastEDFF, weights: list[Tensor]) -> Tensor | None:
+    """What `freeze` kept, where it is still what the operator takes beside these weights."""
+    kept = module.packed
+    if kept is None or module.training or weights[0].requires_grad or kept.device != weights[0].device:
+        return None
+    return kept if weights[0].dtype in (torch.float32, kept.dtype) else None
 
 
 # option of `accelerate`: plain class -> fast class

@@ -14,7 +14,6 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -30,18 +29,6 @@ REPORT_SECONDS = 40.0
 LOG_TAIL = 200_000
 NO_GPU, PARITY_FAILED, OTHER_FAILED = 3, 1, 4
 PARITY = "parity"
-
-# The source tree has Triton's kernels beside the package, and only an install maps them into it.
-FIND_KERNELS = """
-import importlib.abc, importlib.util, sys
-
-class Finder(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name == "aminet_fast.kernels":
-            return importlib.util.spec_from_file_location(name, {init!r}, submodule_search_locations=[{folder!r}])
-
-sys.meta_path.append(Finder())
-"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -66,22 +53,22 @@ def main(arguments: list[str] | None = None) -> int:
         (out / name).unlink(missing_ok=True)
     device = torch.device("cpu" if options.dry_run else "cuda")
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    with tempfile.TemporaryDirectory() as site:
-        deadline = Deadline(options.limit)
-        steps = plan(out, options.dry_run, environment(Path(site)))
-        done = [announced(step, deadline, out / "log.txt") for step in steps]
+    deadline = Deadline(options.limit)
+    steps = plan(out, options.dry_run, environment())
+    done = [announced(step, deadline, out / "log.txt") for step in steps]
     finish(out, done, describe_machine(device))
     return exit_status(done)
 
 
-def environment(site: Path) -> dict[str, str]:
-    """For every step: this tree first, kernels found in it, and the compiler's target from the device."""
+def environment() -> dict[str, str]:
+    """For every step: this tree first, and the compiler's target from the device."""
     import torch
 
-    kernels = ROOT / "kernels"
-    (site / "sitecustomize.py").write_text(FIND_KERNELS.format(init=str(kernels / "__init__.py"), folder=str(kernels)))
-    paths = [str(site), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
     env = {"PYTHONPATH": os.pathsep.join(p for p in paths if p), "PYTHONUNBUFFERED": "1"}
+    env["AMINET_FAST_BACKEND"] = os.environ.get(
+        "AMINET_FAST_BACKEND", "triton" if torch.cuda.is_available() else "auto"
+    )
     env["MAX_JOBS"] = os.environ.get("MAX_JOBS", str(os.cpu_count() or 1))
     if torch.cuda.is_available():
         capability = ".".join(map(str, torch.cuda.get_device_capability()))
@@ -102,7 +89,9 @@ def plan(out: Path, dry: bool, env: dict[str, str]) -> list[Step]:
     request = "none" if dry else "cuda" if has_cuda and shutil.which("nvcc") else "cpu"
     build = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
     pytest = [*python, "pytest", "-q", "-p", "no:cacheprovider"]
-    chosen = ["tests/test_gpu_parity.py", "-k", "cpu and skaf_gate"] if dry else ["tests", "-m", "gpu"]
+    chosen = ["tests/test_gpu_parity.py", "-k", "cpu and skaf_gate"] if dry else ["tests", "-m", "gpu and not slow"]
+    # On all cores, so that the steps after it do not wait for one compiler after another.
+    warm = [*python, "triton_harness.warm", "--seconds", "30"]
     target = [*python, "benchmarks.sanitizer_target", "--device", "cpu" if dry else "cuda"]
     sanitizer = shutil.which("compute-sanitizer")
     absent = "" if sanitizer or dry else "compute-sanitizer is not installed"
@@ -122,13 +111,15 @@ def plan(out: Path, dry: bool, env: dict[str, str]) -> list[Step]:
     report += ["--plot", str(out / "results.png"), "--save", str(out / "results.json")]
     later = REPORT_SECONDS
     steps = [
-        Step("versions", [*python, "aminet_fast.info"], 40),
+        Step("versions", [*python, "aminet_fast.info"], 30),
         Step("build", build, 130, {"AMINET_FAST_BUILD": request}),
-        Step(PARITY, [*pytest, *chosen], 100),
+        Step("kernels", warm, 45, skip="dry run" if dry else ""),
+        Step(PARITY, [*pytest, *chosen], 90),
         Step("memcheck", sanitized("memcheck"), 40, checked, absent),
         Step("racecheck", sanitized("racecheck"), 25, checked, absent or ("dry run" if dry else "")),
         Step("operators", [*timed, *operators], 150, keep_back=later + 60),
         Step("network", [*network, "-k", "inference" if dry else "not compiled"], 60, keep_back=later),
+        Step("all cases", [*pytest, "tests", "-m", "gpu and slow"], 60, skip="dry run" if dry else "", keep_back=later),
         # Compiling the network takes longest, and may use up what is left; its rows replace those before.
         Step("network, compiled", network, 500, skip="dry run" if dry else "", keep_back=later),
         Step("report", report, REPORT_SECONDS),

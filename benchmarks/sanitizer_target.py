@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import sys
 
 import torch
 
@@ -13,6 +15,7 @@ from aminet_fast import backends
 
 from .cases import Case, Draw, all_cases, as_tuple, leaves
 from .contenders import LAYOUTS, laid_out
+from .rows import ROOT
 
 SHAPES = ((1, 24, 5), (2, 48, 3))  # batch, channels, side: no multiple of a tile
 
@@ -31,15 +34,37 @@ def run(case: Case, backend: str, device: torch.device) -> None:
     print(f"ran {case.name} on {backend}", flush=True)
 
 
+def run_triton(device: torch.device) -> int:
+    """The first of the cases in tests/triton/ of every operator that Triton serves on the device; their number."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    tried = importlib.import_module("triton_harness.case")
+    ops = importlib.import_module("aminet_fast.ops")
+    ran = 0
+    for operator in tried.operators():
+        if backends.explain(operator, device.type, "triton").backend != "triton":
+            continue
+        for dtype in (torch.float32, torch.bfloat16):
+            arguments = tried.fast_case(operator).make(tried.Draw(dtype, device))
+            outputs = as_tuple(getattr(ops, operator)(**arguments, backend="triton"))
+            of = [t for t in tried.tensors(arguments) if t.requires_grad]
+            outputs = tuple(o for o in outputs if o.requires_grad)
+            torch.autograd.grad(outputs, of, [torch.ones_like(o) for o in outputs], allow_unused=True)
+        torch.cuda.synchronize()
+        print(f"ran {operator} on triton", flush=True)
+        ran += 1
+    return ran
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--device", default="cuda")
     device = torch.device(parser.parse_args().device)
-    ran = 0
+    # Triton's have cases of their own, few enough to be compiled in the time that there is.
+    ran = run_triton(device)
     for case in all_cases():
         if case.problem():
             continue
-        for backend in set(backends.NAMES) - {"auto", "reference"}:
+        for backend in ("cpu", "cuda"):
             if backends.explain(case.public_name, device.type, backend).backend == backend:
                 run(case, backend, device)
                 ran += 1

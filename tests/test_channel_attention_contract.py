@@ -142,7 +142,8 @@ def test_shapes_without_data() -> None:
     x = x.to(memory_format=torch.channels_last)
     y, _, attn, kept = torch.ops.aminet_fast.channel_attention_fwd(x, *rest, 2, True)
     assert (y.shape, y.stride(), y.dtype) == (x.shape, x.stride(), torch.bfloat16)
-    assert (attn.shape, kept.shape, kept.dtype) == ((2, 24, 12), (2, 72, 5, 7), torch.float32)
+    # Only the CPU's kernels keep planes of their sums' dtype.
+    assert (attn.shape, kept.shape, kept.dtype) == ((2, 24, 12), (2, 72, 5, 7), torch.bfloat16)
 
 
 @compiled_only

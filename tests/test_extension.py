@@ -127,3 +127,13 @@ def test_unknown_names_say_where_they_came_from(operator: str, monkeypatch: pyte
     monkeypatch.setenv(backends.VARIABLE, "gpu")
     with pytest.raises(ValueError, match="AMINET_FAST_BACKEND='gpu' is unknown"):
         backends.explain(operator, "cuda")
+
+
+def test_auto_passes_over_what_is_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AMINET_FAST_BACKEND", raising=False)
+    monkeypatch.setitem(backends._operators, "new_op", backends._Operator())
+    backends.register("new_op", "cuda", "triton", lambda: "", on_request=True)
+    choice = backends.explain("new_op", "cuda")
+    assert (choice.backend, choice.missed) == ("reference", True)
+    assert "only when asked for" in choice.reason
+    assert backends.explain("new_op", "cuda", "triton").backend == "triton"

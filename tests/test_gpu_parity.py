@@ -6,10 +6,13 @@ The tests marked gpu are what ``make gpu-gate`` runs; the same on the CPU keeps 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from triton_harness.case import Case as TritonCase
+from triton_harness.case import cases_of, fast_case, operators
 
 from aminet_fast import AMINet, backends, get_config, ops, reference
 from benchmarks import parity
@@ -76,6 +79,39 @@ def test_operator(device: str, case: Case, backend: str, dtype: torch.dtype) -> 
     for layout in LAYOUTS:
         for shape in SHAPES[device]:
             check(case, backend, device, dtype, layout, shape)
+
+
+def triton_trials() -> list[Any]:
+    """Those of tests/triton/ that are small enough for the reference in float64 on the CPU; the first ones are fast."""
+    trials = []
+    for case in (case for operator in operators() for case in cases_of(operator) if not case.network):
+        marks = [] if case is fast_case(case.operator) else [pytest.mark.slow]
+        trials += [
+            pytest.param(case, d, id=f"{case}-{str(d).removeprefix('torch.')}", marks=marks) for d in case.dtypes
+        ]
+    return trials
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(("case", "dtype"), triton_trials())
+def test_triton_case(case: TritonCase, dtype: torch.dtype) -> None:
+    from triton_harness.checks import check_numbers
+
+    choice = backends.explain(case.operator, "cuda", "triton")
+    assert choice.backend == "triton", choice.reason
+    check_numbers(case, dtype, "cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("case", [c for o in operators() for c in cases_of(o) if c.network], ids=str)
+def test_triton_network_size(case: TritonCase) -> None:
+    """The reference in float64 on the GPU, which has the memory and the speed for it."""
+    from triton_harness.checks import check_numbers
+
+    check_numbers(case, torch.bfloat16, "cuda", oracle="cuda")
 
 
 def gradients(model: torch.nn.Module, x: Tensor, target: Tensor, dtype: torch.dtype | None) -> list[Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, NoReturn
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import backends
+from .._extension import kernels
 
 NAMESPACE = "aminet_fast"
 # Schemas live in Python, so that they exist when nothing was compiled; compiled modules add kernels to them.
@@ -117,12 +117,12 @@ def triton_kernels(operator: str, suffixes: Sequence[str] = ("fwd", "bwd")) -> N
 
     Its functions <operator>_<suffix> take and return what the schemas say. It is imported at the first call.
     """
-    backends.register(operator, "cuda", "triton", _triton_problem)
+    backends.register(operator, "cuda", "triton", _triton_problem, on_request=True)
     for suffix in suffixes:
         name = f"{operator}_{suffix}"
 
         def launch(*arguments: Any, name: str = name) -> Any:
-            return getattr(importlib.import_module(f"aminet_fast.kernels.{operator}"), name)(*arguments)
+            return getattr(kernels(operator), name)(*arguments)
 
         library.impl(name, launch, "CUDA")
 

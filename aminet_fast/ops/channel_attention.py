@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import backends
 from .._extension import load
 from ..reference.attention import channel_attention_ref
-from ._library import Needs, check_image, describe, differentiable, empty_as, library, memory_format
+from ._library import Needs, check_image, describe, differentiable, empty_as, library, memory_format, triton_kernels
 
 library.define(
     "channel_attention_fwd(Tensor x, Tensor qkv_weight, Tensor dw_weight, Tensor? temperature, Tensor proj_weight,"
@@ -23,9 +23,11 @@ library.define(
     " bool need_dw) -> (Tensor dx, Tensor dqkv_weight, Tensor ddw_weight, Tensor dtemperature, Tensor dproj_weight)"
 )
 backends.register("channel_attention", "cpu", "cpu", lambda: load("_C")[1])
+triton_kernels("channel_attention")
 
-# With so many channels making the 1x1 convolution's output again costs the backward more than keeping it: the work
-# grows with C^2 a pixel, what is kept with C. (With few, at large images, that is also most of the memory.)
+# On the CPU: with so many channels making the 1x1 convolution's output again costs the backward more than keeping it:
+# the work grows with C^2 a pixel, what is kept with C. (With few, at large images, that is also most of the memory.)
+# A GPU waits for memory, not for products, where making it again costs reading x and writing 3C channels: it keeps it.
 KEEP_CHANNELS = 64
 
 
@@ -72,7 +74,7 @@ def channel_attention(
             raise TypeError(f"channel_attention: {name} must have {wanted}, got {describe(parameter)}")
     if backends.choose("channel_attention", x.device.type, backend) == "reference":
         return _reference(x, qkv_weight, dw_weight, temperature, proj_weight, heads)
-    keep = x.shape[1] >= KEEP_CHANNELS and torch.is_grad_enabled()
+    keep = (x.is_cuda or x.shape[1] >= KEEP_CHANNELS) and torch.is_grad_enabled()
     keep = keep and (x.requires_grad or any(parameter.requires_grad for parameter in parameters.values()))
     return _call(x, qkv_weight, dw_weight, temperature, proj_weight, heads, keep)[0]
 
@@ -134,7 +136,11 @@ def _forward_fake(
     def sums(size: tuple[int, ...]) -> Tensor:
         return x.new_empty(size, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
 
-    return empty_as(x), sums((n, c * d + 2 * c)), sums((n, c, d)), sums((n, 3 * c, h, w) if keep else (0,))
+    # The CPU's loops want planes of their sums' type; a GPU's kernels what the product writes, of x's dtype.
+    kept = sums((n, 3 * c, h, w) if keep else (0,))
+    if x.device.type != "cpu":
+        kept = kept.to(x.dtype, memory_format=torch.channels_last if keep else torch.contiguous_format)
+    return empty_as(x), sums((n, c * d + 2 * c)), sums((n, c, d)), kept
 
 
 @torch.library.register_fake("aminet_fast::channel_attention_bwd", lib=library)

@@ -10,11 +10,12 @@ from torch import Tensor
 from .. import backends
 from .._extension import load
 from ..reference.frm import channel_moments_ref
-from ._library import Needs, check_image, differentiable, library
+from ._library import Needs, check_image, differentiable, library, triton_kernels
 
 library.define("channel_moments_fwd(Tensor x) -> (Tensor mean, Tensor var)")
 library.define("channel_moments_bwd(Tensor dmean, Tensor dvar, Tensor x, Tensor mean) -> Tensor dx")
 backends.register("channel_moments", "cpu", "cpu", lambda: load("_C")[1])
+triton_kernels("channel_moments")
 
 
 def channel_moments(x: Tensor, backend: str | None = None) -> tuple[Tensor, Tensor]:

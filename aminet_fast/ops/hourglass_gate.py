@@ -10,7 +10,16 @@ from torch import Tensor
 from .. import backends
 from .._extension import load
 from ..reference.frm import hourglass_gate_ref
-from ._library import Needs, check_channel_vector, check_image, describe, differentiable, empty_as, library
+from ._library import (
+    Needs,
+    check_channel_vector,
+    check_image,
+    describe,
+    differentiable,
+    empty_as,
+    library,
+    triton_kernels,
+)
 
 _INPUTS = (
     "Tensor x, Tensor x_scale, Tensor x_shift, Tensor a, Tensor a_scale, Tensor a_shift,"
@@ -20,6 +29,7 @@ library.define(f"hourglass_gate_fwd(Tensor z, {_INPUTS}, Tensor bias, float slop
 # The gradients of x ... weight, in this order, and of bias; that of z is dy.
 library.define(f"hourglass_gate_bwd(Tensor dy, {_INPUTS}, Tensor gate, float slope) -> Tensor[]")
 backends.register("hourglass_gate", "cpu", "cpu", lambda: load("_C")[1])
+triton_kernels("hourglass_gate")
 
 
 def hourglass_gate(

@@ -10,7 +10,16 @@ from torch import Tensor
 from .. import backends
 from .._extension import load
 from ..reference.norm import layer_norm2d_ref
-from ._library import Needs, check_channel_vector, check_image, differentiable, empty_as, library, memory_format
+from ._library import (
+    Needs,
+    check_channel_vector,
+    check_image,
+    differentiable,
+    empty_as,
+    library,
+    memory_format,
+    triton_kernels,
+)
 
 library.define(
     "layer_norm2d_fwd(Tensor x, Tensor weight, Tensor bias, float eps) -> (Tensor y, Tensor mean, Tensor rstd)"
@@ -20,6 +29,7 @@ library.define(
     " -> (Tensor dx, Tensor dweight, Tensor dbias)"
 )
 backends.register("layer_norm2d", "cpu", "cpu", lambda: load("_C")[1])
+triton_kernels("layer_norm2d")
 
 
 def layer_norm2d(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, backend: str | None = None) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import backends
 from .._extension import load
 from ..reference.rdfe import multiscale_dwconv_ref
-from ._library import Needs, check_image, describe, differentiable, library
+from ._library import Needs, check_image, describe, differentiable, library, triton_kernels
 
 # x is one tensor for all branches, or one each; a bias with no elements stands for none.
 library.define(
@@ -24,6 +24,7 @@ library.define(
     " -> (Tensor[] dx, Tensor[] dweights, Tensor[] dbiases, Tensor dscale)"
 )
 backends.register("multiscale_dwconv", "cpu", "cpu", lambda: load("_C")[1])
+triton_kernels("multiscale_dwconv")
 
 
 def multiscale_dwconv(

@@ -10,7 +10,16 @@ from torch import Tensor
 from .. import backends
 from .._extension import load
 from ..reference.frm import norm_act_conv_ref
-from ._library import Needs, check_channel_vector, check_image, describe, differentiable, empty_as, library
+from ._library import (
+    Needs,
+    check_channel_vector,
+    check_image,
+    describe,
+    differentiable,
+    empty_as,
+    library,
+    triton_kernels,
+)
 
 library.define(
     "norm_act_conv_fwd(Tensor x, Tensor scale, Tensor shift, Tensor weight, float slope, int stride, bool reflect,"
@@ -23,6 +32,7 @@ library.define(
     " -> (Tensor dx, Tensor dscale, Tensor dshift, Tensor dweight)"
 )
 backends.register("norm_act_conv", "cpu", "cpu", lambda: load("_C")[1])
+triton_kernels("norm_act_conv")
 
 PADDINGS = ("zeros", "reflect")
 

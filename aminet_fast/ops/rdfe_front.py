@@ -11,7 +11,16 @@ from torch import Tensor
 from .. import backends
 from .._extension import load
 from ..reference.rdfe import rdfe_front_ref
-from ._library import Needs, check_image, describe, differentiable, empty_as, library, memory_format
+from ._library import (
+    Needs,
+    check_image,
+    describe,
+    differentiable,
+    empty_as,
+    library,
+    memory_format,
+    triton_kernels,
+)
 
 # parameters: rdfe_front's after y in their order, the lists laid out; 4 for each branch and 6 more.
 # a and sums are what backward needs of y's statistics: AU's vector, and sums of y over what each tap meets.
@@ -22,6 +31,7 @@ library.define(
     " bool need_y, bool need_parameters) -> (Tensor dy, Tensor[] dparameters)"
 )
 backends.register("rdfe_front", "cpu", "cpu", lambda: load("_C")[1])
+triton_kernels("rdfe_front")
 
 
 def rdfe_front(
@@ -56,7 +66,8 @@ def rdfe_front(
     All parameters are of y's dtype or float32.
 
     Returns:
-        [N, C, H, W] of y's dtype; everything between is float32 (float64 for float64) whatever the dtype. Under
+        [N, C, H, W] of y's dtype; everything between is float32 (float64 for float64) whatever the dtype, but the
+        "triton" backend keeps f_k and gradients of images in y's dtype. Under
         autocast the dtype is what y's and autocast's own promote to, as in plain PyTorch. channels_last if y's channels
         are neighbours in memory, contiguous otherwise.
 

@@ -11,7 +11,16 @@ from torch import Tensor
 from .. import backends
 from .._extension import load
 from ..reference.skaf import skaf_descriptor_ref
-from ._library import Needs, check_image, describe, differentiable, empty_as, library, memory_format
+from ._library import (
+    Needs,
+    check_image,
+    describe,
+    differentiable,
+    empty_as,
+    library,
+    memory_format,
+    triton_kernels,
+)
 
 library.define(
     "skaf_descriptor_fwd(Tensor x, Tensor[] weights, Tensor[] biases, Tensor? packed=None)"
@@ -24,6 +33,7 @@ library.define(
     " -> (Tensor[] dweights, Tensor[] dbiases)"
 )
 backends.register("skaf_descriptor", "cpu", "cpu", lambda: load("_C")[1])
+triton_kernels("skaf_descriptor", ("fwd", "bwd_input", "bwd_parameters", "prepack"))
 
 
 def skaf_descriptor(
@@ -39,7 +49,8 @@ def skaf_descriptor(
     the max, so the index of the max is enough. Where several channels are the max, it is the first of them.
 
     On the CPU float32 convolutions of sizes 5 and 7 (in this order) are Winograd's. Their rounding error is two to six
-    times that of the direct ones, and a value that is not finite also reaches pixels up to seven away.
+    times that of the direct ones, and a value that is not finite also reaches pixels up to seven away. On CUDA devices
+    an infinity may make NaN of the channels of a smaller convolution wherever it is in reach of a larger one.
 
     Args:
         x: [N, C, H, W] of float32, float64, bfloat16 or float16, in any layout; channels_last is the fastest.
@@ -76,40 +87,41 @@ def skaf_descriptor_prepack(weights: Sequence[Tensor]) -> Tensor | None:
         weights: as those of `skaf_descriptor`.
 
     Returns:
-        [1-d] float32, 1.7 times as large as the weights; None where the operator would not use it: on another device
-        than the CPU, for other kernel sizes than 5 and 7, another dtype than float32, fewer than 8 inputs.
+        [1-d]; None where the operator would not use it. On the CPU float32, 1.7 times as large as the weights, for
+        float32 weights of sizes 5 and 7 (in this order) and at least 8 inputs. On CUDA devices bfloat16, which serves
+        x of bfloat16 and autocast to it, with all sizes filled up to the largest; for float32 and bfloat16 weights.
 
     Raises:
         TypeError: weights is not a list of tensors.
     """
     _check_tensors("weights", weights)
-    if not _packs(weights) or backends.choose("skaf_descriptor", weights[0].device.type, None) != "cpu":
+    if _packing(weights) is None or backends.choose("skaf_descriptor", weights[0].device.type, None) == "reference":
         return None
     return torch.ops.aminet_fast.skaf_descriptor_prepack([weight.detach() for weight in weights])
 
 
-def _packs(weights: Sequence[Tensor]) -> bool:
-    # The kernels' rule too (has_winograd in csrc/cpu/skaf_winograd.cpp).
+def _packing(weights: Sequence[Tensor]) -> tuple[torch.dtype, int] | None:
+    """Dtype and size of what they are packed into, if they are."""
     sizes = [tuple(weight.shape[1:]) for weight in weights]
-    return (
-        len(sizes) == 2
-        and sizes == [(sizes[0][0], 5, 5), (sizes[0][0], 7, 7)]
-        and sizes[0][0] >= 8
-        and all(weight.dtype == torch.float32 and weight.device.type == "cpu" for weight in weights)
-    )
-
-
-def _packed_size(weights: Sequence[Tensor]) -> int:
-    # The kernels' rule too (winograd_weight_size in csrc/cpu/winograd.h): eight points each way, outputs by the eight.
-    return sum((weight.shape[0] + 7) // 8 * 8 * weight.shape[1] * 64 for weight in weights)
+    inputs, device, dtypes = sizes[0][0], weights[0].device.type, {weight.dtype for weight in weights}
+    if device == "cuda" and dtypes <= {torch.float32, torch.bfloat16}:  # the rule of kernels/skaf_descriptor.py
+        window = max(size[-1] for size in sizes)
+        return torch.bfloat16, sum(weight.shape[0] for weight in weights) * window * window * inputs
+    # The rules of the CPU's kernels too: has_winograd in csrc/cpu/skaf_winograd.cpp, and winograd_weight_size in
+    # csrc/cpu/winograd.h: eight points each way, outputs by the eight.
+    if device == "cpu" and dtypes == {torch.float32} and sizes == [(inputs, 5, 5), (inputs, 7, 7)] and inputs >= 8:
+        return torch.float32, sum((weight.shape[0] + 7) // 8 * 8 * inputs * 64 for weight in weights)
+    return None
 
 
 def _check_packed(packed: Tensor | None, weights: Sequence[Tensor]) -> None:
     if packed is None:
         return
-    if not isinstance(packed, Tensor) or packed.dtype != torch.float32 or packed.dim() != 1:
-        raise TypeError(f"skaf_descriptor: packed must be a 1-d float32 tensor or None, got {describe(packed)}")
-    if not _packs(weights) or packed.shape[0] != _packed_size(weights) or packed.device != weights[0].device:
+    dtype = torch.bfloat16 if weights[0].device.type == "cuda" else torch.float32
+    if not isinstance(packed, Tensor) or packed.dtype != dtype or packed.dim() != 1:
+        wanted = f"a 1-d {str(dtype).removeprefix('torch.')} tensor or None"
+        raise TypeError(f"skaf_descriptor: packed must be {wanted}, got {describe(packed)}")
+    if _packing(weights) != (dtype, packed.shape[0]) or packed.device != weights[0].device:
         raise ValueError(
             f"skaf_descriptor: packed must be skaf_descriptor_prepack of weights, got {describe(packed)} "
             f"for weights {', '.join(describe(weight) for weight in weights)}"
@@ -169,7 +181,11 @@ def _autocast(
     device = x.device.type
     dtype = torch.get_autocast_dtype(device)
     if x.dtype != torch.float64:
-        x, weights, biases = x.to(dtype), [w.to(dtype) for w in weights], [b.to(dtype) for b in biases]
+        # Kernels on CUDA devices round float32 weights as they lay them out: no copies, and gradients in float32.
+        kept = {dtype, torch.float32} if device == "cuda" else {dtype}
+        x = x.to(dtype)
+        weights = [w if w.dtype in kept else w.to(dtype) for w in weights]
+        biases = [b if b.dtype in kept else b.to(dtype) for b in biases]
     with torch.autocast(device, enabled=False):
         return torch.ops.aminet_fast.skaf_descriptor_fwd(x, weights, biases, packed)
 
@@ -191,7 +207,9 @@ def _forward_fake(
 
 @torch.library.register_fake("aminet_fast::skaf_descriptor_prepack", lib=library)
 def _prepack_fake(weights: list[Tensor]) -> Tensor:
-    return weights[0].new_empty(_packed_size(weights))
+    packing = _packing(weights)
+    assert packing is not None, "skaf_descriptor_prepack: weights are not packed, see the public function"
+    return weights[0].new_empty(packing[1], dtype=packing[0])
 
 
 @torch.library.register_fake("aminet_fast::skaf_descriptor_bwd_input", lib=library)

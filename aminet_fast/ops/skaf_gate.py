@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import backends
 from .._extension import load
 from ..reference.skaf import skaf_gate_ref
-from ._library import Needs, check_image, describe, differentiable, empty_as, library, memory_format
+from ._library import Needs, check_image, describe, differentiable, empty_as, library, memory_format, triton_kernels
 
 library.define(
     "skaf_gate_fwd(Tensor m, Tensor weight, Tensor bias, Tensor g, Tensor l, Tensor? residual)"
@@ -23,6 +23,7 @@ library.define(
     " -> (Tensor dm, Tensor dweight, Tensor dbias, Tensor dg, Tensor dl)"
 )
 backends.register("skaf_gate", "cpu", "cpu", lambda: load("_C")[1])
+triton_kernels("skaf_gate")
 
 
 def skaf_gate(

@@ -1,0 +1,40 @@
+"""What the two gates share: where the pixels of a run lie, and room for results."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..ops._library import empty_as
+
+PIECE_BYTES = 8192  # of one tensor that a program holds at a time: four vectors of 16 bytes a thread
+PROGRAMS = 1024  # at most, of the sums over all pixels; with the shape it fixes their order
+
+
+@triton.jit
+def located(first, height, width, PIXELS: tl.constexpr):
+    """Of the pixels from `first` (int64) on, which may run through several images.
+
+    The first one's image (int64); and of each one how many images further it lies, its row and its column (int32).
+    """
+    area = height * width
+    image = first // area
+    i = (first - image * area).to(tl.int32) + tl.arange(0, PIXELS)
+    further = i // area
+    pixel = i - further * area
+    y = pixel // width
+    return image, further, y, pixel - y * width
+
+
+class Result:
+    """Room for a result like t [N, C, H, W] in the layout that the operator gives it; kernels write to `pixels`."""
+
+    def __init__(self, t: Tensor) -> None:
+        self.given = empty_as(t)
+        plain = self.given.is_contiguous(memory_format=torch.channels_last)
+        self.pixels = self.given if plain else torch.empty_like(self.given, memory_format=torch.channels_last)
+
+    def finished(self) -> Tensor:
+        return self.given if self.pixels is self.given else self.given.copy_(self.pixels)

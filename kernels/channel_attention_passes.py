@@ -1,0 +1,112 @@
+"""channel_attention's passes: how the work is cut, and the launches of the kernels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ._common import cdiv, dot_precision, next_power_of_2, refuse_float64
+from .channel_attention_project import project_kernel
+from .channel_attention_small import dsoftmax_kernel, softmax_kernel
+from .channel_attention_sums import gram_kernel, outer_kernel
+
+BW = 16  # pixels across a strip: a dot product's shortest, so that a thread's weights and sums stay in registers
+
+
+def width(channels: int, most: int) -> int:
+    """A tile's width for so many channels."""
+    return min(max(16, next_power_of_2(channels)), most)
+
+
+class Passes:
+    """Everything is cut by the shape alone, so that results do not vary from run to run.
+
+    Data are rows [N * H * W, channels], of which the last dimension is dense; dw_weight becomes taps [9, 3C].
+    """
+
+    def __init__(
+        self, x: Tensor, dw_weight: Tensor, temperature: Tensor | None, proj_weight: Tensor, heads: int
+    ) -> None:
+        refuse_float64("channel_attention", x)
+        self.n, self.c, self.h, self.w = x.shape
+        self.heads, self.d = heads, self.c // heads
+        self.pixels = self.h * self.w
+        self.rows = 16 if self.h > 16 else 8  # of a strip
+        self.strips = cdiv(self.w, BW) * cdiv(self.h, self.rows)  # of an image
+        self.taps = dw_weight.reshape(3 * self.c, 9).t().contiguous()
+        self.temperature, self.projection = temperature, proj_weight.contiguous()
+        self.dtype = x.dtype
+        self.precision = dot_precision()
+        self.small = {
+            "C": self.c,
+            "D": self.d,
+            "HEADS": heads,
+            "scale": self.pixels**-0.5,
+            "NORMALISED": temperature is not None,
+            "BI": width(self.d, 16),
+            "BJ": width(self.d, 1 << 20),
+            "BO": 32,
+        }
+
+    def gram(self, u: Tensor) -> Tensor:
+        """[N, C * D + 2C]: q k^T, the squared norms of q's channels and of k's."""
+        bd = width(self.d, 32)
+        blocks = self.heads * cdiv(self.d, bd) ** 2
+        splits = min(self.strips, cdiv(1024, self.n * blocks))
+        parts = u.new_empty((self.n, splits, self.c * (self.d + 2)), dtype=torch.float32)
+        gram_kernel[(self.n * splits, blocks)](
+            u, self.taps, parts, self.h, self.w, splits, self.c, self.d,
+            ROWS=self.rows, BW=BW, BD=bd, PRECISION=self.precision,
+        )  # fmt: skip
+        return parts.sum(1)
+
+    def fuse(self, gram: Tensor, attn: Tensor, store: bool) -> Tensor:
+        """M^T of every image, [N, C in, C out]; `store`: attn, too."""
+        fused = gram.new_empty((self.n, self.c, self.c), dtype=self.dtype)
+        grid = (self.n * self.heads, cdiv(self.c, self.small["BO"]))
+        softmax_kernel[grid](gram, self.temperature, self.projection, attn, fused, **self.small, STORE=store)
+        return fused
+
+    def dsoftmax(self, dfused: Tensor, gram: Tensor, attn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """mix [N, heads, 2, D, 2, D], [dq | dk] = [q | k] mix; the gradients of projection and temperature."""
+        mix = gram.new_empty((self.n, self.heads, 2, self.d, 2, self.d), dtype=self.dtype)
+        dprojection = gram.new_empty((self.n, self.c, self.c))
+        dtemperature = gram.new_empty((self.n, self.heads) if self.temperature is not None else (0,))
+        dsoftmax_kernel[(self.n * self.heads,)](
+            dfused, self.projection, gram, attn, self.temperature, mix, dprojection, dtemperature, **self.small
+        )
+        return mix, dprojection.sum(0), dtemperature.sum(0) if self.temperature is not None else dtemperature
+
+    def outer(self, a: Tensor, taps: Tensor, b: Tensor, centre: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """conv(a)^T b of every image, [N, K, C]. With `centre`, of which a is the 3x3's gradient: the 3x3's transpose
+        for conv, all images together, [K, C]; and the gradient of the taps, [K, 9]."""
+        all_images = centre is not None
+        k, m = taps.shape[1], self.c
+        bk, bm = width(k, 32), width(m, 256)
+        blocks = cdiv(k, bk) * cdiv(m, bm)
+        groups, images = (1, self.n) if all_images else (self.n, 1)
+        splits = min(self.strips * images, cdiv(512, groups * blocks))
+        out = a.new_empty((groups, splits, k, m), dtype=torch.float32)
+        dtaps = a.new_empty((splits, k, 9) if all_images else (0, k, 9), dtype=torch.float32)
+        outer_kernel[(groups * splits, blocks)](
+            a, taps, b, centre, out, dtaps, self.h, self.w, images, splits, k, m, a.stride(0), 3 * self.c,
+            FLIPPED=all_images, TAPS=all_images, ROWS=self.rows, BW=BW, BK=bk, BM=bm, PRECISION=self.precision,
+        )  # fmt: skip
+        return (out.sum((0, 1)), dtaps.sum(0)) if all_images else (out.sum(1), dtaps)
+
+    def project(self, a: Tensor, taps: Tensor | None, matrix: Tensor, strides: tuple[int, int], out: Tensor) -> None:
+        """out = conv(a) matrix, without taps a matrix; strides of the matrix: from input to input, output to output.
+
+        matrix: one for all images [in, out]; one an image, 3-dimensional; or mix, for q and k of each head.
+        """
+        of_head = matrix.dim() == 6
+        halves, groups = (2, self.heads) if of_head else (1, 1)
+        k, m = (self.d, self.d) if of_head else (a.shape[1], out.shape[1])
+        wide = width(m, 256 // halves)
+        tile = 64 if self.n * self.pixels >= 1 << 14 and wide * halves <= 128 else 32
+        project_kernel[(self.n * cdiv(self.pixels, tile), groups * cdiv(m, wide))](
+            a, taps, matrix, out, self.h, self.w, k, m, self.c, a.stride(0), out.stride(0), 3 * self.c,
+            matrix.stride(0) if matrix.dim() > 2 else 0, matrix.stride(1) if of_head else 0, *strides,
+            HALVES=halves, CONV=taps is not None, FLIPPED=matrix.dim() == 2, BP=tile, BK=width(k, 32),
+            BM=wide * halves, PRECISION=self.precision,
+        )  # fmt: skip

@@ -1,0 +1,194 @@
+"""norm_act_conv's gradient of its input: dy with what comes through the moments, then the transposed convolution."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ._common import dot_precision
+from .norm_act_conv_forward import tile_blocks
+from .norm_act_conv_plan import Plan
+from .norm_act_conv_tiles import pack, pixels_of
+
+FOLD_BLOCK = 1024
+
+
+@triton.jit
+def _through_moments(dy, y, mean, dmean, dvar, at, k, exists, n, MOMENTS: tl.constexpr):
+    """dy + dmean / n + 2 * (y - mean) * dvar / n, zero where nothing exists."""
+    value = tl.load(dy + at, mask=exists, other=0.0).to(tl.float32)
+    if MOMENTS:
+        distance = tl.load(y + at, mask=exists, other=0.0).to(tl.float32) - tl.load(mean + k, mask=exists, other=0.0)
+        slope = tl.load(dvar + k, mask=exists, other=0.0) * (2.0 / n)
+        value += tl.where(exists, tl.load(dmean + k, mask=exists, other=0.0) / n + slope * distance, 0.0)
+    return value
+
+
+@triton.jit
+def _output_gradient(
+    dy, y, mean, dmean, dvar, to, n, elements, out_h, out_w, also_top, also_bottom, also_left, also_right,
+    K: tl.constexpr, MOMENTS: tl.constexpr, FOLD: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """to [N, out_h, out_w, K], with FOLD two rows and two columns more: those that Axis tells of."""
+    start = tl.program_id(0).to(tl.int64) * BLOCK
+    exists = tl.arange(0, BLOCK) < tl.minimum(elements - start, BLOCK).to(tl.int32)
+    if FOLD:
+        line = (out_w + 2) * K
+        top = start // line  # the row that the first element is in, of all images'
+        inside = (start - top * line).to(tl.int32) + tl.arange(0, BLOCK)
+        passed = inside // line
+        inside -= passed * line
+        k = inside % K
+        column = inside // K - 1
+        above = top % (out_h + 2)
+        image = top // (out_h + 2)
+        row = above.to(tl.int32) + passed
+        images = row // (out_h + 2)
+        row = row - images * (out_h + 2) - 1
+        row_too = tl.where(row < 0, also_top, tl.where(row == out_h, also_bottom, -1))
+        column_too = tl.where(column < 0, also_left, tl.where(column == out_w, also_right, -1))
+        row, column = tl.minimum(tl.maximum(row, 0), out_h - 1), tl.minimum(tl.maximum(column, 0), out_w - 1)
+        value = tl.zeros([BLOCK], tl.float32)
+        for i in tl.static_range(2):
+            for j in tl.static_range(2):
+                r, c = (row_too if i == 1 else row), (column_too if j == 1 else column)
+                there = exists & (r >= 0) & (r < out_h) & (c >= 0) & (c < out_w)
+                at = (((image + images) * out_h + r) * out_w + c) * K + k
+                value += _through_moments(dy, y, mean, dmean, dvar, at, k, there, n, MOMENTS)
+    else:
+        at = start + tl.arange(0, BLOCK)
+        value = _through_moments(dy, y, mean, dmean, dvar, at, (at % K).to(tl.int32), exists, n, MOMENTS)
+    tl.store(to + start + tl.arange(0, BLOCK), value.to(to.dtype.element_ty), mask=exists)
+
+
+@triton.jit
+def _folded(index, pixel, tap, taps, size, low, high, FOLD: tl.constexpr):
+    """Where the tap of a pixel reads dy along an axis, and whether there is something."""
+    inside = (index >= 0) & (index < size)
+    if FOLD:
+        before, behind = (pixel == low) & (tap == taps - 1), (pixel == high) & (tap == 0)
+        index = tl.where(before, 0, tl.where(behind, size + 1, index + 1))
+        inside = inside | before | behind
+    return index, inside
+
+
+@triton.jit
+def _input_gradient(
+    g, weight, x, scale, shift, dx, partial, slope, count, height, width, cells_h, cells_w, out_h, out_w, low_h, high_h,
+    low_w, high_w, tiles, C: tl.constexpr, K: tl.constexpr, PHASES_H: tl.constexpr, PHASES_W: tl.constexpr,
+    TAPS_H: tl.constexpr, TAPS_W: tl.constexpr, STEP_H: tl.constexpr, STEP_W: tl.constexpr, BEFORE_H: tl.constexpr,
+    BEFORE_W: tl.constexpr, FOLD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """dx as x; partial [2][C][tiles * phases]: sums of a tile for scale and shift. g as _output_gradient makes it."""
+    BLOCKS: tl.constexpr = (C + BN - 1) // BN
+    pid = tl.program_id(0)
+    part = pid // BLOCKS
+    n = pid % BLOCKS * BN + tl.arange(0, BN)
+    phase_h, phase_w = part % (PHASES_H * PHASES_W) // PHASES_W, part % PHASES_W
+    # Of three taps, phase 0 of a strided axis has one and phase 1 two.
+    taps_h = TAPS_H if PHASES_H == 1 else 1 + phase_h
+    taps_w = TAPS_W if PHASES_W == 1 else 1 + phase_w
+    depth = taps_h * taps_w * K
+    weight += (phase_h * TAPS_W + taps_h * phase_w) * K * C
+    image, first, passed, row, column, live = pixels_of(part // (PHASES_H * PHASES_W), count, cells_h, cells_w, BM)
+    pixel_h, pixel_w = PHASES_H * row + phase_h, PHASES_W * column + phase_w
+    exists = (tl.arange(0, BM) < live) & (pixel_h < height) & (pixel_w < width)
+    HALO: tl.constexpr = 2 if FOLD else 0
+    line, lines = out_w + HALO, out_h + HALO
+    here = g + (image * lines + STEP_H * first) * line * K
+    above = passed * lines - STEP_H * first
+    acc = tl.zeros([BM, BN], tl.float32)
+    for start in range(0, depth, BK):
+        k = start + tl.arange(0, BK)
+        if K % BK == 0:
+            tap = start // K
+            channel = k - tap * K
+        else:
+            tap = (k // K)[None, :]
+            channel = k % K
+        tap_h, tap_w = tap // taps_w, tap % taps_w
+        index = STEP_H * row[:, None] + tap_h - BEFORE_H
+        r, inside_h = _folded(index, pixel_h[:, None], tap_h, taps_h, out_h, low_h, high_h, FOLD)
+        index = STEP_W * column[:, None] + tap_w - BEFORE_W
+        c, inside_w = _folded(index, pixel_w[:, None], tap_w, taps_w, out_w, low_w, high_w, FOLD)
+        offset = ((above[:, None] + r) * line + c) * K + channel[None, :]
+        used = exists[:, None] & inside_h & inside_w & (k < depth)[None, :]
+        w = weight + k[:, None] * C + n[None, :]
+        w = tl.load(w, mask=(k < depth)[:, None] & (n < C)[None, :], other=0.0)
+        acc = tl.dot(tl.load(here + offset, mask=used, other=0.0), w, acc, input_precision=PRECISION)
+    start_of = (image * height + PHASES_H * first) * width * C
+    pixel = (passed * height + pixel_h - PHASES_H * first) * width + pixel_w
+    offset, used = pixel[:, None] * C + n[None, :], exists[:, None] & (n < C)[None, :]
+    s = tl.load(scale + n, mask=n < C, other=0.0).to(tl.float32)[None, :]
+    b = tl.load(shift + n, mask=n < C, other=0.0).to(tl.float32)[None, :]
+    value = tl.load(x + start_of + offset, mask=used, other=0.0).to(tl.float32)
+    acc = tl.where(value * s + b > 0, acc, acc * slope)
+    tl.store(dx + start_of + offset, (acc * s).to(dx.dtype.element_ty), mask=used)
+    parts = tiles * PHASES_H * PHASES_W
+    at = partial + n.to(tl.int64) * parts + part
+    acc = tl.where(used, acc, 0.0)
+    tl.store(at, tl.sum(acc * value, 0), mask=n < C)
+    tl.store(at + tl.cast(parts, tl.int64) * C, tl.sum(acc, 0), mask=n < C)
+
+
+@triton.jit
+def _sums(partial, dscale, dshift, parts, BLOCK: tl.constexpr):
+    """The second stage for scale and shift, a channel a program."""
+    c = tl.program_id(0)
+    channels = tl.num_programs(0)
+    of_scale = partial + c.to(tl.int64) * parts
+    of_shift = of_scale + channels.to(tl.int64) * parts
+    scales, shifts = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
+    for start in range(0, parts, BLOCK):
+        part = start + tl.arange(0, BLOCK)
+        scales += tl.load(of_scale + part, mask=part < parts, other=0.0)
+        shifts += tl.load(of_shift + part, mask=part < parts, other=0.0)
+    tl.store(dscale + c, tl.sum(scales, 0).to(dscale.dtype.element_ty))
+    tl.store(dshift + c, tl.sum(shifts, 0).to(dshift.dtype.element_ty))
+
+
+def output_gradient(dy: Tensor, through: tuple[Tensor, Tensor, Tensor, Tensor] | None, plan: Plan) -> Tensor:
+    """dy [N, K, H', W'] channels_last -> [N, H' or H' + 2, W' or W' + 2, K]; dy itself where there is nothing to add.
+
+    through: y channels_last, mean, dmean, dvar.
+    """
+    n, k, h, w = dy.shape
+    if through is None and not plan.reflect:
+        return dy.permute(0, 2, 3, 1)
+    halo = 2 if plan.reflect else 0
+    to = dy.new_empty((n, h + halo, w + halo, k))
+    y, mean, dmean, dvar = through or (dy, dy, dy, dy)
+    rows, columns = plan.rows, plan.columns
+    _output_gradient[(triton.cdiv(to.numel(), FOLD_BLOCK),)](
+        dy, y, mean, dmean, dvar, to, float(n * h * w), to.numel(), h, w, rows.also_low, rows.also_high,
+        columns.also_low, columns.also_high, K=k, MOMENTS=through is not None, FOLD=plan.reflect, BLOCK=FOLD_BLOCK,
+    )  # fmt: skip
+    return to
+
+
+def input_gradient(
+    g: Tensor, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, slope: float, plan: Plan, dx: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Writes dx, channels_last as x; dscale, dshift of scale's and shift's dtypes."""
+    n, c, h, w = x.shape
+    rows, columns = plan.rows, plan.columns
+    phases_h, phases_w = len(rows.back_sets), len(columns.back_sets)
+    cells_h, cells_w = triton.cdiv(h, phases_h), triton.cdiv(w, phases_w)
+    count, phases = n * cells_h * cells_w, phases_h * phases_w
+    bm, bn, bk, warps = tile_blocks(x, c, count * phases)
+    tiles = triton.cdiv(count, bm)
+    partial = x.new_empty((2, c, tiles * phases), dtype=torch.float32)
+    _input_gradient[(tiles * phases * triton.cdiv(c, bn),)](
+        g, pack(weight, x, plan.back_taps, True), x, scale, shift, dx, partial, slope, count, h, w, cells_h, cells_w,
+        rows.out, columns.out, rows.fold_low, rows.fold_high, columns.fold_low, columns.fold_high, tiles,
+        C=c, K=weight.shape[0], PHASES_H=phases_h, PHASES_W=phases_w, TAPS_H=sum(map(len, rows.back_sets)),
+        TAPS_W=sum(map(len, columns.back_sets)), STEP_H=rows.back_step, STEP_W=columns.back_step,
+        BEFORE_H=rows.back_before, BEFORE_W=columns.back_before, FOLD=plan.reflect, BM=bm, BN=bn, BK=bk,
+        PRECISION=dot_precision(), num_warps=warps, num_stages=3,
+    )  # fmt: skip
+    dscale, dshift = scale.new_empty(c), shift.new_empty(c)
+    _sums[(c,)](partial, dscale, dshift, tiles * phases, BLOCK=1024)
+    return dscale, dshift

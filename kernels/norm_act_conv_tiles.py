@@ -1,0 +1,99 @@
+"""What the kernels of norm_act_conv share: tiles of pixels, the padded activation gathered for a GEMM, packed weights.
+
+A convolution over `taps` x C values a pixel is a GEMM whose inner index is k = tap * C + c, not padded tap by tap:
+9 * 24 is 216 of 224 in blocks of 32. Where C is a multiple of the block, the tap is one scalar a block.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+PACK_BLOCK = 256
+
+
+@triton.jit
+def pixels_of(tile, count, height, width, BM: tl.constexpr):
+    """Pixels [tile * BM, + BM) of images of height x width, `count` pixels in all.
+
+    The first one's image (int64) and row; [BM] images passed since, rows, columns; and how many there are. Offsets
+    counted from the first one's row fit in 32 bits, whatever the tensor's size.
+    """
+    first = tile.to(tl.int64) * BM
+    plane = height * width
+    image = first // plane
+    start = (first - image * plane).to(tl.int32)
+    place = start + tl.arange(0, BM)
+    passed = place // plane
+    place -= passed * plane
+    row = place // width
+    return image, start // width, passed, row, place - row * width, tl.minimum(count - first, BM).to(tl.int32)
+
+
+@triton.jit
+def axis_source(index, size, low, high, REFLECT: tl.constexpr):
+    """Where the padded axis takes `index` from, and whether it is inside. -1 reflects to low, `size` to high."""
+    inside = (index >= 0) & (index < size)
+    if REFLECT:
+        index = tl.where(index < 0, low, tl.where(index >= size, high, index))
+        inside = index >= 0
+    return index, inside
+
+
+@triton.jit
+def activated(
+    x, scale, shift, slope, above, row, column, exists, tap, channel, used, height, width, low_h, high_h, low_w, high_w,
+    before_h, before_w, C: tl.constexpr, TAPS: tl.constexpr, STEP: tl.constexpr, REFLECT: tl.constexpr,
+):  # fmt: skip
+    """act(x * scale + shift) at the taps of pixels, zero where the padding is: [BM, BK] of x's dtype.
+
+    x points to the tile's first row; above, row, column, exists [BM, 1]; tap a scalar or [1, BK]; channel, used
+    [1, BK].
+    """
+    tap_row = tap // TAPS
+    source_row, inside_h = axis_source(STEP * row + tap_row - before_h, height, low_h, high_h, REFLECT)
+    source_column, inside_w = axis_source(STEP * column + tap % TAPS - before_w, width, low_w, high_w, REFLECT)
+    inside = inside_h & inside_w & exists
+    offset = ((above + source_row) * width + source_column) * C + channel
+    value = tl.load(x + offset, mask=inside & used, other=0.0).to(tl.float32)
+    value = value * tl.load(scale + channel, mask=used, other=0.0).to(tl.float32)
+    value += tl.load(shift + channel, mask=used, other=0.0).to(tl.float32)
+    value = tl.where(value > 0, value, value * slope)
+    if not REFLECT:
+        value = tl.where(inside, value, 0.0)  # zero padding comes after the activation
+    return value.to(x.dtype.element_ty)
+
+
+@triton.jit
+def _pack(
+    weight, packed, rows, columns, stride_row, stride_column, stride_h, stride_w, sets_h, sets_w, BLOCK: tl.constexpr
+):
+    """packed[tap, row, column]: the sum of the weights that are in the tap's set of three by three."""
+    tap = tl.program_id(1)
+    within = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    exists = within < rows * columns
+    row = within // columns
+    source = weight + row * stride_row + (within - row * columns) * stride_column
+    bits_h, bits_w = sets_h >> (3 * tap).to(tl.int64), sets_w >> (3 * tap).to(tl.int64)
+    total = tl.zeros([BLOCK], tl.float32)
+    for i in tl.static_range(3):
+        for j in tl.static_range(3):
+            wanted = ((bits_h >> i) & (bits_w >> j) & 1) == 1
+            total += tl.load(source + i * stride_h + j * stride_w, mask=exists & wanted, other=0.0).to(tl.float32)
+    tl.store(packed + tap * rows * columns + within, total.to(packed.dtype.element_ty), mask=exists)
+
+
+def pack(weight: Tensor, like: Tensor, taps: list[tuple[int, int]], input_gradient: bool) -> Tensor:
+    """weight [K, C, 3, 3] -> [taps, C, K], or [taps, K, C] for the gradient of the input, of `like`'s dtype.
+
+    taps: the sets of rows and of columns of the 3x3 weight that each sums, as bits.
+    """
+    rows, columns, *strides = (0, 1, 2, 3) if input_gradient else (1, 0, 2, 3)
+    sizes = weight.shape[rows], weight.shape[columns]
+    packed = like.new_empty((len(taps), *sizes))
+    sets = [sum(tap[axis] << (3 * i) for i, tap in enumerate(taps)) for axis in (0, 1)]
+    ordered = [weight.stride(d) for d in (rows, columns, *strides)]
+    grid = (triton.cdiv(sizes[0] * sizes[1], PACK_BLOCK), len(taps))
+    _pack[grid](weight, packed, *sizes, *ordered, *sets, BLOCK=PACK_BLOCK)
+    return packed

@@ -1,0 +1,202 @@
+"""rdfe_front: z = sum_k F_k DW2_k(a f_k) + y with f_k = DW_k(y), a = AU(mean f), and its gradients.
+
+`a` comes from sums of y (rdfe_front_sums.py), so everything after it is linear. In images of N*C*H*W read and written,
+forward is
+
+    sums of y 1, a;  f_k = DW_k(y) 1 + 3 (multiscale_dwconv's pass);
+    z 3 + 1 and 1, f'_k = DW2_k(a f_k) only in registers
+
+10 in all. With f_k made again in the last pass, tile by tile with a halo, it would be 3, but 226 multiply-adds an
+element for tiles of 16 x 16 instead of 166, and those are the other limit: 85 us at 24@128 where the passes take 62 for
+them and 84 for their bytes; at the smaller sizes f_k stays in an L2 of 50 MB and its bytes cost little. So f_k goes
+through memory, and in backward again, in y's dtype. Backward keeps y, a and sums alone:
+
+    f_k again 1 + 3;  df'_k = F_k^T dz 1 + 3;  df_k = a DW2_k^T(df'_k) 3 + 3;  sums for dW2 and da 3 + 3;
+    dW1 from y and df_k 1 + 3;  dy = sum_k DW1_k^T(df_k + constant_k) + dz 3 + 1 and 1;
+    dF from dz and f_k, f' in registers 1 + 3
+
+33 in all. df'_k made where it is loaded would save 6 and take F_k^T dz once for every tap's neighbourhood. What a's
+gradient adds to df_k is one number an image, branch and channel: added as dy's pass loads df_k, and to dW1 as that
+number times the sums of y.
+
+Floors of an H100 at 3.0 TB/s and 67 TFLOP/s float32 beside the tensor cores' 800 TFLOP/s, batch 32, bf16:
+
+| c@side | image, MB | forward, MB | us | filters, GFLOP | us | backward, MB | us | filters, GFLOP | us |
+|---|---|---|---|---|---|---|---|---|---|
+| 24@128 | 25.2 | 251.7 | 83.9 | 4.18 | 62.3 | 830.5 | 276.8 | 12.53 | 187.0 |
+| 48@64 | 12.6 | 125.8 | 41.9 | 2.09 | 31.2 | 415.2 | 138.4 | 6.26 | 93.5 |
+| 96@32 | 6.3 | 62.9 | 21.0 | 1.04 | 15.6 | 207.6 | 69.2 | 3.13 | 46.7 |
+| 192@16 | 3.1 | 31.5 | 10.5 | 0.52 | 7.8 | 103.8 | 34.6 | 1.57 | 23.4 |
+
+The fusion is 1.81 GFLOP forward at each size and 3.62 backward, 2.3 and 4.5 us.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ._common import cdiv, channels_last, dot_precision, next_power_of_2, on_device_of, refuse_float64
+from .multiscale_dwconv import multiscale_dwconv_bwd
+from .multiscale_dwconv_filter import filtered, pack
+from .rdfe_front_fuse import fuse_gradient, fuse_rows, fuse_transposed
+from .rdfe_front_rows import ROWS, input_gradient
+from .rdfe_front_sums import window_sums
+from .rdfe_front_unit import unit, unit_backward
+
+LANES = 512  # of a row of dy
+
+
+class _Parameters:
+    """rdfe_front's parameters by what they are for."""
+
+    def __init__(self, parameters: list[Tensor]) -> None:
+        b = (len(parameters) - 6) // 4
+        given = [parameter.contiguous() for parameter in parameters]
+        self.weights1, self.biases1 = given[:b], given[b : 2 * b]
+        self.unit = given[2 * b : 2 * b + 4]  # reduce's and expand's weights and biases
+        self.weights2, self.biases2 = given[2 * b + 4 : 3 * b + 4], given[3 * b + 4 : -2]
+        self.fuse, self.fuse_bias = given[-2:]
+        self.sizes = tuple(weight.shape[-1] for weight in self.weights1)
+        self.largest = max(self.sizes)
+        self.inputs = self.fuse.shape[1]  # of the fusion: channels of all branches
+
+    def first(self) -> Tensor:
+        return pack(self.weights1, self.biases1, torch.float32)
+
+    def second(self) -> Tensor:
+        return pack(self.weights2, self.biases2, torch.float32)
+
+
+@dataclass(frozen=True)
+class _Tiles:
+    """Of ROWS rows of `columns` pixels, `block` channels in and `outputs` out at a time."""
+
+    columns: int
+    block: int
+    outputs: int
+    across: int
+    down: int
+    count: int  # of tiles of all images
+    warps: int
+
+    @staticmethod
+    def of(y: Tensor) -> _Tiles:
+        n, c, h, w = y.shape
+        # Products in float32 are unrolled: smaller tiles, and filters again for each 64 outputs.
+        most_outputs, most_columns = (64, 32) if y.dtype == torch.float32 else (256, 64)
+        outputs = min(max(next_power_of_2(c), 16), most_outputs)
+        block = max(outputs // 4, 8)
+        # Four numbers a thread of a filtered row, sixteen of a row of outputs at most.
+        columns = min(max(16, 512 // block), most_columns, max(16, next_power_of_2(w)))
+        across, down = cdiv(w, columns), cdiv(h, ROWS)
+        return _Tiles(columns, block, outputs, across, down, n * across * down, min(max(columns * block // 128, 1), 8))
+
+    def constants(self) -> tuple[int, int, int]:
+        return self.columns, self.block, self.outputs
+
+
+def rdfe_front_fwd(y: Tensor, parameters: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """z, a and sums of ops/rdfe_front.py's schema."""
+    refuse_float64("rdfe_front", y)
+    p, x = _Parameters(parameters), channels_last(y)
+    _, c, h, w = y.shape
+    tiles, z = _Tiles.of(x), torch.empty_like(x)
+    with on_device_of(y):
+        sums = window_sums(x, p.largest)
+        packed = p.first()
+        a = unit(sums, p.sizes, packed, p.unit, h * w)
+        f = filtered([x], packed, p.sizes, None)
+        fuse_rows[tiles.count, cdiv(c, tiles.outputs)](
+            *(tuple(f), a, p.second(), p.fuse, p.fuse_bias, x, z, h, w, tiles.across, tiles.down),
+            *(c, p.inputs, p.sizes, *tiles.constants(), dot_precision()),
+            num_warps=tiles.warps,
+        )
+    return _laid_out(z, y), a, sums
+
+
+def rdfe_front_bwd(
+    dz: Tensor, y: Tensor, a: Tensor, sums: Tensor, parameters: list[Tensor], need_y: bool, need_parameters: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """dy and the parameters' gradients of ops/rdfe_front.py's schema."""
+    refuse_float64("rdfe_front", y)
+    p, x, dz = _Parameters(parameters), channels_last(y), channels_last(dz.to(y.dtype))
+    n, c, h, w = y.shape
+    dy, gradients = y.new_empty((0,)), []
+    with on_device_of(y):
+        packed = p.first()
+        f = filtered([x], packed, p.sizes, None)
+        scale, weights2 = a.view(n, c, 1, 1), [weight.float() for weight in p.weights2]
+        df, dweights2, _, da = multiscale_dwconv_bwd(
+            _before_fuse(dz, p), f, weights2, scale, True, need_parameters, True
+        )
+        constant, dunit = unit_backward(sums, p.sizes, packed, p.unit, h * w, a, da)
+        if need_y:
+            dy = _laid_out(_input_gradient(df, constant, packed, dz, p), y)
+        if need_parameters:
+            dweights1, dbiases1 = _first_gradients(df, x, constant, sums, p)
+            dfuse, dfuse_bias = _fuse_gradient(f, dz, a, p)
+            dbiases2 = (p.fuse.float().flatten(1) * dfuse_bias[:, None]).sum(0).split(c)
+            found = [*dweights1, *dbiases1, *dunit, *dweights2, *dbiases2, dfuse, dfuse_bias]
+            gradients = [g.reshape(of.shape).to(of.dtype) for g, of in zip(found, parameters, strict=True)]
+    return dy, gradients
+
+
+def _laid_out(x: Tensor, like: Tensor) -> Tensor:
+    """x, channels_last, in the layout that the operator promises for `like`."""
+    return x if like.stride(1) == 1 else x.contiguous()
+
+
+def _before_fuse(dz: Tensor, p: _Parameters) -> list[Tensor]:
+    """df'_k of all branches, channels_last."""
+    n, c, h, w = dz.shape
+    df = dz.new_empty((p.inputs // c, n, h, w, c))
+    pixels, block = 64, min(max(next_power_of_2(c), 16), 64)
+    fuse_transposed[(cdiv(n * h * w, pixels),)](
+        *(dz, p.fuse, df, n * h * w, c, p.inputs, pixels, block, dot_precision()), num_warps=4, num_stages=2
+    )
+    return [part.permute(0, 3, 1, 2) for part in df]
+
+
+def _input_gradient(df: list[Tensor], constant: Tensor, packed: Tensor, dz: Tensor, p: _Parameters) -> Tensor:
+    n, c, h, w = dz.shape
+    blocks, down, dy = cdiv(w * c, LANES), cdiv(h, ROWS), torch.empty_like(dz)
+    input_gradient[(n * down * blocks,)](
+        tuple(df), constant, packed, dz, dy, h, w, down, blocks, c, p.sizes, LANES, num_warps=4
+    )
+    return dy
+
+
+def _first_gradients(
+    df: list[Tensor], x: Tensor, constant: Tensor, sums: Tensor, p: _Parameters
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Of the first convolutions' weights and biases; the constant's part is a product with sums of y."""
+    n, c, h, w = x.shape
+    weights = [weight.float() for weight in p.weights1]
+    _, dweights, dbiases, _ = multiscale_dwconv_bwd(df, [x], weights, None, False, True, False)
+    parts = constant.view(n, len(df), 1, 1, c)
+    for k, size in enumerate(p.sizes):
+        margin = p.largest // 2 - size // 2
+        met = sums[:, margin : margin + size, margin : margin + size]
+        dweights[k] = dweights[k] + (parts[:, k] * met).sum(0).permute(2, 0, 1)[:, None]
+        dbiases[k] = dbiases[k] + parts[:, k].sum(0).flatten() * (h * w)
+    return dweights, dbiases
+
+
+def _fuse_gradient(f: list[Tensor], dz: Tensor, a: Tensor, p: _Parameters) -> tuple[Tensor, Tensor]:
+    """[C, branches * C] and [C]: sums of splits that the shape alone decides."""
+    _, c, h, w = dz.shape
+    tiles = _Tiles.of(dz)
+    # As many as keep their sums, splits * 3 C^2 numbers, well below an image.
+    splits = min(tiles.count, max(16, 4096 // tiles.outputs))
+    partial = dz.new_empty((splits, c, p.inputs), dtype=torch.float32)
+    partial_bias = dz.new_empty((splits, c), dtype=torch.float32)
+    fuse_gradient[splits * len(f) * cdiv(c, tiles.block), cdiv(c, tiles.outputs)](
+        *(tuple(f), dz, a, p.second(), partial, partial_bias, h, w, tiles.across, tiles.down, tiles.count, splits),
+        *(c, p.inputs, p.sizes, *tiles.constants(), dot_precision()),
+        num_warps=tiles.warps,
+        num_stages=1,
+    )
+    return partial.sum(0), partial_bias.sum(0)

@@ -1,0 +1,134 @@
+"""That the harness of the Triton kernels sees what it is there to see: planted mistakes, each found by its check."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+TESTS = Path(__file__).resolve().parent
+PLANTED = """
+import os
+os.environ["TRITON_INTERPRET"] = "1"
+import sys
+import torch, triton
+import triton.language as tl
+from triton_harness.interpreter import correct_bfloat16
+from triton_harness.redzones import watched
+
+@triton.jit
+def copy(x_ptr, y_ptr, n, BLOCK: tl.constexpr, MISTAKE: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    if MISTAKE == "none":
+        tl.store(y_ptr + at, tl.load(x_ptr + at, mask=at < n, other=0.0), mask=at < n)
+    if MISTAKE == "load":
+        tl.store(y_ptr + at, tl.load(x_ptr + at), mask=at < n)
+    if MISTAKE == "store":
+        tl.store(y_ptr + at, tl.load(x_ptr + at, mask=at < n, other=0.0), mask=at <= n)
+    if MISTAKE == "two stores":
+        tl.store(y_ptr + tl.arange(0, BLOCK), tl.load(x_ptr + at, mask=at < n, other=0.0))
+    if MISTAKE == "in place":
+        tl.store(x_ptr + at, tl.load(x_ptr + (n - 1 - at), mask=at < n, other=0.0), mask=at < n)
+    if MISTAKE == "masked":
+        tl.store(y_ptr + at % n, tl.load(x_ptr + at % n, mask=at % n < n - 1), mask=at < n)
+
+@triton.jit
+def halves(x_ptr, w_ptr, y_ptr):
+    at = tl.arange(0, 16)
+    x = tl.load(x_ptr + at[:, None] * 16 + at[None, :])
+    w = tl.load(w_ptr + at[:, None] * 16 + at[None, :])
+    y = tl.where(x > w, x * w + x, w - x)
+    tl.store(y_ptr + at[:, None] * 16 + at[None, :], y)
+    tl.store(y_ptr + 256 + at[:, None] * 16 + at[None, :], tl.dot(x, w).to(tl.bfloat16))
+
+correct_bfloat16()
+if sys.argv[1] == "bfloat16":
+    x, w = torch.randn(16, 16).bfloat16(), torch.randn(16, 16).bfloat16()
+    y = torch.empty(2, 16, 16, dtype=torch.bfloat16)
+    halves[(1,)](x, w, y)
+    assert torch.equal(y[0], torch.where(x > w, x * w + x, w - x))
+    torch.testing.assert_close(y[1], (x.float() @ w.float()).bfloat16())
+else:
+    x, y = torch.arange(100.0), torch.zeros(100)
+    with watched():
+        copy[(4,)](x, y, 100, 32, sys.argv[1])
+    assert torch.equal(x, y), "WrongNumbers"
+"""
+
+GREEDY = """
+import triton
+import triton.language as tl
+
+@triton.jit
+def greedy(x_ptr):
+    at = tl.arange(0, 8192)
+    x = tl.load(x_ptr + at)
+    total = tl.sum(x, 0)
+    tl.store(x_ptr + at, x * total)
+    tl.store(x_ptr + at, x - tl.max(x * total, 0))
+"""
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        ("none", ""),
+        ("bfloat16", ""),
+        ("load", "OutOfBoundsError"),
+        ("store", "OutOfBoundsError"),
+        ("two stores", "RaceError"),
+        ("in place", "RaceError"),
+        ("masked", "WrongNumbers"),
+    ],
+)
+def test_planted_mistakes(mistake: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "planted.py").write_text(PLANTED)
+    result = subprocess.run(
+        [sys.executable, str(tmp_path / "planted.py"), mistake],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode == 0) == (not message), result.stderr
+    assert message in result.stderr
+
+
+def test_spills_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that holds more numbers than there are registers."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from triton_harness.launches import compiled_launches
+
+    (tmp_path / "greedy_kernel.py").write_text(GREEDY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import greedy_kernel  # type: ignore[import-not-found]
+
+    with compiled_launches(80) as launches, FakeTensorMode():
+        greedy_kernel.greedy[(1,)](torch.empty(8192, device="cuda"), num_warps=1)
+    (launch,) = launches
+    assert launch.used.spilled > 0
+    assert any("spills" in problem for problem in launch.problems({}))
+
+
+def test_a_tree_without_an_install_finds_its_kernels(tmp_path: Path) -> None:
+    root = TESTS.parent
+    shutil.copytree(root / "kernels", tmp_path / "kernels")
+    ignored = shutil.ignore_patterns("kernels", "*.so", "__pycache__")
+    shutil.copytree(root / "aminet_fast", tmp_path / "aminet_fast", ignore=ignored)
+    code = "from aminet_fast._extension import kernels; print(kernels('layer_norm2d').__file__)"
+    result = subprocess.run(
+        [sys.executable, "-S", "-c", f"import sys; sys.path += {[p for p in sys.path if 'packages' in p]}; {code}"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.strip() == str(tmp_path / "kernels" / "layer_norm2d.py")

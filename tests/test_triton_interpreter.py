@@ -1,0 +1,44 @@
+"""Numbers of the Triton kernels, by Triton's interpreter, against the float64 reference: forward and every gradient.
+
+Each operator's cases run in one process, watched for races and for accesses out of bounds; see tests/triton/.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from triton_harness.case import fast_case, operators
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+TESTS = Path(__file__).resolve().parent
+
+
+def interpret(operator: str, *options: str) -> None:
+    paths = [str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
+    result = subprocess.run(
+        [sys.executable, "-m", "triton_harness.interpreted", operator, *options],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    print(result.stdout)
+    assert result.returncode == 0, result.stdout[-4000:]
+
+
+@pytest.mark.parametrize("operator", [name for name in operators() if fast_case(name)])
+def test_first_case(operator: str) -> None:
+    interpret(operator, "--fast")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("operator", operators())
+def test_all_cases(operator: str) -> None:
+    interpret(operator)

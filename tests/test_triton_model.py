@@ -1,0 +1,100 @@
+"""AMINet on CUDA devices without one: graphs captured on fake tensors, and a step through every Triton kernel there is.
+
+Tracing runs the operators' fake kernels, and the routed step their Triton functions, whose launches are compiled.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from triton_harness.case import operators
+
+from aminet_fast import AMINet, backends
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+
+@pytest.fixture(autouse=True)
+def _autocast_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.autocast("cuda") does nothing where there is no GPU, unless it is told otherwise."""
+    monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
+
+
+@pytest.fixture(autouse=True)
+def _on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AMINET_FAST_BACKEND", "triton")
+
+
+def model_and_image(side: int = 32) -> tuple[AMINet, Tensor]:
+    """The paper's network and a batch of two, on the fake mode's cuda device."""
+    with torch.device("cuda"):
+        model = AMINet()
+        image = torch.empty(2, 3, side, side).contiguous(memory_format=torch.channels_last)
+    return model, image
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("autocast", [False, True], ids=["float32", "bfloat16"])
+def test_captures_for_cuda(training: bool, autocast: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """fullgraph, so that no operator breaks the graph; and none of those with kernels is plain PyTorch in it."""
+    names: set[str] = set()
+
+    def keep(graph: torch.fx.GraphModule, inputs: object) -> torch.fx.GraphModule:
+        names.update(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+        return graph
+
+    torch.compiler.reset()
+    with FakeTensorMode(allow_non_fake_inputs=True), caplog.at_level(logging.WARNING, "aminet_fast"):
+        model, image = model_and_image()
+        model.train(training)
+        compiled = torch.compile(model, fullgraph=True, backend=keep)
+        with torch.autocast("cuda", torch.bfloat16, enabled=autocast), torch.set_grad_enabled(training):
+            y = compiled(image)
+        assert y.shape == image.shape
+        assert y.requires_grad == training
+    torch.compiler.reset()
+    used = {name for name in operators() if any(f"aminet_fast.{name}_fwd" in target for target in names)}
+    served = {name for name in operators() if backends.explain(name, "cuda").backend == "triton"}
+    unused = {"multiscale_dwconv", "channel_moments" if not training else ""}  # of ablations; of training
+    if backends.explain("norm_act_conv", "cuda").backend != "triton":
+        unused |= {"channel_moments"}  # FRM is fused as a whole or not at all
+    assert used >= served - unused
+    assert not [record for record in caplog.records if any(f"{name} runs" in record.message for name in served)]
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("autocast", [False, True], ids=["float32", "bfloat16"])
+@pytest.mark.slow
+def test_a_step_compiles_every_launch(training: bool, autocast: bool) -> None:
+    """Forward, and in training backward, through the kernels of all operators that have some."""
+    from triton_harness.backward import gradients
+    from triton_harness.launches import compiled_launches
+    from triton_harness.routing import Routed
+
+    with compiled_launches(90) as launches, FakeTensorMode(), Routed(fakes=True) as routed:
+        model, image = model_and_image()
+        model.train(training)
+        with torch.autocast("cuda", torch.bfloat16, enabled=autocast), torch.set_grad_enabled(training):
+            y = model(image)
+        if training:
+            parameters = list(model.parameters())
+            found = gradients([y], parameters, [torch.empty_like(y)])
+            assert [g is not None and g.shape == p.shape for g, p in zip(found, parameters, strict=True)]
+            assert all(g is not None for g in found)
+    ran = {name.removeprefix("aminet_fast::") for name in routed.ran}
+    assert {"layer_norm2d_fwd"} | ({"layer_norm2d_bwd"} if training else set()) <= ran
+    assert launches
+    problems = [problem for launch in launches for problem in launch.problems(one_block())]
+    assert not problems, "\n".join(dict.fromkeys(problems))
+
+
+def one_block() -> dict[str, str]:
+    """The reasons that the operators' cases give."""
+    from triton_harness.case import cases_of
+
+    return {kernel: why for name in operators() for case in cases_of(name) for kernel, why in case.one_block.items()}

@@ -1,0 +1,83 @@
+"""Cases of multiscale_dwconv's Triton kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+
+from .case import BATCH, NETWORK, Arguments, Case, Draw
+
+RDFE = (3, 5, 7)
+
+
+def arguments(
+    draw: Draw,
+    shape: tuple[int, int, int, int],
+    kernels: Sequence[int] = RDFE,
+    *,
+    one_each: bool = False,
+    scaled: bool = False,
+    biased: Sequence[bool] = (True,) * 9,
+    parameters: torch.dtype | None = None,
+    contiguous: bool = False,
+) -> Arguments:
+    n, c, _, _ = shape
+    images = [draw(*shape, contiguous=contiguous) for _ in (kernels if one_each else [1])]
+    return {
+        "x": images if one_each else images[0],
+        "weights": [draw(c, 1, k, k, fan_in=k * k, dtype=parameters, contiguous=True) for k in kernels],
+        "biases": [draw(c, dtype=parameters) if some else None for some, _ in zip(biased, kernels, strict=False)],
+        "scale": draw(n, c, 1, 1, dtype=parameters).sigmoid() if scaled else None,
+    }
+
+
+def sliced(draw: Draw) -> Arguments:
+    """Slices of images and of every parameter."""
+    taken = arguments(draw, (2, 10, 6, 9), (3, 1), scaled=True)
+    weights = [weight[::2] for weight in taken["weights"]]
+    biases = [bias[::2] for bias in taken["biases"]]
+    return {"x": taken["x"][:, 1:6, 1:, :7], "weights": weights, "biases": biases, "scale": taken["scale"][:, 5:]}
+
+
+def frozen(draw: Draw) -> Arguments:
+    """No parameter wants a gradient but the scale."""
+    taken = arguments(draw, (2, 5, 4, 6), (3,), scaled=True)
+    fixed = {name: [t.detach() for t in taken[name]] for name in ("weights", "biases")}
+    return taken | fixed | {"x": taken["x"].detach()}
+
+
+def _case(name: str, *shape: int, **options: object) -> Case:
+    gradient = str(options.pop("gradient", "like"))
+    return Case("multiscale_dwconv", name, partial(arguments, shape=shape, **options), gradient=gradient)
+
+
+FAST = False  # Compiling takes minutes: `make test-slow` has them.
+CASES = [
+    # Segments of 256 elements and tiles of 5 pixels by 8 rows: two and a rest, the last band of rows not full.
+    _case("c24", 2, 24, 11, 13),
+    _case("c24-scaled", 2, 24, 9, 12, scaled=True),
+    _case("one-each", 1, 24, 10, 7, one_each=True),
+    _case("one-each-scaled", 2, 3, 9, 11, one_each=True, scaled=True, biased=(True, False, True)),
+    _case("c1", 2, 1, 17, 9, biased=(False, False, False)),
+    _case("c48", 1, 48, 3, 6, scaled=True),
+    _case("c150", 2, 150, 2, 3, one_each=True),
+    _case("one-pixel", 3, 5, 1, 1, scaled=True),
+    _case("other-kernels", 1, 6, 5, 7, kernels=(9, 3, 5), scaled=True),
+    _case("large-kernel", 1, 3, 4, 5, kernels=(1, 11), one_each=True),
+    _case("float32-parameters", 2, 24, 3, 5, scaled=True, parameters=torch.float32),
+    _case("plain-layout", 2, 7, 5, 9, scaled=True, contiguous=True, gradient="contiguous"),
+    Case("multiscale_dwconv", "sliced", sliced, gradient="expanded"),
+    Case("multiscale_dwconv", "frozen", frozen),
+    *(
+        Case(
+            "multiscale_dwconv",
+            f"{c}@{side}{'-one-each' if one_each else ''}",
+            partial(arguments, shape=(BATCH, c, side, side), one_each=one_each, scaled=one_each),
+            network=True,
+        )
+        for c, side in NETWORK
+        for one_each in (False, True)
+    ),
+]

@@ -1,0 +1,88 @@
+"""Cases of rdfe_front's Triton kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+
+from .case import BATCH, NETWORK, Arguments, Case, Draw
+
+
+def arguments(
+    draw: Draw,
+    shape: tuple[int, int, int, int],
+    kernels: Sequence[int] = (3, 5, 7),
+    hidden: int = 0,
+    contiguous: bool = False,
+    dtype: torch.dtype | None = None,
+) -> Arguments:
+    """dtype: of the parameters."""
+    c, b = shape[1], len(kernels)
+    hidden = hidden or max(c // 4, 1)
+    made = partial(draw, dtype=dtype, contiguous=True)
+
+    def depthwise(which: str) -> Arguments:
+        weights = [made(c, 1, k, k, fan_in=k * k) for k in kernels]
+        return {f"{which}_weights": weights, f"{which}_biases": [made(c) for _ in kernels]}
+
+    return {
+        "y": draw(*shape, contiguous=contiguous),
+        **depthwise("dw1"),
+        "reduce_weight": made(hidden, b * c, 1, 1, fan_in=c),
+        "reduce_bias": made(hidden),
+        "expand_weight": made(c, hidden, 1, 1, fan_in=hidden),
+        "expand_bias": made(c),
+        **depthwise("dw2"),
+        "fuse_weight": made(c, b * c, 1, 1, fan_in=b * c),
+        "fuse_bias": made(c),
+    }
+
+
+def sliced(draw: Draw) -> Arguments:
+    made = arguments(draw, (1, 6, 4, 5))
+    return made | {"y": draw(1, 9, 5, 6)[:, 1:7, 1:, 1:]}
+
+
+WHOLE = "all of up to 256 outputs, so that nothing is filtered twice; at 192@16 there are as many programs as places"
+ONE_BLOCK = {"fuse_rows": WHOLE, "fuse_gradient": WHOLE}
+
+# (name, y's shape)
+SHAPES = [
+    ("c24", (2, 24, 5, 7)),
+    ("c1", (1, 1, 6, 3)),
+    ("c3", (2, 3, 9, 2)),
+    ("row", (1, 24, 1, 4)),
+    ("column", (1, 5, 4, 1)),
+    ("one-pixel", (2, 3, 1, 1)),
+    # Two tiles of pixels, two chunks of rows away from the border.
+    ("tiles", (1, 8, 24, 67)),
+    ("c40", (1, 40, 6, 17)),
+]
+
+
+def case(name: str, shape: tuple[int, int, int, int], gradient: str = "like", **options: object) -> Case:
+    return Case("rdfe_front", name, partial(arguments, shape=shape, **options), gradient=gradient)
+
+
+FAST = False  # Compiling takes minutes: `make test-slow` has them.
+CASES = [
+    *(case(name, shape) for name, shape in SHAPES),
+    case("one-branch", (1, 4, 5, 5), kernels=(5,), hidden=3),
+    case("four-branches", (1, 4, 3, 5), kernels=(3, 1, 5, 3)),
+    case("float32-parameters", (1, 24, 4, 4), dtype=torch.float32),
+    case("plain-layout", (2, 6, 3, 4), contiguous=True, gradient="contiguous"),
+    Case("rdfe_front", "sliced", sliced, gradient="expanded"),
+    Case("rdfe_front", "c272", partial(arguments, shape=(1, 272, 3, 3)), compile_only=True, one_block=ONE_BLOCK),
+    *(
+        Case(
+            "rdfe_front",
+            f"{c}@{side}",
+            partial(arguments, shape=(BATCH, c, side, side)),
+            network=True,
+            one_block=ONE_BLOCK if c > 128 else {},
+        )
+        for c, side in NETWORK
+    ),
+]

@@ -1,0 +1,92 @@
+"""Cases of skaf_descriptor's Triton kernels."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from aminet_fast.reference.skaf import skaf_features_ref
+
+from .case import BATCH, NETWORK, Arguments, Case, Draw
+
+if os.environ.get("TRITON_INTERPRET") == "1":
+    from aminet_fast.kernels import skaf_descriptor as kernels
+
+    kernels.FEW_PIXELS = 300  # so that images small enough for the interpreter take both ways forward
+GEMM = {"descriptor_kernel": "a tile of 128 x 128 with three buffers of each side is what feeds the tensor cores"}
+
+
+def arguments(
+    draw: Draw, n: int, c: int, h: int, w: int, kernels: tuple[int, ...] = (5, 7), outputs: int | None = None
+) -> Arguments:
+    weights = [draw(outputs or c, c, k, k, fan_in=c * k * k) for k in kernels]
+    return {"x": draw(n, c, h, w), "weights": weights, "biases": [draw(outputs or c, fan_in=9) for _ in kernels]}
+
+
+def settled(x: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+    """How far the maximum is from the next channel."""
+    u = skaf_features_ref(x, weights, biases)
+    if u.shape[1] == 1:
+        return torch.ones_like(u)
+    first, second = u.topk(2, 1).values.unbind(1)
+    return (first - second)[:, None]
+
+
+def plain(draw: Draw) -> Arguments:
+    weights = [draw(6, 8, k, k, contiguous=True, fan_in=8 * k * k) for k in (3, 5)]
+    return {"x": draw(2, 8, 6, 5, contiguous=True), "weights": weights, "biases": [draw(6), draw(6)]}
+
+
+def sliced(draw: Draw) -> Arguments:
+    weights = [draw(9, 7, k, k, fan_in=5 * k * k)[1::2, 1:6] for k in (5, 3)]
+    return {"x": draw(2, 9, 6, 7)[:, 2:7, 1:], "weights": weights, "biases": [draw(4), draw(8)[::2]]}
+
+
+def float32_parameters(draw: Draw) -> Arguments:
+    """As autocast gives them: the images alone in 16 bits."""
+    weights = [draw(8, 8, k, k, fan_in=8 * k * k, dtype=torch.float32) for k in (3, 5)]
+    biases = [draw(8, dtype=torch.float32) for _ in weights]
+    # The reference's numbers are those of weights rounded to the images' dtype.
+    weights = [w.detach().to(draw.dtype).float().requires_grad_() for w in weights]
+    return {"x": draw(1, 8, 5, 6), "weights": weights, "biases": biases}
+
+
+def case(name: str, *shape: int, kernels: tuple[int, ...] = (5, 7), outputs: int | None = None) -> Case:
+    n, c, h, w = shape
+    function = partial(arguments, n=n, c=c, h=h, w=w, kernels=kernels, outputs=outputs)
+    return Case("skaf_descriptor", name, function, settled=settled)
+
+
+CASES = [
+    # 308 pixels: several blocks of the sorting, and a tile that is not full.
+    case("c24", 2, 24, 11, 14),
+    case("c24-few", 1, 24, 5, 8),
+    case("c1", 1, 1, 3, 2),
+    case("c1-rows", 1, 1, 1, 131),
+    case("c3", 2, 3, 5, 7),
+    case("c3-more-pixels", 2, 3, 19, 8),
+    case("square-tiles", 2, 3, 16, 32),
+    case("square-tiles-few", 1, 3, 16, 16),
+    case("one-pixel", 1, 16, 1, 1),
+    case("three-sizes", 2, 5, 6, 4, kernels=(1, 9, 3), outputs=7),
+    case("one-size", 1, 8, 4, 6, kernels=(3,), outputs=1),
+    case("wide", 1, 8, 11, 10, kernels=(3, 5), outputs=70),
+    Case("skaf_descriptor", "plain-layout", plain, settled=settled, gradient="contiguous"),
+    Case("skaf_descriptor", "sliced", sliced, settled=settled, gradient="expanded"),
+    Case("skaf_descriptor", "float32-parameters", float32_parameters, settled=settled),
+    *(
+        Case(
+            "skaf_descriptor",
+            f"{c}@{side}",
+            partial(arguments, n=BATCH, c=c, h=side, w=side),
+            network=True,
+            one_block=GEMM,
+        )
+        for c, side in NETWORK
+    ),
+    # Inference: so few pixels that the GEMM is cut along its sum.
+    Case("skaf_descriptor", "192@16-alone", partial(arguments, n=1, c=192, h=16, w=16), compile_only=True),
+]
