@@ -28,7 +28,7 @@ def keep_memory() -> bool:
     """Tell glibc not to give freed memory back to the system between samples, for all contenders alike.
 
     By default it gives back what is free above a limit that depends on what was freed before, so which contender pays
-    for mapping the pages again, a third of a training step, is chance. Returns whether there was a glibc to tell.
+    for mapping the pages again is chance. Returns whether there was a glibc to tell.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
