@@ -80,7 +80,7 @@ def pack(weights: Sequence[Tensor], biases: Sequence[Tensor | None], dtype: torc
     kernels = tuple(weight.shape[-1] for weight in weights)
     c, rows = weights[0].shape[0], sum(kernel * kernel + 1 for kernel in kernels)
     packed = weights[0].new_empty((rows, c), dtype=dtype)
-    block = min(128, next_power_of_2(c))
+    block = min(128, next_power_of_2(max(c, 16)))  # not of one lane, whose masked loads give NaN when interpreted
     with on_device_of(packed):
         _pack_kernel[(rows, cdiv(c, block))](
             tuple(weight.contiguous() for weight in weights),
