@@ -93,18 +93,26 @@ def operators() -> list[str]:
 
 
 def cases_of(operator: str) -> list[Case]:
-    """Its cases; the first one that is interpreted is the one that the fast tests take."""
+    """Its cases."""
     cases: list[Case] = importlib.import_module(f"{__package__}.cases_{operator}").CASES
     names = [case.name for case in cases]
     assert len(set(names)) == len(names), f"two cases of {operator} have one name: {names}"
     return cases
 
 
+def first_case(operator: str) -> Case:
+    """The first one that is interpreted, which the fast tests take."""
+    return next(case for case in cases_of(operator) if case.interpreted)
+
+
+def is_fast(operator: str) -> bool:
+    """Whether the fast tests take its first case: unless its cases say FAST = False."""
+    return bool(getattr(importlib.import_module(f"{__package__}.cases_{operator}"), "FAST", True))
+
+
 def fast_case(operator: str) -> Case | None:
-    """What the fast tests take: none of an operator whose cases say FAST = False."""
-    if not getattr(importlib.import_module(f"{__package__}.cases_{operator}"), "FAST", True):
-        return None
-    return next((case for case in cases_of(operator) if case.interpreted), None)
+    """What the fast tests take."""
+    return first_case(operator) if is_fast(operator) else None
 
 
 def mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:

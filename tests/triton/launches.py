@@ -17,7 +17,7 @@ from triton.runtime.autotuner import Autotuner
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction, MockTensor
 
-from .resources import SHARED_LIMIT, Resources, resources
+from .resources import Resources, resources
 
 LARGEST_GRID = (2**31 - 1, 65535, 65535)
 
@@ -36,8 +36,8 @@ class Launch:
             found.append(f"illegal grid {self.grid}")
         if self.used.spilled:
             found.append(f"spills {self.used.spilled} bytes at {self.used.registers} registers")
-        if self.used.shared > SHARED_LIMIT:
-            found.append(f"takes {self.used.shared} bytes of shared memory, {SHARED_LIMIT} at most")
+        if self.used.shared > self.used.limit:
+            found.append(f"takes {self.used.shared} bytes of shared memory, {self.used.limit} at most")
         if self.used.blocks == 1 and self.kernel not in one_block:
             found.append(f"only one block fits on a multiprocessor: {self.used}")
         return [f"{self.kernel} {self.options}: {problem}" for problem in found]

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-SHARED_LIMIT = 99 * 1024  # of a block on sm_86 and sm_89; others have more
+SHARED_LIMIT = {"cuda": 99 * 1024, "hip": 64 * 1024}  # of a block: sm_86 and sm_89, gfx9; some others have more
 # KiB of shared memory, warps, blocks of a multiprocessor; all have 65,536 registers.
 MULTIPROCESSOR = {80: (164, 64, 32), 86: (100, 48, 16), 89: (100, 48, 24), 90: (228, 64, 32), 100: (228, 64, 32)}
 
@@ -23,6 +23,7 @@ class Resources:
     spilled: int  # bytes
     shared: int  # bytes
     blocks: int
+    limit: int = SHARED_LIMIT["cuda"]  # of shared memory
 
 
 def resources(kernel: Any, arch: int | str) -> Resources:
@@ -33,7 +34,7 @@ def resources(kernel: Any, arch: int | str) -> Resources:
         registers, spilled = (
             max(map(int, re.findall(rf"\.vgpr_{what}:\s*(\d+)", text)), default=0) for what in ("count", "spill_count")
         )
-        return Resources(registers, 4 * spilled, shared, 0)
+        return Resources(registers, 4 * spilled, shared, 0, SHARED_LIMIT["hip"])
     registers, spilled = _registers(kernel.hash, kernel.asm["cubin"], kernel.asm["ptx"], arch)
     return Resources(registers, spilled, shared, _blocks(registers, warps, shared, arch))
 
