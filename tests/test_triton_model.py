@@ -10,10 +10,11 @@ import logging
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import FakeTensorMode
 from triton_harness.case import operators
 
-from aminet_fast import AMINet, backends
+from aminet_fast import AMINet, backends, get_config
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -30,12 +31,14 @@ def _on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AMINET_FAST_BACKEND", "triton")
 
 
-def model_and_image(side: int = 32) -> tuple[AMINet, Tensor]:
+def image(batch: int = 2, side: int = 32) -> Tensor:
+    return torch.empty(batch, 3, side, side, device="cuda").contiguous(memory_format=torch.channels_last)
+
+
+def model_and_image() -> tuple[AMINet, Tensor]:
     """The paper's network and a batch of two, on the fake mode's cuda device."""
     with torch.device("cuda"):
-        model = AMINet()
-        image = torch.empty(2, 3, side, side).contiguous(memory_format=torch.channels_last)
-    return model, image
+        return AMINet(), image()
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
@@ -50,12 +53,12 @@ def test_captures_for_cuda(training: bool, autocast: bool, caplog: pytest.LogCap
 
     torch.compiler.reset()
     with FakeTensorMode(allow_non_fake_inputs=True), caplog.at_level(logging.WARNING, "aminet_fast"):
-        model, image = model_and_image()
+        model, x = model_and_image()
         model.train(training)
         compiled = torch.compile(model, fullgraph=True, backend=keep)
         with torch.autocast("cuda", torch.bfloat16, enabled=autocast), torch.set_grad_enabled(training):
-            y = compiled(image)
-        assert y.shape == image.shape
+            y = compiled(x)
+        assert y.shape == x.shape
         assert y.requires_grad == training
     torch.compiler.reset()
     used = {name for name in operators() if any(f"aminet_fast.{name}_fwd" in target for target in names)}
@@ -65,6 +68,20 @@ def test_captures_for_cuda(training: bool, autocast: bool, caplog: pytest.LogCap
         unused |= {"channel_moments"}  # FRM is fused as a whole or not at all
     assert used >= served - unused
     assert not [record for record in caplog.records if any(f"{name} runs" in record.message for name in served)]
+
+
+def test_batches_of_any_size_take_two_graphs() -> None:
+    """One for the first size, one for all others."""
+    torch.compiler.reset()
+    counter = CompileCounter()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        with torch.device("cuda"):
+            model = AMINet(get_config("aminet-tiny"))
+        compiled = torch.compile(model, fullgraph=True, backend=counter)
+        for batch in (2, 3, 5):
+            assert compiled(image(batch)).shape[0] == batch
+    torch.compiler.reset()
+    assert counter.frame_count == 2
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
@@ -77,10 +94,10 @@ def test_a_step_compiles_every_launch(training: bool, autocast: bool) -> None:
     from triton_harness.routing import Routed
 
     with compiled_launches(90) as launches, FakeTensorMode(), Routed(fakes=True) as routed:
-        model, image = model_and_image()
+        model, x = model_and_image()
         model.train(training)
         with torch.autocast("cuda", torch.bfloat16, enabled=autocast), torch.set_grad_enabled(training):
-            y = model(image)
+            y = model(x)
         if training:
             parameters = list(model.parameters())
             found = gradients([y], parameters, [torch.empty_like(y)])
