@@ -6,7 +6,7 @@ TORCH ?= torch>=2.11,<2.15
 PY = $(VENV)/bin/python
 INSTALLED = $(VENV)/.installed
 
-.PHONY: install demo test test-slow test-all sanitize lint types benchmarks benchmarks-quick gpu-gate clean
+.PHONY: install demo test test-slow test-slow-cpu test-slow-triton test-all sanitize lint types benchmarks benchmarks-quick gpu-gate clean
 
 install: $(INSTALLED)
 
@@ -24,8 +24,15 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(PY) -m pytest -m 'not slow and not gpu'
 
-test-slow: $(INSTALLED)
-	$(PY) -m pytest -m 'slow and not gpu'
+test-slow: test-slow-cpu test-slow-triton
+
+test-slow-cpu: $(INSTALLED)
+	$(PY) -m pytest -m 'slow and not gpu' --ignore-glob='tests/test_triton*'
+
+# Hours on two cores. TORCH='torch==2.11.*' brings Triton 3.6; a part of it: TRITON='-k skaf_gate'.
+test-slow-triton: $(INSTALLED)
+	$(PY) -m pytest -m 'slow and not gpu' tests/test_triton_compile.py $(TRITON)
+	$(PY) -m pytest -m 'slow and not gpu' tests/test_triton_interpreter.py tests/test_triton_model.py $(TRITON)
 
 test-all: $(INSTALLED)
 	$(PY) -m pytest

@@ -6,12 +6,13 @@ through memory, mostly the second-level cache, to a launch that adds nine neighb
 Backward is one pass over dy and x (dx and the gradient before the sigmoid, dlogit) and one over a and b, which makes
 their sum again: what reaches a pixel through the nine taps, times the taps, is ds, and times the sum is the weight's
 gradient. Sums over pixels stay in registers through a fixed run of pixels, and a last launch adds the runs in a fixed
-order. For 16-bit data the products are of TF32, which rounds bfloat16's sums four times finer than bfloat16 would and
-has float32's range, and are added in float32.
+order. For 16-bit data forward's product is of TF32, which rounds bfloat16's sums four times finer than bfloat16 would
+and has float32's range, and is added in float32; backward's are float32's multiply-adds.
 
 Floors in bf16 at batch 32 and M = 64 (one MB = 1e6 bytes, 3.0 TB/s). Forward reads z, x, a, b and writes y, the gate
-and, and reads again, the products; backward reads dy, x, gate, dlogit, a, b and writes dx, dlogit, da, db. Products of
-matrices: 1.1 GFLOP forward and 2.1 backward at 24@128 as 16 columns, 1 and 3 us at the tensor cores' 800 TFLOP/s.
+and, and reads again, the products; backward reads dy, x, gate, dlogit, a, b and writes dx, dlogit, da, db. At 24@128
+forward's product is 1.1 GFLOP as 16 columns, 1 us at the tensor cores' 800 TFLOP/s; backward's are 1.2 GFLOP, 20 us at
+float32's 60.
 
     size      forward MB    floor us    backward MB    floor us
     24@128         249.6        83.2          350.2       116.7
@@ -53,11 +54,12 @@ def hourglass_gate_fwd(
     y = torch.empty_like(of_x)
     gate = torch.empty((n, 1, h, w), dtype=torch.float32, device=x.device)
     products = torch.empty((9, pixels), dtype=torch.float32, device=x.device)
+    run = 128 if a.element_size() == 2 else 64  # of exact float32, more take too many registers
     piece, channels = _piece(x)
     of_a = (channels_last(a), a_scale.contiguous(), a_shift.contiguous())
     of_b = (channels_last(b), b_scale.contiguous(), b_shift.contiguous())
     with on_device_of(x):
-        tap_products[(cdiv(pixels, 128),)](
+        tap_products[(cdiv(pixels, run),)](
             *of_a,
             *of_b,
             weight.contiguous(),
@@ -65,10 +67,11 @@ def hourglass_gate_fwd(
             slope,
             pixels,
             M=a.shape[1],
-            PIXELS=128,
+            PIXELS=run,
             MAPS=_maps(a),
             PRECISION=_precision(a),
             num_warps=8,
+            num_stages=1,  # more of them would take 170 KB of shared memory
         )
         gated[(cdiv(pixels, piece),)](
             channels_last(z),
@@ -116,7 +119,7 @@ def hourglass_gate_bwd(
     x_steps = cdiv(pixels, piece * PROGRAMS)
     x_programs = cdiv(pixels, piece * x_steps)
     of_x = dlogit.new_empty((x_programs, 2 * c + 1))
-    maps, step = min(32, _maps(a)), 16
+    maps, step = _vectors(a)
     map_steps = cdiv(pixels, step * PROGRAMS)
     map_programs = cdiv(pixels, step * map_steps)
     of_maps = dlogit.new_empty((map_programs, 13, m))
@@ -157,10 +160,7 @@ def hourglass_gate_bwd(
             M=m,
             STEP=step,
             MAPS=maps,
-            ROWS=_rows(a, step, maps),
-            PRECISION=_precision(a),
             num_warps=4,
-            num_stages=1,
         )
         add_sums[(cdiv(max(m, 2 * c + 1), 16), 14)](
             of_x, of_maps, *vectors, dweight, dbias, x_programs, map_programs, C=c, M=m, ROWS=64, COLUMNS=16
@@ -170,9 +170,9 @@ def hourglass_gate_bwd(
 
 
 def _piece(x: Tensor) -> tuple[int, int]:
-    """Pixels and channels that a program holds at a time, powers of two."""
+    """Pixels and channels that a program holds at a time, powers of two; four pixels a thread at most."""
     channels = next_power_of_2(x.shape[1])
-    return max(1, PIECE_BYTES // (channels * x.element_size())), channels
+    return max(1, min(512, PIECE_BYTES // (channels * x.element_size()))), channels
 
 
 def _maps(a: Tensor) -> int:
@@ -180,9 +180,13 @@ def _maps(a: Tensor) -> int:
     return min(64, max(16, next_power_of_2(a.shape[1])))
 
 
-def _rows(a: Tensor, step: int, maps: int) -> int:
-    """Pixels that 128 threads hold at once, a vector of 16 bytes each."""
-    return min(step, max(1, 128 * 16 // (a.element_size() * maps)))
+def _vectors(a: Tensor) -> tuple[int, int]:
+    """Maps and pixels that 128 threads hold at once: a vector of 16 bytes each, less where pixels are no whole vectors
+    and addresses take registers, and at most one pixel.
+    """
+    m, size = a.shape[1], a.element_size()
+    maps, vector = min(64, next_power_of_2(m)), 16 if m * size % 16 == 0 else 4
+    return maps, min(128, 128 * vector // (size * maps))
 
 
 def _precision(a: Tensor) -> str:

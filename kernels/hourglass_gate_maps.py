@@ -59,39 +59,36 @@ def tap_products(
         _, _, of_b = normed(b, b_scale, b_shift, element, here, channel, known)
         s = activated(of_a, slope) + activated(of_b, slope)
         w = tl.load(weight + channel[:, None] * 9 + tap, known[:, None] & (tap < 9), 0)
-        kind = tl.float32
-        total = tl.dot(s.to(kind), w.to(kind), total, input_precision=PRECISION)
+        total = tl.dot(s, w.to(tl.float32), total, input_precision=PRECISION)
     tl.store(products + tap.to(tl.int64) * pixels + (first + pixel)[:, None], total, live & (tap < 9))
 
 
 @triton.jit
-def _sources(i, tap, size):
-    """Which outputs saw index i of an axis through a tap (0, 1, 2): its neighbour, and at a border its mirror image.
+def _sources(i, size, TAP: tl.constexpr):
+    """Which outputs saw the indices i of an axis through tap 0, 1 or 2: a neighbour, and at a border its mirror image.
 
-    Two times an index and whether it is there, [pixels, taps] each.
+    Two times an index and whether it is there; the middle tap has no mirror image.
     """
-    near = i - tap + 1
-    far = tl.where(tap == 0, 0, size - 1)
-    # The index before the first reflects to 1, the one behind the last to size - 2, where there are such.
-    mirrored = ((tap == 0) & (i == tl.minimum(1, size - 1))) | ((tap == 2) & (i == tl.maximum(0, size - 2)))
-    return near, (near >= 0) & (near < size), far, mirrored
+    near = i - TAP + 1
+    there = (near >= 0) & (near < size)
+    if TAP == 0:
+        # The index before the first reflects to 1, the one behind the last to size - 2, where there are such.
+        return near, there, i * 0, i == tl.minimum(1, size - 1)
+    return near, there, i * 0 + size - 1, i == tl.maximum(0, size - 2)
 
 
 @triton.jit
-def _reaching(dlogit, first, pixels, height, width, PIXELS: tl.constexpr):
-    """What reaches the pixels from `first` on through each tap [PIXELS, 16], nothing through those behind the ninth."""
-    area = height * width
-    image, further, y, x = located(first, height, width, PIXELS)
-    tap = tl.arange(0, 16)[None, :]
-    live = (first + tl.arange(0, PIXELS) < pixels)[:, None] & (tap < 9)
-    row, there, row2, there2 = _sources(y[:, None], tap // 3, height)
-    column, here, column2, here2 = _sources(x[:, None], tap % 3, width)
-    plane = dlogit + image * area
-    start = further[:, None] * area
-    total = tl.load(plane + start + row * width + column, live & there & here, 0)
-    total += tl.load(plane + start + row2 * width + column, live & there2 & here, 0)
-    total += tl.load(plane + start + row * width + column2, live & there & here2, 0)
-    total += tl.load(plane + start + row2 * width + column2, live & there2 & here2, 0)
+def _through(plane, y, x, live, height, width, TAP: tl.constexpr):
+    """What reaches pixels through a tap of the 3x3 kernel: the four ways of two axes, one where the tap is a middle."""
+    row, there, row2, there2 = _sources(y, height, TAP // 3)
+    column, here, column2, here2 = _sources(x, width, TAP % 3)
+    total = tl.load(plane + row * width + column, live & there & here, 0)
+    if TAP // 3 != 1:
+        total += tl.load(plane + row2 * width + column, live & there2 & here, 0)
+    if TAP % 3 != 1:
+        total += tl.load(plane + row * width + column2, live & there & here2, 0)
+    if (TAP // 3 != 1) and (TAP % 3 != 1):
+        total += tl.load(plane + row2 * width + column2, live & there2 & here2, 0)
     return total
 
 
@@ -116,45 +113,42 @@ def maps_backward(
     M: tl.constexpr,
     STEP: tl.constexpr,
     MAPS: tl.constexpr,
-    ROWS: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     """da, db, and the sums over steps * STEP pixels, partial [programs][13][M].
 
-    They are those for the nine taps of weight, for a's scale and shift, and for b's.
+    They are those for the nine taps of weight, for a's scale and shift, and for b's. Each thread keeps those of its own
+    channels and pixels until the end; nine multiply-adds a number for ds and nine for the weight's are less than its
+    bytes take, and without products of matrices nothing waits for shared memory.
     """
     channel = tl.program_id(1) * MAPS + tl.arange(0, MAPS)
     known = channel < M
-    kind = tl.float32
-    tap = tl.arange(0, 16)[:, None]
-    w = tl.load(weight + channel[None, :] * 9 + tap, known[None, :] & (tap < 9), 0).to(kind)
-    of_weight = tl.zeros((16, MAPS), tl.float32)
-    of_a_scale = tl.zeros((ROWS, MAPS), tl.float32)
-    of_a_shift = tl.zeros((ROWS, MAPS), tl.float32)
-    of_b_scale = tl.zeros((ROWS, MAPS), tl.float32)
-    of_b_shift = tl.zeros((ROWS, MAPS), tl.float32)
+    sums = ()
+    for _ in tl.static_range(13):
+        sums = sums + (tl.zeros((STEP, MAPS), tl.float32),)  # noqa: RUF005
     for step in range(steps):
         first = (tl.program_id(0).to(tl.int64) * steps + step) * STEP
         pixel = tl.arange(0, STEP)
-        here = (first + pixel < pixels)[:, None] & known[None, :]
+        live = first + pixel < pixels
+        here = live[:, None] & known[None, :]
         element = first * M + (pixel[:, None] * M + channel[None, :])
         from_a, by_a, of_a = normed(a, a_scale, a_shift, element, here, channel, known)
         from_b, by_b, of_b = normed(b, b_scale, b_shift, element, here, channel, known)
-        dq = _reaching(dlogit, first, pixels, height, width, STEP).to(kind)
-        ds = tl.dot(dq, w, input_precision=PRECISION)
         s = activated(of_a, slope) + activated(of_b, slope)
-        of_weight = tl.dot(tl.trans(dq), s.to(kind), of_weight, input_precision=PRECISION)
-        d = tl.where(of_a > 0, ds, ds * slope)
-        tl.store(da + element, d * by_a, here)
-        of_a_scale += folded(d * from_a, ROWS)
-        of_a_shift += folded(d, ROWS)
-        d = tl.where(of_b > 0, ds, ds * slope)
-        tl.store(db + element, d * by_b, here)
-        of_b_scale += folded(d * from_b, ROWS)
-        of_b_shift += folded(d, ROWS)
+        ds = tl.zeros((STEP, MAPS), tl.float32)
+        image, further, y, x = located(first, height, width, STEP)
+        plane = dlogit + image * height * width + further * (height * width)
+        of_weight = ()
+        for tap in tl.static_range(9):
+            reaching = _through(plane, y, x, live, height, width, tap)[:, None]
+            w = tl.load(weight + channel * 9 + tap, known, 0).to(tl.float32)[None, :]
+            ds = tl.fma(reaching, w, ds)
+            of_weight = of_weight + (tl.fma(reaching, s, sums[tap]),)  # noqa: RUF005
+        of_a = tl.where(of_a > 0, ds, ds * slope)
+        of_b = tl.where(of_b > 0, ds, ds * slope)
+        tl.store(da + element, of_a * by_a, here)
+        tl.store(db + element, of_b * by_b, here)
+        of_norms = (sums[9] + of_a * from_a, sums[10] + of_a, sums[11] + of_b * from_b, sums[12] + of_b)
+        sums = of_weight + of_norms
     partial += tl.program_id(0).to(tl.int64) * 13 * M
-    tl.store(partial + tap * M + channel[None, :], of_weight, known[None, :] & (tap < 9))
-    tl.store(partial + 9 * M + channel, tl.sum(of_a_scale, 0), known)
-    tl.store(partial + 10 * M + channel, tl.sum(of_a_shift, 0), known)
-    tl.store(partial + 11 * M + channel, tl.sum(of_b_scale, 0), known)
-    tl.store(partial + 12 * M + channel, tl.sum(of_b_shift, 0), known)
+    for i in tl.static_range(13):
+        tl.store(partial + i * M + channel, tl.sum(sums[i], 0), known)
