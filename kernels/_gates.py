@@ -8,8 +8,10 @@ import triton.language as tl
 from torch import Tensor
 
 from ..ops._library import empty_as
+from ._common import next_power_of_2
 
 PIECE_BYTES = 8192  # of one tensor that a program holds at a time: four vectors of 16 bytes a thread
+PIECE_PIXELS = 512  # at most: four a thread
 PROGRAMS = 1024  # at most, of the sums over all pixels; with the shape it fixes their order
 
 
@@ -26,6 +28,17 @@ def located(first, height, width, PIXELS: tl.constexpr):
     pixel = i - further * area
     y = pixel // width
     return image, further, y, pixel - y * width
+
+
+def piece_of(t: Tensor) -> tuple[int, int]:
+    """Pixels and channels of t [N, C, H, W] that a program holds at a time, powers of two.
+
+    Fewer where a row is no whole vectors of 16 bytes, or is very long: addresses, or sums over a row, take registers.
+    """
+    c, size = t.shape[1], t.element_size()
+    channels = next_power_of_2(c)
+    elements = PIECE_BYTES // (size if c * size % 16 == 0 and channels <= 512 else max(size, 4))
+    return max(1, min(PIECE_PIXELS, elements // channels)), channels
 
 
 class Result:

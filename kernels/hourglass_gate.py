@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from ._common import cdiv, channels_last, dot_precision, next_power_of_2, on_device_of, refuse_float64
-from ._gates import PIECE_BYTES, PROGRAMS, Result
+from ._gates import PROGRAMS, Result, piece_of
 from .hourglass_gate_images import add_sums, gated, x_backward
 from .hourglass_gate_maps import maps_backward, tap_products
 
@@ -55,7 +55,7 @@ def hourglass_gate_fwd(
     gate = torch.empty((n, 1, h, w), dtype=torch.float32, device=x.device)
     products = torch.empty((9, pixels), dtype=torch.float32, device=x.device)
     run = 128 if a.element_size() == 2 else 64  # of exact float32, more take too many registers
-    piece, channels = _piece(x)
+    piece, channels = piece_of(x)
     of_a = (channels_last(a), a_scale.contiguous(), a_shift.contiguous())
     of_b = (channels_last(b), b_scale.contiguous(), b_shift.contiguous())
     with on_device_of(x):
@@ -115,7 +115,7 @@ def hourglass_gate_bwd(
     vectors = [t.new_empty(t.shape) for t in (x_scale, x_shift, a_scale, a_shift, b_scale, b_shift)]
     dweight, dbias = weight.new_empty(weight.shape), weight.new_empty(1)
     dlogit = torch.empty(pixels, dtype=torch.float32, device=x.device)
-    piece, channels = _piece(x)
+    piece, channels = piece_of(x)
     x_steps = cdiv(pixels, piece * PROGRAMS)
     x_programs = cdiv(pixels, piece * x_steps)
     of_x = dlogit.new_empty((x_programs, 2 * c + 1))
@@ -167,12 +167,6 @@ def hourglass_gate_bwd(
         )
     gradients = [dx.finished(), *vectors[:2], da.finished(), *vectors[2:4], db.finished(), *vectors[4:]]
     return [*gradients, dweight, dbias]
-
-
-def _piece(x: Tensor) -> tuple[int, int]:
-    """Pixels and channels that a program holds at a time, powers of two; four pixels a thread at most."""
-    channels = next_power_of_2(x.shape[1])
-    return max(1, min(512, PIECE_BYTES // (channels * x.element_size()))), channels
 
 
 def _maps(a: Tensor) -> int:

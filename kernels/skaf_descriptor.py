@@ -40,7 +40,7 @@ WIDEST = 128  # columns of the GEMM at a time
 NARROWEST = 16
 FEW_PIXELS = 16384  # fewer than two tiles of 128 for each multiprocessor of a large GPU, about half of the time
 PROGRAMS = 256  # that few pixels are to be shared by
-INPUT_TILE = 1024  # numbers of dx in 16 bits: one vector a thread; of two some tiles spill
+INPUT_TILE = 1024  # numbers of dx in 16 bits: one vector a thread (half, where pixels are no whole vectors)
 CORRELATIONS, CORRELATED = 256, 32  # programs that share the pixels, and pixels at a time
 SORTED = 64  # pixels that are ranked among each other
 
@@ -164,7 +164,7 @@ def skaf_descriptor_bwd_input(dm: Tensor, argmax: Tensor, weights: list[Tensor])
     mean, dx = dm.new_empty(length), dm.new_empty((n, h, w, c)).permute(0, 3, 1, 2)
     firsts = tuple(sum(weight.shape[0] for weight in weights[:i]) for i in range(len(weights) + 1))
     block = _channel_block(c)
-    tile = INPUT_TILE // block // (2 if dm.dtype == torch.float32 else 1)
+    tile = INPUT_TILE // block // (2 if dm.dtype == torch.float32 or c * dm.element_size() % 16 else 1)
     with on_device_of(dm):
         mean_weights_kernel[(cdiv(length, 64),)](packed, mean, LENGTH=length, TOTAL=total, BLOCK_O=32, BLOCK=64)
         input_kernel[(cdiv(pixels, tile), cdiv(c, block))](

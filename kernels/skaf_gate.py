@@ -28,7 +28,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ._common import TYPES, accumulator, cdiv, channels_last, next_power_of_2, on_device_of
-from ._gates import PIECE_BYTES, PROGRAMS, Result
+from ._gates import PROGRAMS, Result, piece_of
 from .skaf_gate_maps import add_sums, convolved, places, transposed, weight_sums
 
 
@@ -129,7 +129,7 @@ def skaf_gate_fwd(
     acc = accumulator(g)
     gates = torch.empty((n, 2, h, w), dtype=acc, device=g.device)
     y = Result(g)
-    pixels, (piece, channels) = n * h * w, _piece(g)
+    pixels, (piece, channels) = n * h * w, piece_of(g)
     run = piece * next(pieces for pieces in (4, 2, 1) if pieces == 1 or pixels >= 512 * pieces * piece)
     of_g = channels_last(g)
     last = of_g if residual is None else channels_last(residual)  # not read where there is none
@@ -171,7 +171,7 @@ def skaf_gate_bwd(
     """dm, dweight, dbias, dg, dl; what is not needed has no elements."""
     need_maps = need_m or need_weight
     (n, c, h, w), acc = g.shape, accumulator(g)
-    piece, channels = _piece(g)
+    piece, channels = piece_of(g)
     dz = torch.empty((n, 2, h, w) if need_maps else (0,), dtype=acc, device=g.device)
     branches = [Result(g), Result(g)] if need_branches else []
     dg, dl = (r.pixels for r in branches) if branches else (g, l)  # not written where they are not needed
@@ -231,9 +231,3 @@ def _of_weight(dz: Tensor, m: Tensor, dweight: Tensor, dbias: Tensor) -> None:
     add_sums[(cdiv(count + 2, columns),)](
         partial, dweight, dbias, programs, COUNT=count, ROWS=64, COLUMNS=columns, ACC=acc
     )
-
-
-def _piece(g: Tensor) -> tuple[int, int]:
-    """Pixels and channels that a program holds at a time, powers of two."""
-    channels = next_power_of_2(g.shape[1])
-    return max(1, PIECE_BYTES // (channels * g.element_size())), channels

@@ -16,6 +16,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     from aminet_fast.kernels import skaf_descriptor as kernels
 
     kernels.FEW_PIXELS = 300  # so that images small enough for the interpreter take both ways forward
+FEW = {"parts_kernel": "of few pixels there are about two programs for each multiprocessor"}
 GEMM = {"descriptor_kernel": "a tile of 128 x 128 with three buffers of each side is what feeds the tensor cores"}
 
 
@@ -57,7 +58,7 @@ def float32_parameters(draw: Draw) -> Arguments:
 def case(name: str, *shape: int, kernels: tuple[int, ...] = (5, 7), outputs: int | None = None) -> Case:
     n, c, h, w = shape
     function = partial(arguments, n=n, c=c, h=h, w=w, kernels=kernels, outputs=outputs)
-    return Case("skaf_descriptor", name, function, settled=settled)
+    return Case("skaf_descriptor", name, function, settled=settled, one_block=FEW)
 
 
 CASES = [
