@@ -37,7 +37,7 @@ def piece_of(t: Tensor) -> tuple[int, int]:
     """
     c, size = t.shape[1], t.element_size()
     channels = next_power_of_2(c)
-    elements = PIECE_BYTES // (size if c * size % 16 == 0 and channels <= 512 else max(size, 4))
+    elements = PIECE_BYTES // size if c * size % 16 == 0 and channels <= 512 else 1024
     return max(1, min(PIECE_PIXELS, elements // channels)), channels
 
 

@@ -197,6 +197,7 @@ def skaf_gate_bwd(
                 PIECE=piece,
                 CHANNELS=channels,
                 ACC=TYPES[acc],
+                num_warps=8,
             )
         if need_m:
             _of_maps(dz, weight.contiguous(), dm)
