@@ -32,7 +32,7 @@ def check_compiles(case: Case, dtype: torch.dtype, arch: int | str) -> list[Any]
     forward = f"aminet_fast::{case.operator}_"
     assert any(name.startswith(forward) for name in routed.ran), f"no Triton kernel served {case.operator}"
     assert launches, "no kernel was launched"
-    problems = [problem for launch in launches for problem in launch.problems(case.one_block)]
+    problems = [problem for launch in launches for problem in launch.problems(case.one_block, case.network)]
     assert not problems, f"{case} {dtype} {arch}:\n" + "\n".join(dict.fromkeys(problems))
     return launches
 
