@@ -36,9 +36,8 @@ class Launch:
         if any(not 0 < size <= most for size, most in zip(self.grid, LARGEST_GRID, strict=True)):
             found.append(f"illegal grid {self.grid}")
         chosen = self.used.spilled <= CHOSEN_SPILL and self.used.registers <= 128
-        if (
-            self.used.spilled and self.used.blocks and (strict or not chosen)
-        ):  # AMD's, for which nothing is tuned, has 0
+        known = self.used.blocks > 0  # not for AMD, for which nothing is tuned
+        if self.used.spilled and known and (strict or not chosen):
             found.append(f"spills {self.used.spilled} bytes at {self.used.registers} registers")
         if self.used.shared > self.used.limit:
             found.append(f"takes {self.used.shared} bytes of shared memory, {self.used.limit} at most")
