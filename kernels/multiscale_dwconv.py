@@ -27,7 +27,8 @@ from torch import Tensor
 
 from ._common import accumulator, channels_last
 from .multiscale_dwconv_filter import filtered, pack
-from .multiscale_dwconv_sums import parameter_gradients, scale_gradient, tap_sums
+from .multiscale_dwconv_fold import parameter_gradients, scale_gradient
+from .multiscale_dwconv_sums import tap_sums
 
 
 def multiscale_dwconv_fwd(

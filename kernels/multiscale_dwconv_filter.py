@@ -4,8 +4,10 @@ A program makes ROWS rows of a segment of BLOCK elements. In channels_last a row
 shift by a pixel is one by C of them, so a segment needs no padding whatever C is, and C = 24 wastes no lane; weights
 repeat with period C. For each horizontal shift the rows that the taps of that column meet are loaded once, and each
 weight once for ROWS rows: with 8 of them 12 loads of x and 10 of weights for the 83 multiply-adds that an element of
-3, 5, 7 takes, where taps that load for themselves make 83 of each. The per-channel scale a is linear: it waits for the
-sums, so a * x never exists.
+3, 5, 7 takes, where taps that load for themselves make 83 of each. Shifts are a loop, in which a branch takes part
+where it reaches: code is a fifth of what it would be unrolled. A thread has two neighbours of a row, or four where each
+branch has its own x (24 loads of x for an element, but sums of one branch only): a load, its mask and its address serve
+all of them. The per-channel scale a is linear: it waits for the sums, so a * x never exists.
 """
 
 from __future__ import annotations
@@ -35,17 +37,11 @@ def radius_of(kernels: tuple[int, ...], first: int, last: int) -> int:
 
 
 @triton.constexpr_function
-def reaches(kernels: tuple[int, ...], k: int, shift: int) -> bool:
-    """Whether branch k has taps `shift` beside its middle."""
-    return abs(shift) <= kernels[k] // 2
-
-
-@triton.constexpr_function
-def row_of_tap(kernels: tuple[int, ...], k: int, ky: int, shift: int, turned: bool) -> int:
-    """Of the tap of branch k at row ky, `shift` beside its middle; turned by half a turn."""
+def middle_tap(kernels: tuple[int, ...], k: int, ky: int, turned: bool) -> int:
+    """The row of the tap in the middle of row ky of branch k; turned by half a turn."""
     kernel = kernels[k]
-    tap = ky * kernel + shift + kernel // 2
-    return sum(size * size + 1 for size in kernels[:k]) + (kernel * kernel - 1 - tap if turned else tap)
+    before = sum(size * size + 1 for size in kernels[:k])
+    return before + (kernel - 1 - ky if turned else ky) * kernel + kernel // 2
 
 
 @triton.jit
@@ -95,6 +91,26 @@ def pack(weights: Sequence[Tensor], biases: Sequence[Tensor | None], dtype: torc
 
 
 @triton.jit
+def _column(
+    sums, rows, weights,
+    C: tl.constexpr, KERNELS: tl.constexpr, K: tl.constexpr, FIRST: tl.constexpr, RADIUS: tl.constexpr,
+    TURNED: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """sums and what a column of taps of branch K makes of rows; weights points to its shift beside the middle."""
+    BEFORE: tl.constexpr = (K - FIRST) * ROWS
+    SIZE: tl.constexpr = KERNELS[K]
+    MARGIN: tl.constexpr = RADIUS - SIZE // 2
+    turn = sums[BEFORE : BEFORE + ROWS]
+    for ky in tl.static_range(SIZE):
+        weight = tl.load(weights + middle_tap(KERNELS, K, ky, TURNED) * C)
+        taken = turn
+        turn = ()
+        for j in tl.static_range(ROWS):
+            turn = turn + (tl.fma(rows[ky + j + MARGIN], weight, taken[j]),)  # noqa: RUF005
+    return sums[:BEFORE] + turn + sums[BEFORE + ROWS :]
+
+
+@triton.jit
 def _convolve(
     sums, x, packed, at, channel, row, height, length,
     C: tl.constexpr, KERNELS: tl.constexpr, FIRST: tl.constexpr, LAST: tl.constexpr, TURNED: tl.constexpr,
@@ -104,19 +120,14 @@ def _convolve(
     ACC: tl.constexpr = packed.dtype.element_ty
     RADIUS: tl.constexpr = radius_of(KERNELS, FIRST, LAST)
     top = x - RADIUS * length
-    for shift in tl.static_range(-RADIUS, RADIUS + 1):
+    for shift in range(-RADIUS, RADIUS + 1):
         there = at + shift * C
         inside = (there >= 0) & (there < length)
         rows = load_rows(top, there, inside, row - RADIUS, height, length, ROWS + 2 * RADIUS, ACC)
+        weights = packed + channel + (-shift if TURNED else shift) * C
         for k in tl.static_range(FIRST, LAST):
-            if reaches(KERNELS, k, shift):
-                for ky in tl.static_range(KERNELS[k]):
-                    weight = tl.load(packed + row_of_tap(KERNELS, k, ky, shift, TURNED) * C + channel)
-                    turn = ()
-                    for j in tl.static_range(ROWS):
-                        value = rows[ky + j + RADIUS - KERNELS[k] // 2]
-                        turn = turn + (tl.fma(value, weight, sums[(k - FIRST) * ROWS + j]),)  # noqa: RUF005
-                    sums = sums[: (k - FIRST) * ROWS] + turn + sums[(k - FIRST + 1) * ROWS :]
+            if (shift >= -(KERNELS[k] // 2)) & (shift <= KERNELS[k] // 2):
+                sums = _column(sums, rows, weights, C, KERNELS, k, FIRST, RADIUS, TURNED, ROWS)
     return sums
 
 
@@ -202,7 +213,7 @@ def filtered(
     n, c, h, w = x[0].shape
     shared = len(x) == 1
     y = [x[0].new_empty((n, h, w, c)).permute(0, 3, 1, 2) for _ in range(1 if summed else len(kernels))]
-    rows, block, warps = _tile(kernels, shared and not summed, h, x[0].dtype)
+    rows, block, warps = _tile(kernels, shared, h, w * c, x[0].dtype)
     with on_device_of(packed):
         _filter_kernel[(n * cdiv(h, rows) * cdiv(w * c, block),)](
             tuple(x),
@@ -224,10 +235,11 @@ def filtered(
     return y
 
 
-def _tile(kernels: Kernels, shared: bool, height: int, dtype: torch.dtype) -> tuple[int, int, int]:
+def _tile(kernels: Kernels, shared: bool, height: int, length: int, dtype: torch.dtype) -> tuple[int, int, int]:
     """ROWS, BLOCK and warps of _filter_kernel."""
     taps = sum(kernel * kernel for kernel in kernels)
-    rows = 8 if taps <= 100 else 4  # what is unrolled has rows * taps multiply-adds
+    rows = 8 if taps <= 100 else 4  # sums of every branch's rows, and rows of x with a radius more, are registers
     if dtype == torch.float64:
         rows //= 2
-    return min(rows, next_power_of_2(height)), 256, 4
+    wide = not shared and length > 256 and dtype != torch.float64
+    return min(rows, next_power_of_2(height)), 512 if wide else 256, 4
