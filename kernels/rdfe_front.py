@@ -83,19 +83,35 @@ class _Tiles:
     warps: int
 
     @staticmethod
-    def of(y: Tensor) -> _Tiles:
-        n, c, h, w = y.shape
-        # Products in float32 are unrolled: smaller tiles, and filters again for each 64 outputs.
-        most_outputs, most_columns = (64, 32) if y.dtype == torch.float32 else (256, 64)
-        outputs = min(max(next_power_of_2(c), 16), most_outputs)
+    def of_rows(y: Tensor) -> _Tiles:
+        """fuse_rows': every output of up to 256, so that nothing is filtered twice."""
+        outputs = min(max(next_power_of_2(y.shape[1]), 16), _of(y, 64, 256))
         block = max(outputs // 4, 8)
-        # Four numbers a thread of a filtered row, sixteen of a row of outputs at most.
-        columns = min(max(16, 512 // block), most_columns, max(16, next_power_of_2(w)))
+        columns = max(16, _of(y, 256, 512) // block)
+        return _Tiles._cut(y, min(columns, 64), block, outputs, _of(y, 2, 4))
+
+    @staticmethod
+    def of_gradient(y: Tensor) -> _Tiles:
+        """fuse_gradient's, smaller: rows of outputs' gradients are operands beside the filtered rows."""
+        outputs = min(max(next_power_of_2(y.shape[1]), 16), _of(y, 32, 128))
+        block = min(max(outputs // 4, 8), _of(y, 8, 32))
+        columns = min(max(16, 512 // block), _of(y, 16, 32))
+        return _Tiles._cut(y, columns, block, outputs, _of(y, 1, 4))
+
+    @staticmethod
+    def _cut(y: Tensor, columns: int, block: int, outputs: int, each: int) -> _Tiles:
+        """The same for every width; each: numbers of a filtered row that a thread has."""
+        n, _, h, w = y.shape
         across, down = cdiv(w, columns), cdiv(h, ROWS)
-        return _Tiles(columns, block, outputs, across, down, n * across * down, min(max(columns * block // 128, 1), 8))
+        return _Tiles(columns, block, outputs, across, down, n * across * down, columns * block // (32 * each))
 
     def constants(self) -> tuple[int, int, int]:
         return self.columns, self.block, self.outputs
+
+
+def _of(y: Tensor, float32: int, less: int) -> int:
+    """The first for float32, whose products hold operands in every thread, not in tensor cores' fragments."""
+    return float32 if y.dtype == torch.float32 else less
 
 
 def rdfe_front_fwd(y: Tensor, parameters: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -103,7 +119,7 @@ def rdfe_front_fwd(y: Tensor, parameters: list[Tensor]) -> tuple[Tensor, Tensor,
     refuse_float64("rdfe_front", y)
     p, x = _Parameters(parameters), channels_last(y)
     _, c, h, w = y.shape
-    tiles, z = _Tiles.of(x), torch.empty_like(x)
+    tiles, z = _Tiles.of_rows(x), torch.empty_like(x)
     with on_device_of(y):
         sums = window_sums(x, p.largest)
         packed = p.first()
@@ -153,9 +169,11 @@ def _before_fuse(dz: Tensor, p: _Parameters) -> list[Tensor]:
     """df'_k of all branches, channels_last."""
     n, c, h, w = dz.shape
     df = dz.new_empty((p.inputs // c, n, h, w, c))
-    pixels, block = 64, min(max(next_power_of_2(c), 16), 64)
+    pixels, block = 64, min(max(next_power_of_2(c), 16), _of(dz, 32, 64))
     fuse_transposed[(cdiv(n * h * w, pixels),)](
-        *(dz, p.fuse, df, n * h * w, c, p.inputs, pixels, block, dot_precision()), num_warps=4, num_stages=2
+        *(dz, p.fuse, df, n * h * w, c, p.inputs, pixels, block, min(block, _of(dz, 16, 64)), dot_precision()),
+        num_warps=4,
+        num_stages=2,
     )
     return [part.permute(0, 3, 1, 2) for part in df]
 
@@ -188,9 +206,9 @@ def _first_gradients(
 def _fuse_gradient(f: list[Tensor], dz: Tensor, a: Tensor, p: _Parameters) -> tuple[Tensor, Tensor]:
     """[C, branches * C] and [C]: sums of splits that the shape alone decides."""
     _, c, h, w = dz.shape
-    tiles = _Tiles.of(dz)
-    # As many as keep their sums, splits * 3 C^2 numbers, well below an image.
-    splits = min(tiles.count, max(16, 4096 // tiles.outputs))
+    tiles = _Tiles.of_gradient(dz)
+    # Many, because a branch of 7 x 7 takes five times as long as one of 3 x 3; their sums stay below half an image.
+    splits = min(tiles.count, max(16, min(256, dz.numel() // (4 * c * p.inputs))))
     partial = dz.new_empty((splits, c, p.inputs), dtype=torch.float32)
     partial_bias = dz.new_empty((splits, c), dtype=torch.float32)
     fuse_gradient[splits * len(f) * cdiv(c, tiles.block), cdiv(c, tiles.outputs)](

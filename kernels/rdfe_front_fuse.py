@@ -38,7 +38,7 @@ def _weights(fuse, like, first, start, out, C: tl.constexpr, INPUTS: tl.constexp
     return tl.load(fuse + out * INPUTS + start + channel, mask=inside, other=0).to(like.dtype.element_ty)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["across", "down"])
 def fuse_rows(
     f,
     a,
@@ -103,9 +103,10 @@ def fuse_transposed(
     INPUTS: tl.constexpr,
     PIXELS: tl.constexpr,
     BLOCK: tl.constexpr,
+    DEPTH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """df [branch][pixel][channel] = F^T dz: PIXELS pixels of all branches, BLOCK channels at a time."""
+    """df [branch][pixel][channel] = F^T dz: PIXELS pixels, at a time BLOCK channels from DEPTH of dz."""
     first = tl.program_id(0).to(tl.int64) * PIXELS
     pixel = tl.arange(0, PIXELS)[:, None]
     there = first + pixel < pixels
@@ -113,8 +114,8 @@ def fuse_transposed(
         for start in range(0, C, BLOCK):
             channel = start + tl.arange(0, BLOCK)[None, :]
             total = tl.zeros([PIXELS, BLOCK], tl.float32)
-            for depth in range(0, C, BLOCK):
-                out = depth + tl.arange(0, BLOCK)
+            for depth in range(0, C, DEPTH):
+                out = depth + tl.arange(0, DEPTH)
                 left = tl.load(dz + first * C + pixel * C + out[None, :], mask=there & (out < C)[None, :], other=0)
                 inside = (out < C)[:, None] & (channel < C)
                 right = tl.load(fuse + out[:, None] * INPUTS + k * C + channel, mask=inside, other=0).to(left.dtype)
@@ -123,7 +124,7 @@ def fuse_transposed(
             tl.store(to, total.to(df.dtype.element_ty), mask=there & (channel < C))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["across", "down", "tiles", "splits"])
 def fuse_gradient(
     f,
     dz,

@@ -46,7 +46,7 @@ def sliced(draw: Draw) -> Arguments:
 
 
 WHOLE = "all of up to 256 outputs, so that nothing is filtered twice; at 192@16 there are as many programs as places"
-ONE_BLOCK = {"fuse_rows": WHOLE, "fuse_gradient": WHOLE}
+ONE_BLOCK = {"fuse_rows": WHOLE}
 
 # (name, y's shape)
 SHAPES = [
