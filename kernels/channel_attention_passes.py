@@ -86,11 +86,14 @@ class Passes:
         blocks = cdiv(k, bk) * cdiv(m, bm)
         groups, images = (1, self.n) if all_images else (self.n, 1)
         splits = min(self.strips * images, cdiv(512, groups * blocks))
+        # Here ptxas would spill some to fit a third block, unless told that it may have all registers.
+        full = self.dtype == torch.float32 and bm == 128
         out = a.new_empty((groups, splits, k, m), dtype=torch.float32)
         dtaps = a.new_empty((splits, k, 9) if all_images else (0, k, 9), dtype=torch.float32)
         outer_kernel[(groups * splits, blocks)](
             a, taps, b, centre, out, dtaps, self.h, self.w, images, splits, k, m, a.stride(0), 3 * self.c,
             FLIPPED=all_images, TAPS=all_images, ROWS=self.rows, BW=BW, BK=bk, BM=bm, PRECISION=self.precision,
+            num_stages=2 if full else 3, maxnreg=255 if full else None,
         )  # fmt: skip
         return (out.sum((0, 1)), dtaps.sum(0)) if all_images else (out.sum(1), dtaps)
 
@@ -103,10 +106,12 @@ class Passes:
         halves, groups = (2, self.heads) if of_head else (1, 1)
         k, m = (self.d, self.d) if of_head else (a.shape[1], out.shape[1])
         wide = width(m, 256 // halves)
-        tile = 64 if self.n * self.pixels >= 1 << 14 and wide * halves <= 128 else 32
+        # float32 is multiplied in plain registers, which wide tiles spill; so do more of them loaded ahead.
+        widest, stages = (128, 3) if self.dtype != torch.float32 else (32, 2 if wide * halves <= 64 else 1)
+        tile = 64 if self.n * self.pixels >= 1 << 14 and wide * halves <= widest else 32
         project_kernel[(self.n * cdiv(self.pixels, tile), groups * cdiv(m, wide))](
             a, taps, matrix, out, self.h, self.w, k, m, self.c, a.stride(0), out.stride(0), 3 * self.c,
             matrix.stride(0) if matrix.dim() > 2 else 0, matrix.stride(1) if of_head else 0, *strides,
             HALVES=halves, CONV=taps is not None, FLIPPED=matrix.dim() == 2, BP=tile, BK=width(k, 32),
-            BM=wide * halves, PRECISION=self.precision,
+            BM=wide * halves, PRECISION=self.precision, num_stages=stages,
         )  # fmt: skip

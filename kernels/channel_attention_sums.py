@@ -90,12 +90,13 @@ def gram_kernel(
             k_done = k_next + a * k3 + b * k4 + c * k5
             k_next = a * k0 + b * k1 + c * k2
             ours = (column < W) & (row + 0 * column > first)
-            q = tl.where(ours, q, 0.0)
-            k = tl.where(ours, k, 0.0)
-            q_squares += q * q
-            k_squares += k * k
-            q = q.to(u.dtype.element_ty)
-            gram = tl.dot(tl.trans(q), k.to(u.dtype.element_ty), gram, input_precision=PRECISION)
+            # Norms of what is multiplied, rounded as it is: else cosines, and what of a gradient is along q or k itself
+            # and has to cancel (with one pixel, all of it), are wrong by the rounding.
+            q = tl.where(ours, q, 0.0).to(u.dtype.element_ty)
+            k = tl.where(ours, k, 0.0).to(u.dtype.element_ty)
+            q_squares += q.to(tl.float32) * q.to(tl.float32)
+            k_squares += k.to(tl.float32) * k.to(tl.float32)
+            gram = tl.dot(tl.trans(q), k, gram, input_precision=PRECISION)
 
     out = sums + (image * splits + split).to(tl.int64) * (C * D + 2 * C)
     i = q_block * BD + tl.arange(0, BD)

@@ -23,25 +23,32 @@ def arguments(
 
 
 def autocast(draw: Draw) -> Arguments:
-    """16-bit images with parameters in float32."""
-    return arguments(Draw(torch.float32, draw.device), 1, 24, 5, 18) | {"x": draw(1, 24, 5, 18)}
+    """16-bit images with parameters in float32.
+
+    At 18 columns the temperature's gradient would be 1/412 of its terms' magnitudes: nothing but their rounding.
+    """
+    return arguments(Draw(torch.float32, draw.device), 1, 24, 5, 17) | {"x": draw(1, 24, 5, 17)}
 
 
 def sliced(draw: Draw) -> Arguments:
     return arguments(draw, 2, 6, 4, 5, 2) | {"x": draw(2, 9, 5, 5)[:, 1:7, 1:]}
 
 
-# In 16 bits u, q, k, v and M are rounded to data's dtype on their way to the tensor cores, where the tolerances have
-# room for the result's own rounding; with one pixel the gradients of q and k are 0, the difference of what was rounded.
-HALF = {"dtypes": (torch.bfloat16, torch.float16), "loosen": 4.0}
+HALF = (torch.bfloat16, torch.float16)
+# In 16 bits u, q and k, v, M and y are rounded. Switched on one by one in float64, these put y at up to 1.25, 1.1, 1.0,
+# 1.2 and 0.35 times its tolerance; together, as in the kernels, at up to 1.7, and at 1.2 the gradient of a temperature
+# whose terms cancel. The reference in 16 bits is at up to 3.1 and 1.9. With M exact it would still be 1.7.
+TOGETHER = 2.0
+# Unbounded logits: q's and k's rounding alone is 2.2 times the tolerance, all of it 2.7; the reference 3.2.
+BY_ROOT = 3.0
 
 
-def cases(name: str, *sizes: int, **options: bool) -> list[Case]:
-    """sizes: N, C, H, W, heads."""
+def cases(name: str, *sizes: int, loosen: float = TOGETHER, **options: bool) -> list[Case]:
+    """sizes: N, C, H, W, heads; `loosen` in 16 bits."""
     made = partial(arguments, **dict(zip(("n", "c", "h", "w", "heads"), sizes, strict=True)), **options)
     return [
         Case("channel_attention", name, made, dtypes=(torch.float32,)),
-        Case("channel_attention", f"{name}-16-bit", made, **HALF),
+        Case("channel_attention", f"{name}-16-bit", made, dtypes=HALF, loosen=loosen),
     ]
 
 
@@ -49,19 +56,19 @@ CASES = [
     # Two strips of pixels side by side, the second with one pixel.
     *cases("c24", 2, 24, 3, 17, 1),
     *cases("two-strips-down", 1, 6, 18, 3, 2),
-    *cases("one-channel", 1, 1, 2, 3, 1),
-    *cases("one-pixel", 1, 3, 1, 1, 1),
-    *cases("row", 2, 3, 1, 37, 1),
+    *cases("one-channel", 1, 1, 2, 3, 1, loosen=1.0),
+    *cases("one-pixel", 1, 3, 1, 1, 1, loosen=1.0),
+    *cases("row", 2, 3, 1, 37, 1, loosen=1.0),
     *cases("two-heads", 1, 48, 5, 7, 2),
     *cases("eight-heads", 1, 192, 2, 3, 8),
     *cases("three-heads-of-21", 1, 63, 4, 3, 3),
     # Heads wider than one tile.
     *cases("head-of-40", 2, 40, 3, 4, 1),
     *cases("head-of-80", 1, 80, 2, 3, 1),
-    *cases("by-root", 2, 24, 4, 5, 1, normalised=False),
-    *cases("by-root-heads", 1, 12, 9, 4, 4, normalised=False),
+    *cases("by-root", 2, 24, 4, 5, 1, loosen=BY_ROOT, normalised=False),
+    *cases("by-root-heads", 1, 12, 9, 4, 4, loosen=1.0, normalised=False),
     *cases("plain-layout", 2, 7, 5, 3, 1, plain=True),
-    Case("channel_attention", "float32-parameters", autocast, **HALF),
+    Case("channel_attention", "float32-parameters", autocast, dtypes=HALF, loosen=TOGETHER),
     Case("channel_attention", "sliced", sliced, gradient="expanded", dtypes=(torch.float32,)),
     *(
         Case(
