@@ -66,7 +66,6 @@ def case(name: str, shape: tuple[int, int, int, int], gradient: str = "like", **
     return Case("rdfe_front", name, partial(arguments, shape=shape, **options), gradient=gradient)
 
 
-FAST = False  # Compiling takes minutes: `make test-slow` has them.
 CASES = [
     *(case(name, shape) for name, shape in SHAPES),
     case("one-branch", (1, 4, 5, 5), kernels=(5,), hidden=3),
