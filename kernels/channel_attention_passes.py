@@ -72,9 +72,12 @@ class Passes:
         mix = gram.new_empty((self.n, self.heads, 2, self.d, 2, self.d), dtype=self.dtype)
         dprojection = gram.new_empty((self.n, self.c, self.c))
         dtemperature = gram.new_empty((self.n, self.heads) if self.temperature is not None else (0,))
+        # In float32 wide heads spill what they would load ahead.
+        stages = max(1, 3 - int(self.small["BJ"]) // 64) if self.dtype == torch.float32 else 3
         dsoftmax_kernel[(self.n * self.heads,)](
-            dfused, self.projection, gram, attn, self.temperature, mix, dprojection, dtemperature, **self.small
-        )
+            dfused, self.projection, gram, attn, self.temperature, mix, dprojection, dtemperature, **self.small,
+            num_stages=stages,
+        )  # fmt: skip
         return mix, dprojection.sum(0), dtemperature.sum(0) if self.temperature is not None else dtemperature
 
     def outer(self, a: Tensor, taps: Tensor, b: Tensor, centre: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -82,18 +85,19 @@ class Passes:
         for conv, all images together, [K, C]; and the gradient of the taps, [K, 9]."""
         all_images = centre is not None
         k, m = taps.shape[1], self.c
-        bk, bm = width(k, 32), width(m, 256)
+        # float32 is multiplied in plain registers: fewer sums, less loaded ahead; and ptxas spills some to fit a third
+        # block, unless told that it may have all registers.
+        plain = self.dtype == torch.float32
+        bk, bm = width(k, 32), width(m, 128 if plain else 256)
         blocks = cdiv(k, bk) * cdiv(m, bm)
         groups, images = (1, self.n) if all_images else (self.n, 1)
         splits = min(self.strips * images, cdiv(512, groups * blocks))
-        # Here ptxas would spill some to fit a third block, unless told that it may have all registers.
-        full = self.dtype == torch.float32 and bm == 128
         out = a.new_empty((groups, splits, k, m), dtype=torch.float32)
         dtaps = a.new_empty((splits, k, 9) if all_images else (0, k, 9), dtype=torch.float32)
         outer_kernel[(groups * splits, blocks)](
             a, taps, b, centre, out, dtaps, self.h, self.w, images, splits, k, m, a.stride(0), 3 * self.c,
             FLIPPED=all_images, TAPS=all_images, ROWS=self.rows, BW=BW, BK=bk, BM=bm, PRECISION=self.precision,
-            num_stages=2 if full else 3, maxnreg=255 if full else None,
+            num_stages=2 if plain else 3, maxnreg=255 if plain and bm == 128 else None,
         )  # fmt: skip
         return (out.sum((0, 1)), dtaps.sum(0)) if all_images else (out.sum(1), dtaps)
 
