@@ -141,12 +141,16 @@ def _zeros(COUNT: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr):
 
 @triton.jit
 def _store(
-    sums, y, base, at, row, height, length, scale, bias, FIRST: tl.constexpr, ROWS: tl.constexpr, SCALED: tl.constexpr
-):
+    sums, y, base, at, row, height, length, factors, bias,
+    FIRST: tl.constexpr, ROWS: tl.constexpr, SCALED: tl.constexpr,
+):  # fmt: skip
+    """ROWS sums from FIRST on to y; factors are loaded only here, where registers are free again."""
+    if SCALED:
+        a = tl.load(factors).to(sums[FIRST].dtype)
     for j in tl.static_range(ROWS):
         value = sums[FIRST + j]
         if SCALED:
-            value = value * scale
+            value = value * a
         value = (value + bias).to(y.dtype.element_ty)
         tl.store(y + base + j * length + at, value, mask=(at < length) & (row + j < height))
 
@@ -169,9 +173,7 @@ def _filter_kernel(
     at = program % segments * BLOCK + tl.arange(0, BLOCK)
     channel = at % C
     base = (image.to(tl.int64) * height + row) * length
-    a = 0.0
-    if SCALED:
-        a = tl.load(scale + image.to(tl.int64) * C + channel).to(ACC)
+    factors = scale + image.to(tl.int64) * C + channel
     if SHARED:
         sums = _zeros(BRANCHES * ROWS, BLOCK, ACC)
         sums = _convolve(
@@ -179,7 +181,7 @@ def _filter_kernel(
         )
         for k in tl.static_range(BRANCHES):
             bias = tl.load(packed + (first_row(KERNELS, k + 1) - 1) * C + channel)
-            _store(sums, ys[k], base, at, row, height, length, a, bias, k * ROWS, ROWS, SCALED)
+            _store(sums, ys[k], base, at, row, height, length, factors, bias, k * ROWS, ROWS, SCALED)
     else:
         sums = _zeros(ROWS, BLOCK, ACC)
         for k in tl.static_range(BRANCHES):
@@ -188,10 +190,10 @@ def _filter_kernel(
             )
             if not SUMMED:
                 bias = tl.load(packed + (first_row(KERNELS, k + 1) - 1) * C + channel)
-                _store(sums, ys[k], base, at, row, height, length, a, bias, 0, ROWS, SCALED)
+                _store(sums, ys[k], base, at, row, height, length, factors, bias, 0, ROWS, SCALED)
                 sums = _zeros(ROWS, BLOCK, ACC)
         if SUMMED:
-            _store(sums, ys[0], base, at, row, height, length, a, 0.0, 0, ROWS, SCALED)
+            _store(sums, ys[0], base, at, row, height, length, factors, 0.0, 0, ROWS, SCALED)
 
 
 def filtered(
