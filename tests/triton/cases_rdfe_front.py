@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -66,9 +67,13 @@ def case(name: str, shape: tuple[int, int, int, int], gradient: str = "like", **
     return Case("rdfe_front", name, partial(arguments, shape=shape, **options), gradient=gradient)
 
 
+# In float16 a looser tolerance: df' and df are kept in y's dtype, and rounding these two alone in a float64 reference
+# gives the kernels' gradient of the first bias, beyond the tolerance in 2 to 4 of 200 draws, here 1.5 times as far.
+ONE_BRANCH = case("one-branch", (1, 4, 5, 5), kernels=(5,), hidden=3)
 CASES = [
     *(case(name, shape) for name, shape in SHAPES),
-    case("one-branch", (1, 4, 5, 5), kernels=(5,), hidden=3),
+    replace(ONE_BRANCH, dtypes=(torch.float32, torch.bfloat16)),
+    replace(ONE_BRANCH, name="one-branch-float16", dtypes=(torch.float16,), loosen=2.0),
     case("four-branches", (1, 4, 3, 5), kernels=(3, 1, 5, 3)),
     case("float32-parameters", (1, 24, 4, 4), dtype=torch.float32),
     case("plain-layout", (2, 6, 3, 4), contiguous=True, gradient="contiguous"),
