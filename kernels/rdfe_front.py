@@ -6,16 +6,17 @@ forward is
     sums of y 1, a;  f_k = DW_k(y) 1 + 3 (multiscale_dwconv's pass);
     z 3 + 1 and 1, f'_k = DW2_k(a f_k) only in registers
 
-10 in all. With f_k made again in the last pass, tile by tile with a halo, it would be 3, but 226 multiply-adds an
-element for tiles of 16 x 16 instead of 166, and those are the other limit: 85 us at 24@128 where the passes take 62 for
-them and 84 for their bytes; at the smaller sizes f_k stays in an L2 of 50 MB and its bytes cost little. So f_k goes
-through memory, and in backward again, in y's dtype. Backward keeps y, a and sums alone:
+10 in all, where one kernel from y to z would move 3: it would make f_k again, tile by tile with a halo of 3, which for
+tiles of 16 x 16 is 226 multiply-adds an element instead of 166, and those are the other limit: 85 us at 24@128 where
+the passes take 62 for them and 84 for their bytes, so the floor would stay. A pixel's neighbours are other threads',
+so a tile of f_k would go through memory all the same; at 96@32 and 192@16 f_k fits into an L2 of 50 MB as it is. f_k is
+stored, and in backward again, in y's dtype. Backward keeps y, a and sums alone:
 
     f_k again 1 + 3;  df'_k = F_k^T dz 1 + 3;  df_k = a DW2_k^T(df'_k) 3 + 3;  sums for dW2 and da 3 + 3;
     dW1 from y and df_k 1 + 3;  dy = sum_k DW1_k^T(df_k + constant_k) + dz 3 + 1 and 1;
     dF from dz and f_k, f' in registers 1 + 3
 
-33 in all. df'_k made where it is loaded would save 6 and take F_k^T dz once for every tap's neighbourhood. What a's
+33 in all. df'_k made where it is loaded would save 8 and take F_k^T dz once for every tap's neighbourhood. What a's
 gradient adds to df_k is one number an image, branch and channel: added as dy's pass loads df_k, and to dW1 as that
 number times the sums of y.
 

@@ -3,11 +3,12 @@
     z = sum_k F_k (a DW2_k(f_k) + b_k) + bias + y;  df'_k = F_k^T dz
     dF_k = sum over pixels of dz (x) (a DW2_k(f_k) + b_k)
 
-A program has four rows of COLUMNS pixels and every output channel (up to 256, 64 in float32);
-a block of a quarter of the padded outputs is
-filtered in registers (at C = 24, 48, 96 and 192 three such blocks are C: nothing is padded where the multiplications
-are), scaled once after the filter because `a` is one number an image and channel, and multiplied at once by its rows
-of F. Blocks of 8 channels are dealt out to the even ones of tl.dot's 16, the others are zero: tensor cores have time.
+A program of fuse_rows has four rows of COLUMNS pixels and every output channel (up to 256, 64 in float32). A block of a
+quarter of the padded outputs is filtered in registers (at C = 24, 48, 96 and 192 three such blocks are C: nothing is
+padded where the multiplications are), scaled once after the filter because `a` is one number an image and channel, and
+multiplied at once by its rows of F. Blocks of 8 channels are dealt out to the even ones of tl.dot's 16, the others are
+zero: tensor cores have time. fuse_gradient has one block and up to 128 outputs (32 in float32), and walks over tiles.
+across, down, tiles and splits only divide: with one of them specialized on being 1 fuse_gradient spilled registers.
 """
 
 from __future__ import annotations
