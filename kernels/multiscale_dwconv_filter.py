@@ -7,7 +7,7 @@ weight once for ROWS rows: with 8 of them 12 loads of x and 10 of weights for th
 3, 5, 7 takes, where taps that load for themselves make 83 of each. Shifts are a loop, in which a branch takes part
 where it reaches: code is a fifth of what it would be unrolled. A thread has two neighbours of a row, or four where each
 branch has its own x (24 loads of x for an element, but sums of one branch only): a load, its mask and its address serve
-all of them. The per-channel scale a is linear: it waits for the sums, so a * x never exists.
+all of them; where W * C is odd it has one. The scale a is linear: it waits for the sums, so a * x never exists.
 """
 
 from __future__ import annotations
@@ -243,5 +243,7 @@ def _tile(kernels: Kernels, shared: bool, height: int, length: int, dtype: torch
     rows = 8 if taps <= 100 else 4  # sums of every branch's rows, and rows of x with a radius more, are registers
     if dtype == torch.float64:
         rows //= 2
-    wide = not shared and length > 256 and dtype != torch.float64
-    return min(rows, next_power_of_2(height)), 512 if wide else 256, 4
+    each = 2 if shared or dtype == torch.float64 else 4
+    while length % each or (each > 1 and 64 * each >= length):  # no more than one load brings, nor than the row has
+        each //= 2
+    return min(rows, next_power_of_2(height)), 128 * each, 4
