@@ -28,29 +28,42 @@ class Choice:
     backend: str
     reason: str
     missed: bool = False  # something better was asked for or expected
+    unconfirmed: bool = False  # no such device has run it
 
 
 @dataclass
 class _Operator:
     # device type -> [(backend, why it cannot be used, or "")], best first
     backends: dict[str, list[tuple[str, Callable[[], str]]]] = field(default_factory=dict)
-    on_request: set[str] = field(default_factory=set)  # "auto" does not take these
+    unconfirmed: set[str] = field(default_factory=set)  # of the backends
+    without_float64: set[str] = field(default_factory=set)
 
 
 _operators: dict[str, _Operator] = {}
 
 
-def register(operator: str, device: str, backend: str, problem: Callable[[], str], *, on_request: bool = False) -> None:
+def register(
+    operator: str,
+    device: str,
+    backend: str,
+    problem: Callable[[], str],
+    *,
+    unconfirmed: bool = False,
+    float64: bool = True,
+) -> None:
     """Let `backend` serve `operator` on devices of type `device`, after those registered before it.
 
-    on_request: "auto" passes it over, until a device has shown that it is right and faster.
+    unconfirmed: No such device has run it yet; `explain` says so, and `choose` logs it.
+    float64: Whether it has kernels for it.
     problem() says why it cannot on this machine, or "" when it can; it is asked when the operator runs,
     never at import, and must not raise.
     """
     entry = _operators.setdefault(operator, _Operator())
     entry.backends.setdefault(device, []).append((backend, problem))
-    if on_request:
-        entry.on_request.add(backend)
+    if unconfirmed:
+        entry.unconfirmed.add(backend)
+    if not float64:
+        entry.without_float64.add(backend)
 
 
 def operators() -> list[str]:
@@ -58,8 +71,10 @@ def operators() -> list[str]:
     return sorted(_operators)
 
 
-def explain(operator: str, device: str, backend: str | None = None) -> Choice:
+def explain(operator: str, device: str, backend: str | None = None, dtype: torch.dtype | None = None) -> Choice:
     """The backend that would serve `operator` on a device type ("cpu", "cuda"), and why; logs nothing.
+
+    dtype: Of the data; None for what every backend has.
 
     Raises ValueError for an unknown name, whether given or in AMINET_FAST_BACKEND.
     """
@@ -69,32 +84,44 @@ def explain(operator: str, device: str, backend: str | None = None) -> Choice:
         raise ValueError(f"{source}={wanted!r} is unknown: use one of {', '.join(NAMES)}")
     if wanted == "reference":
         return Choice("reference", f"{source}=reference")
-    registered = _operators[operator].backends.get(device, [])
+    entry = _operators[operator]
+    registered = entry.backends.get(device, [])
+
+    def problem_of(name: str, problem: Callable[[], str]) -> str:
+        lacks = dtype == torch.float64 and name in entry.without_float64
+        return f"{name} has no kernel for float64" if lacks else problem()
+
     if wanted == "auto":
         problems = []
         for name, problem in registered:
-            if name in _operators[operator].on_request:
-                problems.append(f"{name} only when asked for: not yet confirmed on a {device} device")
-            elif not (why := problem()):
-                return Choice(name, "the first that works on this device")
-            else:
-                problems.append(why)
+            if not (why := problem_of(name, problem)):
+                doubt = f"; no {device} device has confirmed it yet" if name in entry.unconfirmed else ""
+                return Choice(name, f"the first that works on this device{doubt}", unconfirmed=bool(doubt))
+            problems.append(why)
         reason = "; ".join(problems) or f"no kernel for {device} devices in this version"
         return Choice("reference", reason, missed=True)
     for name, problem in registered:
         if name == wanted:
-            why = problem()
+            why = problem_of(name, problem)
             return Choice("reference", why, missed=True) if why else Choice(name, f"{source}={name}")
     return Choice("reference", f"there is no {wanted} kernel of it for {device} devices", missed=True)
 
 
 @torch.compiler.assume_constant_result
-def choose(operator: str, device: str, backend: str | None) -> str:
-    """`explain`, with one line in the log of "aminet_fast" for each reason that leads to the reference."""
-    choice = explain(operator, device, backend)
+def choose(operator: str, device: str, backend: str | None, dtype: torch.dtype | None = None) -> str:
+    """`explain`, with one line in the log of "aminet_fast" for each reason that leads to the reference.
+
+    And one for all kernels that "auto" took though no device has confirmed them.
+    """
+    choice = explain(operator, device, backend, dtype)
     if choice.missed:
-        line = f"{operator} runs as plain PyTorch on {device}: {choice.reason}"
-        if line not in _logged:
-            _logged.add(line)
-            _log.warning("%s (python -m aminet_fast.info says more)", line)
+        _warn(f"{operator} runs as plain PyTorch on {device}: {choice.reason}")
+    elif choice.unconfirmed:
+        _warn(f"{choice.backend} kernels run, which no {device} device has confirmed; {VARIABLE}=reference avoids them")
     return choice.backend
+
+
+def _warn(line: str) -> None:
+    if line not in _logged:
+        _logged.add(line)
+        _log.warning("%s (python -m aminet_fast.info says more)", line)

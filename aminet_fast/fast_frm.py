@@ -79,7 +79,7 @@ class FastFeatureRefinement(FeatureRefinement):
 
     def _as_reference(self, z: Tensor) -> bool:
         # Without kernels the operators' plain forms would be more passes than the reference's own batch norms.
-        chosen = backends.choose("norm_act_conv", z.device.type, self.backend)
+        chosen = backends.choose("norm_act_conv", z.device.type, self.backend, z.dtype)
         return self.hourglass.depth != 1 or chosen == "reference"
 
     def refine(self, z: Tensor, residual: Tensor) -> Tensor:

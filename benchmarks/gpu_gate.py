@@ -66,9 +66,6 @@ def environment() -> dict[str, str]:
 
     paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
     env = {"PYTHONPATH": os.pathsep.join(p for p in paths if p), "PYTHONUNBUFFERED": "1"}
-    env["AMINET_FAST_BACKEND"] = os.environ.get(
-        "AMINET_FAST_BACKEND", "triton" if torch.cuda.is_available() else "auto"
-    )
     env["MAX_JOBS"] = os.environ.get("MAX_JOBS", str(os.cpu_count() or 1))
     if torch.cuda.is_available():
         capability = ".".join(map(str, torch.cuda.get_device_capability()))

@@ -93,6 +93,14 @@ def _through(plane, y, x, live, height, width, TAP: tl.constexpr):
 
 
 @triton.jit
+def _zeros(COUNT: tl.constexpr, STEP: tl.constexpr, MAPS: tl.constexpr):
+    zeros = ()
+    for _ in tl.static_range(COUNT):
+        zeros = zeros + (tl.zeros((STEP, MAPS), tl.float32),)  # noqa: RUF005
+    return zeros
+
+
+@triton.jit
 def maps_backward(
     dlogit,
     a,
@@ -122,9 +130,7 @@ def maps_backward(
     """
     channel = tl.program_id(1) * MAPS + tl.arange(0, MAPS)
     known = channel < M
-    sums = ()
-    for _ in tl.static_range(13):
-        sums = sums + (tl.zeros((STEP, MAPS), tl.float32),)  # noqa: RUF005
+    sums = _zeros(13, STEP, MAPS)
     for step in range(steps):
         first = (tl.program_id(0).to(tl.int64) * steps + step) * STEP
         pixel = tl.arange(0, STEP)

@@ -129,11 +129,30 @@ def test_unknown_names_say_where_they_came_from(operator: str, monkeypatch: pyte
         backends.explain(operator, "cuda")
 
 
-def test_auto_passes_over_what_is_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_says_what_no_device_has_confirmed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("AMINET_FAST_BACKEND", raising=False)
+    monkeypatch.setattr(backends, "_logged", set())
+    for name in ("new_op", "newer_op"):
+        monkeypatch.setitem(backends._operators, name, backends._Operator())
+        backends.register(name, "cuda", "triton", lambda: "", unconfirmed=True)
+        choice = backends.explain(name, "cuda")
+        assert (choice.backend, choice.missed, choice.unconfirmed) == ("triton", False, True)
+        assert "no cuda device has confirmed it" in choice.reason
+        assert backends.choose(name, "cuda", None) == "triton"
+    (record,) = caplog.records
+    assert "AMINET_FAST_BACKEND=reference avoids them" in record.getMessage()
+    assert not backends.explain("new_op", "cuda", "triton").unconfirmed  # asked for
+
+
+@pytest.mark.parametrize("asked", [None, "triton"])
+def test_float64_goes_to_the_reference_where_a_backend_lacks_it(
+    asked: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("AMINET_FAST_BACKEND", raising=False)
     monkeypatch.setitem(backends._operators, "new_op", backends._Operator())
-    backends.register("new_op", "cuda", "triton", lambda: "", on_request=True)
-    choice = backends.explain("new_op", "cuda")
-    assert (choice.backend, choice.missed) == ("reference", True)
-    assert "only when asked for" in choice.reason
-    assert backends.explain("new_op", "cuda", "triton").backend == "triton"
+    backends.register("new_op", "cuda", "triton", lambda: "", float64=False)
+    assert backends.explain("new_op", "cuda", asked, torch.float32).backend == "triton"
+    choice = backends.explain("new_op", "cuda", asked, torch.float64)
+    assert (choice.backend, choice.missed, choice.reason) == ("reference", True, "triton has no kernel for float64")

@@ -27,8 +27,14 @@ def _autocast_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _on_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AMINET_FAST_BACKEND", "triton")
+def _auto(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AMINET_FAST_BACKEND", raising=False)
+
+
+@pytest.mark.parametrize("operator", backends.operators())
+def test_auto_picks_them_on_cuda(operator: str) -> None:
+    assert operator in operators()  # it has cases, and so is checked
+    assert backends.explain(operator, "cuda").backend == "triton"
 
 
 def image(batch: int = 2, side: int = 32) -> Tensor:

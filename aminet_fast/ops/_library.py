@@ -112,12 +112,12 @@ def empty_as(t: Tensor) -> Tensor:
     return torch.empty_like(t.contiguous(memory_format=memory_format(t)))
 
 
-def triton_kernels(operator: str, suffixes: Sequence[str] = ("fwd", "bwd")) -> None:
+def triton_kernels(operator: str, suffixes: Sequence[str] = ("fwd", "bwd"), *, float64: bool = False) -> None:
     """Let kernels/<operator>.py serve the operator on CUDA devices.
 
     Its functions <operator>_<suffix> take and return what the schemas say. It is imported at the first call.
     """
-    backends.register(operator, "cuda", "triton", _triton_problem, on_request=True)
+    backends.register(operator, "cuda", "triton", _triton_problem, unconfirmed=True, float64=float64)
     for suffix in suffixes:
         name = f"{operator}_{suffix}"
 

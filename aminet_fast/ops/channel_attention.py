@@ -72,7 +72,7 @@ def channel_attention(
         if parameter.dtype not in (x.dtype, torch.float32):
             wanted = f"x's dtype {x.dtype} or float32"
             raise TypeError(f"channel_attention: {name} must have {wanted}, got {describe(parameter)}")
-    if backends.choose("channel_attention", x.device.type, backend) == "reference":
+    if backends.choose("channel_attention", x.device.type, backend, x.dtype) == "reference":
         return _reference(x, qkv_weight, dw_weight, temperature, proj_weight, heads)
     keep = (x.is_cuda or x.shape[1] >= KEEP_CHANNELS) and torch.is_grad_enabled()
     keep = keep and (x.requires_grad or any(parameter.requires_grad for parameter in parameters.values()))

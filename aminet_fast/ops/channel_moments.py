@@ -15,7 +15,7 @@ from ._library import Needs, check_image, differentiable, library, triton_kernel
 library.define("channel_moments_fwd(Tensor x) -> (Tensor mean, Tensor var)")
 library.define("channel_moments_bwd(Tensor dmean, Tensor dvar, Tensor x, Tensor mean) -> Tensor dx")
 backends.register("channel_moments", "cpu", "cpu", lambda: load("_C")[1])
-triton_kernels("channel_moments")
+triton_kernels("channel_moments", float64=True)
 
 
 def channel_moments(x: Tensor, backend: str | None = None) -> tuple[Tensor, Tensor]:
@@ -33,7 +33,7 @@ def channel_moments(x: Tensor, backend: str | None = None) -> tuple[Tensor, Tens
         NotImplementedError: the gradient of a gradient is asked for and backend is not "reference".
     """
     check_image("channel_moments", "x", x)
-    if backends.choose("channel_moments", x.device.type, backend) == "reference":
+    if backends.choose("channel_moments", x.device.type, backend, x.dtype) == "reference":
         return channel_moments_ref(x.to(torch.promote_types(x.dtype, torch.float32)))
     mean, var = _call(x)
     return mean, var

@@ -81,7 +81,7 @@ def hourglass_gate(
     for name, (vector, image) in {**vectors, "b_scale": (b_scale, b), "b_shift": (b_shift, b)}.items():
         check_channel_vector("hourglass_gate", name, vector, image)
     _check_convolution(weight, bias, a)
-    if backends.choose("hourglass_gate", x.device.type, backend) == "reference":
+    if backends.choose("hourglass_gate", x.device.type, backend, x.dtype) == "reference":
         parameters = (x_scale, x_shift, a_scale, a_shift, b_scale, b_shift, weight, bias)
         xs, xh, as_, ah, bs, bh, w, constant = (t.to(x.dtype) for t in parameters)
         with torch.autocast(x.device.type, enabled=False):

@@ -29,7 +29,7 @@ library.define(
     " -> (Tensor dx, Tensor dweight, Tensor dbias)"
 )
 backends.register("layer_norm2d", "cpu", "cpu", lambda: load("_C")[1])
-triton_kernels("layer_norm2d")
+triton_kernels("layer_norm2d", float64=True)
 
 
 def layer_norm2d(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, backend: str | None = None) -> Tensor:
@@ -55,7 +55,7 @@ def layer_norm2d(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, bac
     check_channel_vector("layer_norm2d", "bias", bias, x)
     if not eps >= 0:
         raise ValueError(f"layer_norm2d: eps must not be negative, got {eps}")
-    if backends.choose("layer_norm2d", x.device.type, backend) == "reference":
+    if backends.choose("layer_norm2d", x.device.type, backend, x.dtype) == "reference":
         return _reference(x, weight, bias, eps)
     return _call(x, weight, bias, eps)[0]
 

@@ -24,7 +24,7 @@ library.define(
     " -> (Tensor[] dx, Tensor[] dweights, Tensor[] dbiases, Tensor dscale)"
 )
 backends.register("multiscale_dwconv", "cpu", "cpu", lambda: load("_C")[1])
-triton_kernels("multiscale_dwconv")
+triton_kernels("multiscale_dwconv", float64=True)
 
 
 def multiscale_dwconv(
@@ -57,7 +57,7 @@ def multiscale_dwconv(
     """
     images, weights, biases = _check(x, weights, biases, scale)
     first = images[0]
-    if backends.choose("multiscale_dwconv", first.device.type, backend) == "reference":
+    if backends.choose("multiscale_dwconv", first.device.type, backend, first.dtype) == "reference":
         return _reference(images, weights, biases, scale)
     parameters = [first.new_empty(0) if bias is None else bias for bias in biases]
     return tuple(_call(images, weights, parameters, scale))

@@ -84,7 +84,7 @@ def norm_act_conv(
         raise ValueError(f"norm_act_conv: stride must be 1 or 2, got {stride!r}")
     if padding not in PADDINGS:
         raise ValueError(f"norm_act_conv: padding must be one of {', '.join(PADDINGS)}, got {padding!r}")
-    if backends.choose("norm_act_conv", x.device.type, backend) == "reference":
+    if backends.choose("norm_act_conv", x.device.type, backend, x.dtype) == "reference":
         return _reference(x, scale, shift, weight, slope, stride, padding, upsample, moments)
     reflect = padding == "reflect"
     y, mean, var = _call(x, scale, shift, weight, slope, stride, reflect, upsample, moments)

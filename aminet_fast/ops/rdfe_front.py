@@ -103,7 +103,7 @@ def rdfe_front(
     for name, parameter in zip(names, parameters, strict=True):
         if parameter.dtype not in (y.dtype, torch.float32):
             raise TypeError(f"rdfe_front: {name} must have y's dtype {y.dtype} or float32, got {describe(parameter)}")
-    if backends.choose("rdfe_front", y.device.type, backend) == "reference":
+    if backends.choose("rdfe_front", y.device.type, backend, y.dtype) == "reference":
         return _reference(y, parameters, branches)
     return _call(y, parameters)[0]
 

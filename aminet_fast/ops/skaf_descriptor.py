@@ -70,7 +70,7 @@ def skaf_descriptor(
     """
     check_image("skaf_descriptor", "x", x)
     weights, biases = _check_convolutions(x, weights, biases)
-    if backends.choose("skaf_descriptor", x.device.type, backend) == "reference":
+    if backends.choose("skaf_descriptor", x.device.type, backend, x.dtype) == "reference":
         if not torch.is_autocast_enabled(x.device.type):
             weights, biases = [w.to(x.dtype) for w in weights], [b.to(x.dtype) for b in biases]
         return skaf_descriptor_ref(x, weights, biases).contiguous()
@@ -95,7 +95,9 @@ def skaf_descriptor_prepack(weights: Sequence[Tensor]) -> Tensor | None:
         TypeError: weights is not a list of tensors.
     """
     _check_tensors("weights", weights)
-    if _packing(weights) is None or backends.choose("skaf_descriptor", weights[0].device.type, None) == "reference":
+    first = weights[0]
+    chosen = backends.choose("skaf_descriptor", first.device.type, None, first.dtype)
+    if _packing(weights) is None or chosen == "reference":
         return None
     return torch.ops.aminet_fast.skaf_descriptor_prepack([weight.detach() for weight in weights])
 

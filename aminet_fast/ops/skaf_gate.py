@@ -23,7 +23,7 @@ library.define(
     " -> (Tensor dm, Tensor dweight, Tensor dbias, Tensor dg, Tensor dl)"
 )
 backends.register("skaf_gate", "cpu", "cpu", lambda: load("_C")[1])
-triton_kernels("skaf_gate")
+triton_kernels("skaf_gate", float64=True)
 
 
 def skaf_gate(
@@ -62,7 +62,7 @@ def skaf_gate(
         m = m if m.dtype == torch.float32 else m.to(dtype)
         residual = residual if residual is None else residual.to(dtype)
     _check_dtypes(m, weight, bias, g, l, residual)
-    if backends.choose("skaf_gate", g.device.type, backend) == "reference":
+    if backends.choose("skaf_gate", g.device.type, backend, g.dtype) == "reference":
         return _reference(m, weight, bias, g, l, residual)
     return _call(m, weight, bias, g, l, residual)[0]
 
