@@ -59,6 +59,11 @@ def dot_precision() -> str:
     return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
 
+def all_registers() -> dict[str, int]:
+    """For a launch: ptxas may give a thread all registers, where by itself it would rather spill. AMD has no such."""
+    return {} if torch.version.hip else {"maxnreg": 255}
+
+
 def row_tile(channels: int, most: int = TILE) -> tuple[int, int]:
     """(rows, width) of a tile of [pixels, channels]: powers of two, rows * width <= most where the width allows it.
 

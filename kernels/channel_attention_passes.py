@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._common import cdiv, dot_precision, next_power_of_2, refuse_float64
+from ._common import all_registers, cdiv, dot_precision, next_power_of_2, refuse_float64
 from .channel_attention_project import project_kernel
 from .channel_attention_small import dsoftmax_kernel, softmax_kernel
 from .channel_attention_sums import gram_kernel, outer_kernel
@@ -97,7 +97,7 @@ class Passes:
         outer_kernel[(groups * splits, blocks)](
             a, taps, b, centre, out, dtaps, self.h, self.w, images, splits, k, m, a.stride(0), 3 * self.c,
             FLIPPED=all_images, TAPS=all_images, ROWS=self.rows, BW=BW, BK=bk, BM=bm, PRECISION=self.precision,
-            num_stages=2 if plain else 3, maxnreg=255 if plain and bm == 128 else None,
+            num_stages=2 if plain else 3, **(all_registers() if plain and bm == 128 else {}),
         )  # fmt: skip
         return (out.sum((0, 1)), dtaps.sum(0)) if all_images else (out.sum(1), dtaps)
 

@@ -106,6 +106,7 @@ def compiled_launches(arch: int | str) -> Iterator[list[Launch]]:
     """Every launch inside is compiled for `arch`, not run, and listed."""
     launches: list[Launch] = []
     run, tune, check_cache, active = JITFunction.run, Autotuner.run, Autotuner.check_disk_cache, driver._active
+    hip = torch.version.hip
 
     def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
         converted = {name: _argument(value) for name, value in kwargs.items()}
@@ -129,8 +130,9 @@ def compiled_launches(arch: int | str) -> Iterator[list[Launch]]:
 
     JITFunction.run, Autotuner.run, Autotuner.check_disk_cache = compile_only, tune_afresh, tune_all
     driver.set_active(Driver(arch))
+    torch.version.hip = "0" if isinstance(arch, str) else None  # type: ignore[assignment]
     try:
         yield launches
     finally:
         JITFunction.run, Autotuner.run, Autotuner.check_disk_cache = run, tune, check_cache
-        driver._active = active
+        driver._active, torch.version.hip = active, hip
