@@ -112,7 +112,7 @@ def test_a_step_compiles_every_launch(training: bool, autocast: bool) -> None:
     ran = {name.removeprefix("aminet_fast::") for name in routed.ran}
     assert {"layer_norm2d_fwd"} | ({"layer_norm2d_bwd"} if training else set()) <= ran
     assert launches
-    problems = [problem for launch in launches for problem in launch.problems(one_block())]
+    problems = [problem for launch in launches for problem in launch.problems(one_block(), strict=False)]
     assert not problems, "\n".join(dict.fromkeys(problems))
 
 

@@ -19,7 +19,7 @@ from triton.runtime.jit import JITFunction, MockTensor
 
 from .resources import Resources, resources
 
-CHOSEN_SPILL = 16  # bytes stored and loaded: what ptxas may spill though it has registers left
+FEW = 16  # bytes stored and loaded: two values that ptxas keeps in memory, for the sake of one block more or for none
 LARGEST_GRID = (2**31 - 1, 65535, 65535)
 
 
@@ -31,13 +31,12 @@ class Launch:
     used: Resources
 
     def problems(self, one_block: dict[str, str], strict: bool = True) -> list[str]:
-        """What is wrong with it, in words; strict: ptxas must not even keep two values in memory by its own choice."""
+        """What is wrong with it, in words; strict: not even a few bytes may be spilled."""
         found = []
         if any(not 0 < size <= most for size, most in zip(self.grid, LARGEST_GRID, strict=True)):
             found.append(f"illegal grid {self.grid}")
-        chosen = self.used.spilled <= CHOSEN_SPILL and self.used.registers <= 128
-        known = self.used.blocks > 0  # not for AMD, for which nothing is tuned
-        if self.used.spilled and known and (strict or not chosen):
+        tuned = self.used.blocks > 0  # not for AMD
+        if tuned and self.used.spilled > (0 if strict else FEW):
             found.append(f"spills {self.used.spilled} bytes at {self.used.registers} registers")
         if self.used.shared > self.used.limit:
             found.append(f"takes {self.used.shared} bytes of shared memory, {self.used.limit} at most")
