@@ -47,3 +47,21 @@ def test_compiles(case: Case, dtype: torch.dtype, arch: int | str) -> None:
         pytest.skip(f"this Triton has no backend for {arch}")
     for launch in check_compiles(case, dtype, arch):
         print(launch.kernel, launch.grid, launch.options, launch.used)
+
+
+@pytest.mark.parametrize(
+    "operator", [pytest.param(o, marks=[] if o == "layer_norm2d" else pytest.mark.slow) for o in operators()]
+)
+def test_other_batches_compile_little(operator: str) -> None:
+    """Sizes are no constants of kernels, so that most serve other batches too.
+
+    Not all: Triton compiles for numbers that are 1 or multiples of 16, and smaller batches may have smaller tiles.
+    """
+    from triton_harness.checks import check_compiles
+
+    case = next(case for case in cases_of(operator) if case.network)
+    compiled: list[set[str]] = []
+    for batch in (32, 31, 30, 7):
+        found = {launch.key for launch in check_compiles(case, torch.bfloat16, 90, batch)}
+        compiled.append(found - set().union(*compiled))
+    assert sum(map(len, compiled[1:])) < len(compiled[0]), compiled

@@ -21,11 +21,14 @@ Arguments = dict[str, Any]
 class Draw:
     """Normal numbers for arguments; the same ones for every dtype, rounded to it.
 
-    What `draw` gives asks for a gradient unless told otherwise, and so does what a case computes from it.
+    What `draw` gives asks for a gradient unless told otherwise, and so does what a case computes from it. Where a
+    case asks for BATCH images, `batch` are drawn.
     """
 
-    def __init__(self, dtype: torch.dtype, device: torch.device | str = "cpu", seed: int = 0) -> None:
-        self.dtype, self.device = dtype, torch.device(device)
+    def __init__(
+        self, dtype: torch.dtype, device: torch.device | str = "cpu", seed: int = 0, batch: int = BATCH
+    ) -> None:
+        self.dtype, self.device, self.batch = dtype, torch.device(device), batch
         self.generator = torch.Generator().manual_seed(seed)
 
     def __call__(
@@ -37,6 +40,8 @@ class Draw:
         fan_in: int = 1,
     ) -> Tensor:
         """A tensor of variance 1 / fan_in; channels_last where it has four dimensions and channels, or contiguous."""
+        if len(shape) == 4 and shape[0] == BATCH:
+            shape = (self.batch, *shape[1:])
         drawn = torch.randn(shape, generator=self.generator, dtype=torch.float64) / fan_in**0.5
         drawn = drawn.to(self.device, dtype or self.dtype)
         if len(shape) == 4 and shape[1] > 1 and not contiguous:

@@ -29,6 +29,7 @@ class Launch:
     grid: tuple[int, ...]
     options: dict[str, Any]  # its constexprs
     used: Resources
+    key: str  # of what was compiled: the same for the same code
 
     def problems(self, one_block: dict[str, str], strict: bool = True) -> list[str]:
         """What is wrong with it, in words; strict: not even a few bytes may be spilled."""
@@ -115,7 +116,7 @@ def compiled_launches(arch: int | str) -> Iterator[list[Launch]]:
         chosen = {p.name: given[p.name] for p in self.params if p.is_constexpr}
         chosen["num_warps"] = kernel.metadata.num_warps
         used = resources(kernel, arch)
-        launches.append(Launch(self.__name__, size + (1,) * (3 - len(size)), chosen, used))
+        launches.append(Launch(self.__name__, size + (1,) * (3 - len(size)), chosen, used, kernel.hash))
         return kernel
 
     def tune_afresh(self: Any, *args: Any, **kwargs: Any) -> Any:
