@@ -19,7 +19,7 @@ os.environ["TRITON_INTERPRET"] = "1"
 import sys
 import torch, triton
 import triton.language as tl
-from triton_harness.interpreter import correct_bfloat16
+from triton_harness.interpreter import correct_bfloat16, correct_scalars
 from triton_harness.redzones import watched
 
 @triton.jit
@@ -48,6 +48,7 @@ def halves(x_ptr, w_ptr, y_ptr):
     tl.store(y_ptr + 256 + at[:, None] * 16 + at[None, :], tl.dot(x, w).to(tl.bfloat16))
 
 correct_bfloat16()
+correct_scalars()
 if sys.argv[1] == "bfloat16":
     x, w = torch.randn(16, 16).bfloat16(), torch.randn(16, 16).bfloat16()
     y = torch.empty(2, 16, 16, dtype=torch.bfloat16)

@@ -21,7 +21,7 @@ from aminet_fast import backends
 
 from .case import DTYPES, Case, cases_of, fast_case, operators
 from .checks import check_numbers
-from .interpreter import correct_bfloat16, try_every_configuration
+from .interpreter import correct_bfloat16, correct_scalars, try_every_configuration
 from .redzones import watched
 from .routing import Routed, kernel_of
 
@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--unwatched", action="store_true", help="do not look for races and accesses out of bounds")
     options = parser.parse_args(argv)
     correct_bfloat16()
+    correct_scalars()
     try_every_configuration()
     # With kernels for CPU tensors in this process, operators that are called by operators find them too.
     for operator in backends.operators():

@@ -1,4 +1,4 @@
-"""Triton's interpreter, put right where it is wrong: bfloat16, and autotuning without a GPU.
+"""Triton's interpreter, put right where it is wrong: bfloat16, numbers as indices, and autotuning without a GPU.
 
 It keeps bfloat16 as the 16 bits of the number and does integer arithmetic with them, multiplies them as integers in
 tl.dot, and cuts digits off where a GPU rounds. TRITON_INTERPRET=1 has to be set before kernels are imported.
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import triton.language as tl
+from triton.runtime import interpreter
 from triton.runtime.autotuner import Autotuner
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
@@ -75,6 +76,17 @@ def correct_bfloat16() -> None:
 
     for function in (binary_op, unary_op, cast_impl, create_dot, create_fp_to_fp):
         setattr(builder, function.__name__, function)
+
+
+def correct_scalars() -> None:
+    """Numbers as indices: before Triton 3.7 they are arrays of one element, no index to NumPy from 2.4 on."""
+    patch = interpreter._patch_lang_tensor
+
+    def patched(tensor: Any, scope: Any) -> None:
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.squeeze()))
+
+    interpreter._patch_lang_tensor = patched
 
 
 def try_every_configuration() -> None:
