@@ -9,18 +9,16 @@ from torch import Tensor
 
 from ._common import dot_precision
 from .norm_act_conv_plan import Plan
-from .norm_act_conv_tiles import activated, pack, pixels_of
-
-# Fewer programs than this leave multiprocessors idle: smaller tiles then.
-FEW = 256
+from .norm_act_conv_tiles import activated, pack, pixels_of, tile_of, tuned
 
 
+@tuned(["C", "K", "TAPS", "STEP", "PHASES", "BM", "BN"])
 @triton.jit
 def _forward(
     x, scale, shift, weight, y, partial, slope, count, height, width, cells_h, cells_w, out_h, out_w,
     low_h, high_h, low_w, high_w, tiles, C: tl.constexpr, K: tl.constexpr, TAPS: tl.constexpr, STEP: tl.constexpr,
     PHASES: tl.constexpr, REFLECT: tl.constexpr, MOMENTS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    BK: tl.constexpr, PRECISION: tl.constexpr,
+    PRECISION: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """y [N, out_h, out_w, K]; partial [2][K][tiles * phases]: mean, and sum of squares about it, of a tile."""
     BLOCKS: tl.constexpr = (K + BN - 1) // BN
@@ -101,7 +99,7 @@ def forward(
     k, rows, columns = weight.shape[0], plan.rows, plan.columns
     y = x.new_empty((n, rows.out, columns.out, k)).permute(0, 3, 1, 2)
     count, phases = n * rows.cells * columns.cells, plan.phases * plan.phases
-    bm, bn, bk, warps = tile_blocks(x, k, count * phases)
+    bm, bn = tile_of(x, k, count * phases)
     tiles = triton.cdiv(count, bm)
     kept = k if moments else 0
     partial = x.new_empty((2, kept, tiles * phases), dtype=torch.float32)
@@ -110,23 +108,8 @@ def forward(
         x, scale, shift, pack(weight, x, plan.forward_taps, False), y, partial, slope, count, h, w,
         rows.cells, columns.cells, rows.out, columns.out, rows.low, rows.high, columns.low, columns.high, tiles,
         C=c, K=k, TAPS=plan.taps, STEP=plan.step, PHASES=plan.phases, REFLECT=plan.reflect, MOMENTS=moments,
-        BM=bm, BN=bn, BK=bk, PRECISION=dot_precision(),
-        num_warps=warps, num_stages=3,
+        BM=bm, BN=bn, PRECISION=dot_precision(),
     )  # fmt: skip
     if moments:
         _moments[(k,)](partial, mean, var, count, tiles * phases, PHASES=phases, BM=bm, BLOCK=1024)
     return y, mean, var
-
-
-def tile_blocks(x: Tensor, columns: int, pixels: int) -> tuple[int, int, int, int]:
-    """Pixels, columns and depth of a tile, and warps.
-
-    64 columns, which is most of the network's convolutions whole; 128 where that spares a third reading of the pixels.
-    """
-    bn = min(max(triton.next_power_of_2(columns), 16), 64)
-    if x.element_size() == 4:
-        return 64, bn, 16, 4
-    if 64 < columns <= 128 or columns % 128 == 0:
-        bn = 128
-    bm = 128 if triton.cdiv(pixels, 128) * triton.cdiv(columns, bn) >= FEW else 64
-    return bm, bn, 32, 8 if bm * bn > 8192 else 4

@@ -8,9 +8,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ._common import dot_precision
-from .norm_act_conv_forward import tile_blocks
 from .norm_act_conv_plan import Plan
-from .norm_act_conv_tiles import pack, pixels_of
+from .norm_act_conv_tiles import pack, pixels_of, tile_of, tuned
 
 FOLD_BLOCK = 1024
 
@@ -74,13 +73,14 @@ def _folded(index, pixel, tap, taps, size, low, high, FOLD: tl.constexpr):
     return index, inside
 
 
+@tuned(["C", "K", "TAPS_H", "TAPS_W", "STEP_H", "PHASES_H", "BM", "BN"])
 @triton.jit
 def _input_gradient(
     g, weight, x, scale, shift, dx, partial, slope, count, height, width, cells_h, cells_w, out_h, out_w, low_h, high_h,
     low_w, high_w, tiles, C: tl.constexpr, K: tl.constexpr, PHASES_H: tl.constexpr, PHASES_W: tl.constexpr,
     TAPS_H: tl.constexpr, TAPS_W: tl.constexpr, STEP_H: tl.constexpr, STEP_W: tl.constexpr, BEFORE_H: tl.constexpr,
-    BEFORE_W: tl.constexpr, FOLD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
-    PRECISION: tl.constexpr,
+    BEFORE_W: tl.constexpr, FOLD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr,
+    BK: tl.constexpr,
 ):  # fmt: skip
     """dx as x; partial [2][C][tiles * phases]: sums of a tile for scale and shift. g as _output_gradient makes it."""
     BLOCKS: tl.constexpr = (C + BN - 1) // BN
@@ -178,7 +178,7 @@ def input_gradient(
     phases_h, phases_w = len(rows.back_sets), len(columns.back_sets)
     cells_h, cells_w = triton.cdiv(h, phases_h), triton.cdiv(w, phases_w)
     count, phases = n * cells_h * cells_w, phases_h * phases_w
-    bm, bn, bk, warps = tile_blocks(x, c, count * phases)
+    bm, bn = tile_of(x, c, count * phases)
     tiles = triton.cdiv(count, bm)
     partial = x.new_empty((2, c, tiles * phases), dtype=torch.float32)
     _input_gradient[(tiles * phases * triton.cdiv(c, bn),)](
@@ -186,8 +186,8 @@ def input_gradient(
         rows.out, columns.out, rows.fold_low, rows.fold_high, columns.fold_low, columns.fold_high, tiles,
         C=c, K=weight.shape[0], PHASES_H=phases_h, PHASES_W=phases_w, TAPS_H=sum(map(len, rows.back_sets)),
         TAPS_W=sum(map(len, columns.back_sets)), STEP_H=rows.back_step, STEP_W=columns.back_step,
-        BEFORE_H=rows.back_before, BEFORE_W=columns.back_before, FOLD=plan.reflect, BM=bm, BN=bn, BK=bk,
-        PRECISION=dot_precision(), num_warps=warps, num_stages=3,
+        BEFORE_H=rows.back_before, BEFORE_W=columns.back_before, FOLD=plan.reflect, BM=bm, BN=bn,
+        PRECISION=dot_precision(),
     )  # fmt: skip
     dscale, dshift = scale.new_empty(c), shift.new_empty(c)
     _sums[(c,)](partial, dscale, dshift, tiles * phases, BLOCK=1024)

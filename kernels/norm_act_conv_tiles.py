@@ -6,11 +6,50 @@ A convolution over `taps` x C values a pixel is a GEMM whose inner index is k = 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from ._common import cdiv, next_power_of_2
+
 PACK_BLOCK = 256
+FEW = 256  # fewer programs than this leave multiprocessors idle: smaller tiles then
+# BK, num_warps and num_stages. What is loaded is normed and activated before it is multiplied: a deeper block waits
+# less often for memory, a shallower one leaves room for more of them. float32 is multiplied in plain registers.
+DEPTHS = ((16, 8, 3), (32, 4, 3), (64, 4, 2))
+
+
+def _fitting(configs: list[triton.Config], arguments: dict[str, Any], **_: Any) -> list[triton.Config]:
+    """One for float32; for 16 bits the others."""
+    return configs[:1] if arguments["weight"].dtype == torch.float32 else configs[1:]
+
+
+def tuned(key: list[str]) -> Callable[[Any], Any]:
+    """Autotunes a GEMM of norm_act_conv over its depth; what it finds is kept on disk."""
+    return triton.autotune(
+        [triton.Config({"BK": bk}, num_warps=warps, num_stages=stages) for bk, warps, stages in DEPTHS],
+        key=key,
+        prune_configs_by={"early_config_prune": _fitting},
+        cache_results=True,
+    )
+
+
+def tile_of(x: Tensor, columns: int, pixels: int) -> tuple[int, int]:
+    """Pixels and columns of a tile.
+
+    64 columns, which is most of the network's convolutions whole; 128 where that spares a third reading of the pixels.
+    A thread sums 64 outputs at most, so that two blocks fit on a multiprocessor.
+    """
+    bn = min(max(next_power_of_2(columns), 16), 64)
+    if x.element_size() == 4:
+        return 64, bn
+    if 64 < columns <= 128 or columns % 128 == 0:
+        return 64, 128
+    return 128 if cdiv(pixels, 128) * cdiv(columns, bn) >= FEW else 64, bn
 
 
 @triton.jit
