@@ -127,7 +127,7 @@ def rdfe_front_fwd(y: Tensor, parameters: list[Tensor]) -> tuple[Tensor, Tensor,
         a = unit(sums, p.sizes, packed, p.unit, h * w)
         f = filtered([x], packed, p.sizes, None)
         fuse_rows[tiles.count, cdiv(c, tiles.outputs)](
-            *(tuple(f), a, p.second(), p.fuse, p.fuse_bias, x, z, h, w, tiles.across, tiles.down),
+            *(tuple(f), a, p.second(), p.fuse, p.fuse_bias, x, z, h, w, tiles.across, tiles.down, c),
             *(c, p.inputs, p.sizes, *tiles.constants(), dot_precision()),
             num_warps=tiles.warps,
         )

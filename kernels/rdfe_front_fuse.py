@@ -39,7 +39,7 @@ def _weights(fuse, like, first, start, out, C: tl.constexpr, INPUTS: tl.constexp
     return tl.load(fuse + out * INPUTS + start + channel, mask=inside, other=0).to(like.dtype.element_ty)
 
 
-@triton.jit(do_not_specialize=["across", "down"])
+@triton.jit(do_not_specialize=["across", "down", "channels"])
 def fuse_rows(
     f,
     a,
@@ -52,6 +52,7 @@ def fuse_rows(
     width,
     across,
     down,
+    channels,
     C: tl.constexpr,
     INPUTS: tl.constexpr,
     SIZES: tl.constexpr,
@@ -60,7 +61,11 @@ def fuse_rows(
     OUTPUTS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """z = sum of F_k (a DW2_k(f_k) + b_k) + fuse_bias + residual; INPUTS: fuse's, all branches' channels."""
+    """z = sum of F_k (a DW2_k(f_k) + b_k) + fuse_bias + residual; INPUTS: fuse's, all branches' channels.
+
+    channels is C again, but not a constant: where one block is all of them the loop must stay one. Without it the
+    branches become one stretch of code that holds operands of all at once, and below 16 channels they spilled.
+    """
     program = tl.program_id(0)
     n = (program // (across * down)).to(tl.int64)
     row = program // across % down * 4
@@ -69,7 +74,7 @@ def fuse_rows(
     total0 = tl.zeros([COLUMNS, OUTPUTS], tl.float32)
     total1, total2, total3 = total0, total0, total0
     for k in tl.static_range(len(SIZES)):
-        for first in range(0, C, BLOCK):
+        for first in range(0, channels, BLOCK):
             channel = first + tl.arange(0, BLOCK)[None, :]
             r0, r1, r2, r3 = four_rows(
                 f[k], packed, 0, n, row, column, channel, height, width, C, SIZES, k, TURNED=False, ADD=False
