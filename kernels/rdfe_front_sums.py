@@ -103,8 +103,10 @@ def window_sums(y: Tensor, size: int) -> Tensor:
     sums = y.new_empty((n, size, size, c), dtype=torch.float32)
     columns = y.new_empty((n, chunks, w, c), dtype=torch.float32) if chunks else sums
     if chunks:
-        blocks = cdiv(w * c, LANES)
-        _columns[(n * chunks * blocks,)](y, columns, h, w, reach, chunks, blocks, c, CHUNK, LANES, num_warps=4)
+        # Without whole vectors of 16 bytes in a row each lane has addresses of its own, which take registers.
+        lanes = LANES if w * c * y.element_size() % 16 == 0 else LANES // 4
+        blocks = cdiv(w * c, lanes)
+        _columns[(n * chunks * blocks,)](y, columns, h, w, reach, chunks, blocks, c, CHUNK, lanes, num_warps=4)
     padded = max(next_power_of_2(size), 2)
     block = max(1, min(CHANNELS, next_power_of_2(max(c, 8)), 2048 // padded**2))
     _windows[n * size, cdiv(c, block)](y, columns, sums, h, w, chunks, c, size, padded, PIXELS, block, num_warps=4)
