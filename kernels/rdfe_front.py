@@ -88,8 +88,9 @@ class _Tiles:
         """fuse_rows': every output of up to 256, so that nothing is filtered twice."""
         outputs = min(max(next_power_of_2(y.shape[1]), 16), _of(y, 64, 256))
         block = max(outputs // 4, 8)
-        columns = max(16, _of(y, 256, 512) // block)
-        return _Tiles._cut(y, min(columns, 64), block, outputs, _of(y, 2, 4))
+        few = outputs == 16  # where a product's operands are as long as its results are few: half a tile in float32
+        columns = max(16, _of(y, 128 if few else 256, 512) // block)
+        return _Tiles._cut(y, min(columns, 64), block, outputs, _of(y, 1 if few else 2, 4))
 
     @staticmethod
     def of_gradient(y: Tensor) -> _Tiles:
@@ -97,7 +98,8 @@ class _Tiles:
         outputs = min(max(next_power_of_2(y.shape[1]), 16), _of(y, 32, 128))
         block = min(max(outputs // 4, 8), _of(y, 8, 32))
         columns = min(max(16, 512 // block), _of(y, 16, 32))
-        return _Tiles._cut(y, columns, block, outputs, _of(y, 1, 4))
+        each = _of(y, 1, 4 if outputs > 16 else 1)  # below 16 channels 4 or 2 spilled
+        return _Tiles._cut(y, columns, block, outputs, each)
 
     @staticmethod
     def _cut(y: Tensor, columns: int, block: int, outputs: int, each: int) -> _Tiles:
@@ -181,9 +183,11 @@ def _before_fuse(dz: Tensor, p: _Parameters) -> list[Tensor]:
 
 def _input_gradient(df: list[Tensor], constant: Tensor, packed: Tensor, dz: Tensor, p: _Parameters) -> Tensor:
     n, c, h, w = dz.shape
-    blocks, down, dy = cdiv(w * c, LANES), cdiv(h, ROWS), torch.empty_like(dz)
+    # Where neighbours are of two pixels each has addresses of its own, which take registers.
+    lanes = LANES if c % 4 == 0 else LANES // 2
+    blocks, down, dy = cdiv(w * c, lanes), cdiv(h, ROWS), torch.empty_like(dz)
     input_gradient[(n * down * blocks,)](
-        tuple(df), constant, packed, dz, dy, h, w, down, blocks, c, p.sizes, LANES, num_warps=4
+        tuple(df), constant, packed, dz, dy, h, w, down, blocks, c, p.sizes, lanes, num_warps=4
     )
     return dy
 
