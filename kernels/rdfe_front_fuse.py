@@ -8,7 +8,7 @@ quarter of the padded outputs is filtered in registers (at C = 24, 48, 96 and 19
 padded where the multiplications are), scaled once after the filter because `a` is one number an image and channel, and
 multiplied at once by its rows of F. Blocks of 8 channels are dealt out to the even ones of tl.dot's 16, the others are
 zero: tensor cores have time. fuse_gradient has one block and up to 128 outputs (32 in float32), and walks over tiles.
-across, down, tiles and splits only divide: with one of them specialized on being 1 fuse_gradient spilled registers.
+Its sizes are not specialized: with one of them known to be 1 it spilled registers.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def fuse_transposed(
             tl.store(to, total.to(df.dtype.element_ty), mask=there & (channel < C))
 
 
-@triton.jit(do_not_specialize=["across", "down", "tiles", "splits"])
+@triton.jit(do_not_specialize=["height", "width", "across", "down", "tiles", "splits"])
 def fuse_gradient(
     f,
     dz,
