@@ -98,7 +98,7 @@ class _Tiles:
         outputs = min(max(next_power_of_2(y.shape[1]), 16), _of(y, 32, 128))
         block = min(max(outputs // 4, 8), _of(y, 8, 32))
         columns = min(max(16, 512 // block), _of(y, 16, 32))
-        each = _of(y, 1, 4 if outputs > 16 else 1)  # below 16 channels 4 or 2 spilled
+        each = _of(y, 1, 4 if outputs > 32 else 2)
         return _Tiles._cut(y, columns, block, outputs, each)
 
     @staticmethod

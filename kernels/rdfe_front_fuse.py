@@ -196,9 +196,9 @@ def fuse_gradient(
         scale = tl.load(a + n * C + channel, mask=channel < C, other=0)
         for i in tl.static_range(4):
             rows = r0 if i == 0 else (r1 if i == 1 else (r2 if i == 2 else r3))
-            at = (n * height + row + i) * width * C + column * C + out
             inside = (row + i < height) & (column < width) & (out < C)
-            gradient = tl.load(dz + at, mask=inside, other=0)
+            start = dz + (n * height + row + i) * width * C  # the tile's own offsets stay of 32 bits
+            gradient = tl.load(start + (column * C + out), mask=inside, other=0)
             rows = (rows * scale + shift).to(gradient.dtype)
             total = tl.dot(tl.trans(gradient), rows, total, input_precision=PRECISION)
             if (k == 0) & (block == 0):
