@@ -175,7 +175,7 @@ def _before_fuse(dz: Tensor, p: _Parameters) -> list[Tensor]:
     pixels, block = 64, min(max(next_power_of_2(c), 16), _of(dz, 32, 64))
     fuse_transposed[(cdiv(n * h * w, pixels),)](
         *(dz, p.fuse, df, n * h * w, c, p.inputs, pixels, block, min(block, _of(dz, 16, 64)), dot_precision()),
-        num_warps=4,
+        num_warps=_of(dz, 8, 4),
         num_stages=2,
     )
     return [part.permute(0, 3, 1, 2) for part in df]
