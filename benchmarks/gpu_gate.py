@@ -86,7 +86,9 @@ def plan(out: Path, dry: bool, env: dict[str, str]) -> list[Step]:
     request = "none" if dry else "cuda" if has_cuda and shutil.which("nvcc") else "cpu"
     build = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
     pytest = [*python, "pytest", "-q", "-p", "no:cacheprovider"]
-    chosen = ["tests/test_gpu_parity.py", "-k", "cpu and skaf_gate"] if dry else ["tests", "-m", "gpu and not slow"]
+    first = "tests/test_gpu_parity.py"
+    chosen = [first, "-k", "cpu and skaf_gate"] if dry else [first, "-m", "gpu and not slow"]
+    others = ["tests", f"--ignore={first}", "-m", "gpu and not slow"]
     # On all cores, so that the steps after it do not wait for one compiler after another.
     warm = [*python, "triton_harness.warm", "--seconds", "30"]
     target = [*python, "benchmarks.sanitizer_target", "--device", "cpu" if dry else "cuda"]
@@ -106,19 +108,20 @@ def plan(out: Path, dry: bool, env: dict[str, str]) -> list[Step]:
     network = [*timed, "benchmarks/bench_model.py"]
     report = [*python, "benchmarks.report", rows, "--rows", "--csv", str(out / "results.csv")]
     report += ["--plot", str(out / "results.png"), "--save", str(out / "results.json")]
-    later = REPORT_SECONDS
+    later, skip = REPORT_SECONDS, "dry run" if dry else ""
     steps = [
         Step("versions", [*python, "aminet_fast.info"], 30),
         Step("build", build, 130, {"AMINET_FAST_BUILD": request}),
-        Step("kernels", warm, 45, skip="dry run" if dry else ""),
+        Step("kernels", warm, 45, skip=skip),
         Step(PARITY, [*pytest, *chosen], 90),
         Step("memcheck", sanitized("memcheck"), 40, checked, absent),
         Step("racecheck", sanitized("racecheck"), 25, checked, absent or ("dry run" if dry else "")),
         Step("operators", [*timed, *operators], 150, keep_back=later + 60),
         Step("network", [*network, "-k", "inference" if dry else "not compiled"], 60, keep_back=later),
-        Step("all cases", [*pytest, "tests", "-m", "gpu and slow"], 60, skip="dry run" if dry else "", keep_back=later),
+        Step("graphs", [*pytest, *others], 60, skip=skip, keep_back=later),
+        Step("all cases", [*pytest, "tests", "-m", "gpu and slow"], 60, skip=skip, keep_back=later),
         # Compiling the network takes longest, and may use up what is left; its rows replace those before.
-        Step("network, compiled", network, 500, skip="dry run" if dry else "", keep_back=later),
+        Step("network, compiled", network, 500, skip=skip, keep_back=later),
         Step("report", report, REPORT_SECONDS),
     ]
     return [Step(s.name, s.command, s.limit, env | s.env, s.skip, s.keep_back) for s in steps]

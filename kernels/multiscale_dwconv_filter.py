@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._common import cdiv, next_power_of_2, on_device_of
+from ._common import all_registers, cdiv, next_power_of_2, on_device_of
 
 Kernels = tuple[int, ...]
 
@@ -233,6 +233,7 @@ def filtered(
             ROWS=rows,
             BLOCK=block,
             num_warps=warps,
+            **(all_registers() if scale is not None and block > 256 else {}),
         )
     return y
 

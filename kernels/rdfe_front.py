@@ -184,7 +184,7 @@ def _before_fuse(dz: Tensor, p: _Parameters) -> list[Tensor]:
 def _input_gradient(df: list[Tensor], constant: Tensor, packed: Tensor, dz: Tensor, p: _Parameters) -> Tensor:
     n, c, h, w = dz.shape
     # Where neighbours are of two pixels each has addresses of its own, which take registers.
-    lanes = LANES if c % 4 == 0 else LANES // 2
+    lanes = LANES if c % 4 == 0 and c <= 256 else LANES // 2
     blocks, down, dy = cdiv(w * c, lanes), cdiv(h, ROWS), torch.empty_like(dz)
     input_gradient[(n * down * blocks,)](
         tuple(df), constant, packed, dz, dy, h, w, down, blocks, c, p.sizes, lanes, num_warps=4
@@ -212,7 +212,8 @@ def _fuse_gradient(f: list[Tensor], dz: Tensor, a: Tensor, p: _Parameters) -> tu
     """[C, branches * C] and [C]: sums of splits that the shape alone decides."""
     _, c, h, w = dz.shape
     tiles = _Tiles.of_gradient(dz)
-    # Many, because a branch of 7 x 7 takes five times as long as one of 3 x 3; their sums stay below half an image.
+    # Many, because a branch of 7 x 7 takes five times as long as one of 3 x 3; for large images their sums are less
+    # than half of one.
     splits = min(tiles.count, max(16, min(256, dz.numel() // (4 * c * p.inputs))))
     partial = dz.new_empty((splits, c, p.inputs), dtype=torch.float32)
     partial_bias = dz.new_empty((splits, c), dtype=torch.float32)

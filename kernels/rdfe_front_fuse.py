@@ -126,7 +126,7 @@ def fuse_transposed(
                 inside = (out < C)[:, None] & (channel < C)
                 right = tl.load(fuse + out[:, None] * INPUTS + k * C + channel, mask=inside, other=0).to(left.dtype)
                 total = tl.dot(left, right, total, input_precision=PRECISION)
-            to = df + (k * pixels.to(tl.int64) + first) * C + pixel * C + channel
+            to = df + (k * tl.cast(pixels, tl.int64) + first) * C + pixel * C + channel
             tl.store(to, total.to(df.dtype.element_ty), mask=there & (channel < C))
 
 

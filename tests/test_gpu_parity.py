@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 from triton_harness.case import Case as TritonCase
-from triton_harness.case import cases_of, fast_case, operators
+from triton_harness.case import cases_of, first_case, operators
 
 from aminet_fast import AMINet, backends, get_config, ops, reference
 from benchmarks import parity
@@ -85,7 +85,7 @@ def triton_trials() -> list[Any]:
     """Those of tests/triton/ that are small enough for the reference in float64 on the CPU; the first ones are fast."""
     trials = []
     for case in (case for operator in operators() for case in cases_of(operator) if not case.network):
-        marks = [] if case is fast_case(case.operator) else [pytest.mark.slow]
+        marks = [] if case is first_case(case.operator) else [pytest.mark.slow]
         trials += [
             pytest.param(case, d, id=f"{case}-{str(d).removeprefix('torch.')}", marks=marks) for d in case.dtypes
         ]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from triton_harness.case import Case, cases_of, first_case, is_fast, operators
+from triton_harness.case import Case, cases_of, first_case, operators
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -31,7 +31,7 @@ def trials() -> list[Any]:
             for dtype, arch in sorted(EVERYWHERE if case is first or case.network else ONCE, key=str):
                 if dtype not in case.dtypes:
                     continue
-                marks = [] if case is first and is_fast(operator) and (dtype, arch) in FAST else [pytest.mark.slow]
+                marks = [] if case is first and (dtype, arch) in FAST else [pytest.mark.slow]
                 target = arch if isinstance(arch, str) else f"sm{arch}"
                 name = f"{case}-{str(dtype).removeprefix('torch.')}-{target}"
                 found.append(pytest.param(case, dtype, arch, id=name, marks=marks))
@@ -55,13 +55,13 @@ def test_compiles(case: Case, dtype: torch.dtype, arch: int | str) -> None:
 def test_other_batches_compile_little(operator: str) -> None:
     """Sizes are no constants of kernels, so that most serve other batches too.
 
-    Not all: Triton compiles for numbers that are 1 or multiples of 16, and smaller batches may have smaller tiles.
+    Not all: Triton compiles anew where a number is no multiple of 16 any more, or is one.
     """
     from triton_harness.checks import check_compiles
 
     case = next(case for case in cases_of(operator) if case.network)
     compiled: list[set[str]] = []
-    for batch in (32, 31, 30, 7):
+    for batch in (32, 31, 33):
         found = {launch.key for launch in check_compiles(case, torch.bfloat16, 90, batch)}
         compiled.append(found - set().union(*compiled))
-    assert sum(map(len, compiled[1:])) < len(compiled[0]), compiled
+    assert all(2 * len(new) <= len(compiled[0]) for new in compiled[1:]), compiled

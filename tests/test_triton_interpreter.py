@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from triton_harness.case import fast_case, operators
+from triton_harness.case import operators
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -32,7 +32,7 @@ def interpret(operator: str, *options: str) -> None:
     assert result.returncode == 0, result.stdout[-4000:]
 
 
-@pytest.mark.parametrize("operator", [name for name in operators() if fast_case(name)])
+@pytest.mark.parametrize("operator", operators())
 def test_first_case(operator: str) -> None:
     interpret(operator, "--fast")
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import cache
 from typing import Any, NoReturn
 
 import torch
@@ -17,6 +20,7 @@ NAMESPACE = "aminet_fast"
 library = torch.library.Library(NAMESPACE, "FRAGMENT")
 
 Needs = tuple[Any, ...]  # of an operator's inputs: whether each wants a gradient, nested as they are
+OLDEST = (8, 0)  # compute capability that the Triton kernels are compiled for in tests
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -132,6 +136,18 @@ def _triton_problem() -> str:
         import triton  # noqa: F401  not at import: it takes long, and a machine without a GPU need not have it
     except ImportError as error:
         return f"triton cannot be imported: {error}"
+    return _gpu_problem()
+
+
+@cache
+def _gpu_problem() -> str:
+    """Of the GPU that is here, if there is one."""
+    if not torch.cuda.is_available():
+        return ""
+    if torch.version.hip is None and torch.cuda.get_device_capability() < OLDEST:
+        return f"the Triton kernels are for GPUs of compute capability {OLDEST[0]}.{OLDEST[1]} or newer"
+    if not (os.environ.get("CC") or any(map(shutil.which, ("cc", "gcc", "clang")))):
+        return "Triton needs a C compiler to launch kernels, and there is none (CC says where it is)"
     return ""
 
 

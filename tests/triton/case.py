@@ -110,16 +110,6 @@ def first_case(operator: str) -> Case:
     return next(case for case in cases_of(operator) if case.interpreted)
 
 
-def is_fast(operator: str) -> bool:
-    """Whether the fast tests take its first case: unless its cases say FAST = False."""
-    return bool(getattr(importlib.import_module(f"{__package__}.cases_{operator}"), "FAST", True))
-
-
-def fast_case(operator: str) -> Case | None:
-    """What the fast tests take."""
-    return first_case(operator) if is_fast(operator) else None
-
-
 def mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     """The same dicts and lists with every tensor changed."""
     if isinstance(value, Tensor):

@@ -126,6 +126,7 @@ CASES = [
     *_grid("plain", (1, 3, 4, 2, 5), OPTIONS, moments=False),
     *_grid("row", (2, 2, 1, 6, 3), OPTIONS),
     *_grid("pixel", (3, 1, 1, 1, 1), OPTIONS),
+    *_grid("one-pixel", (1, 1, 1, 1, 1), OPTIONS[1:2]),
     # A whole tap to a block of the GEMM, more than one block of outputs, more than one tile of pixels.
     *_grid("c32", (1, 32, 9, 8, 70), OPTIONS[1::2]),
     *_of("three", (1, 4, 3, 3, 4), OPTIONS[3]),

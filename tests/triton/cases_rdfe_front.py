@@ -56,7 +56,8 @@ SHAPES = [
     ("c3", (2, 3, 9, 2)),
     ("row", (1, 24, 1, 4)),
     ("column", (1, 5, 4, 1)),
-    ("one-pixel", (2, 3, 1, 1)),
+    ("one-pixel", (1, 3, 1, 1)),  # numbers that are 1 are constants to Triton
+    ("one-pixel-each", (2, 3, 1, 1)),
     # Two tiles of pixels, two chunks of rows away from the border.
     ("tiles", (1, 8, 24, 67)),
     ("c40", (1, 40, 6, 17)),

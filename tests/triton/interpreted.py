@@ -19,7 +19,7 @@ import torch
 
 from aminet_fast import backends
 
-from .case import DTYPES, Case, cases_of, fast_case, operators
+from .case import DTYPES, Case, cases_of, first_case, operators
 from .checks import check_numbers
 from .interpreter import correct_bfloat16, correct_scalars, try_every_configuration
 from .redzones import watched
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
             backends.register(operator, "cpu", "triton", lambda: "")
     cases = [case for case in cases_of(options.operator) if case.interpreted and options.case in (None, case.name)]
     if options.fast:
-        cases = [case for case in cases if case == fast_case(options.operator)]
+        cases = [case for case in cases if case == first_case(options.operator)]
     assert cases, "no such case"
     failed = 0
     for case in cases:

@@ -14,7 +14,7 @@ from multiprocessing import get_context
 
 import torch
 
-from .case import cases_of, fast_case, operators
+from .case import cases_of, first_case, operators
 
 
 def compiled(operator: str, name: str, dtype: torch.dtype, arch: int) -> str:
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     end = time.monotonic() + options.seconds
     # What other steps need first, then what takes longest.
     todo = [(case, dtype) for operator in operators() for case in cases_of(operator) for dtype in case.dtypes]
-    first = [fast_case(operator) for operator in operators()]
+    first = [first_case(operator) for operator in operators()]
     todo = [(case, dtype) for case, dtype in todo if case in first or not options.fast]
     todo.sort(key=lambda trial: (trial[0] not in first, not trial[0].network))
     failed = 0
