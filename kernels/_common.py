@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -62,6 +63,11 @@ def dot_precision() -> str:
 def all_registers() -> dict[str, int]:
     """For a launch: ptxas may give a thread all registers, where by itself it would rather spill. AMD has no such."""
     return {} if torch.version.hip else {"maxnreg": 255}
+
+
+def all_registers_before_3_7() -> dict[str, int]:
+    """all_registers where only the ptxas that Triton 3.6 brings spills, which would cost newer ones a block."""
+    return all_registers() if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7) else {}
 
 
 def row_tile(channels: int, most: int = TILE) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._common import all_registers, cdiv, dot_precision, next_power_of_2, refuse_float64
+from ._common import all_registers, all_registers_before_3_7, cdiv, dot_precision, next_power_of_2, refuse_float64
 from .channel_attention_project import project_kernel
 from .channel_attention_small import dsoftmax_kernel, softmax_kernel
 from .channel_attention_sums import gram_kernel, outer_kernel
@@ -118,4 +118,5 @@ class Passes:
             matrix.stride(0) if matrix.dim() > 2 else 0, matrix.stride(1) if of_head else 0, *strides,
             HALVES=halves, CONV=taps is not None, FLIPPED=matrix.dim() == 2, BP=tile, BK=width(k, 32),
             BM=wide * halves, PRECISION=self.precision, num_stages=stages,
+            **(all_registers_before_3_7() if self.dtype == torch.float32 and wide * halves <= 64 else {}),
         )  # fmt: skip

@@ -39,7 +39,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ._common import cdiv, channels_last, dot_precision, next_power_of_2, on_device_of, refuse_float64
+from ._common import (
+    all_registers_before_3_7,
+    cdiv,
+    channels_last,
+    dot_precision,
+    next_power_of_2,
+    on_device_of,
+    refuse_float64,
+)
 from .multiscale_dwconv import multiscale_dwconv_bwd
 from .multiscale_dwconv_filter import filtered, pack
 from .rdfe_front_fuse import fuse_gradient, fuse_rows, fuse_transposed
@@ -187,7 +195,20 @@ def _input_gradient(df: list[Tensor], constant: Tensor, packed: Tensor, dz: Tens
     lanes = LANES if c % 4 == 0 and c <= 256 else LANES // 2
     blocks, down, dy = cdiv(w * c, lanes), cdiv(h, ROWS), torch.empty_like(dz)
     input_gradient[(n * down * blocks,)](
-        tuple(df), constant, packed, dz, dy, h, w, down, blocks, c, p.sizes, lanes, num_warps=4
+        tuple(df),
+        constant,
+        packed,
+        dz,
+        dy,
+        h,
+        w,
+        down,
+        blocks,
+        c,
+        p.sizes,
+        lanes,
+        num_warps=4,
+        **all_registers_before_3_7(),
     )
     return dy
 

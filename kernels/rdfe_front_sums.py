@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._common import cdiv, next_power_of_2
+from ._common import all_registers_before_3_7, cdiv, next_power_of_2
 
 CHUNK = 16  # rows that one program of _columns adds up
 LANES = 1024
@@ -109,5 +109,7 @@ def window_sums(y: Tensor, size: int) -> Tensor:
         _columns[(n * chunks * blocks,)](y, columns, h, w, reach, chunks, blocks, c, CHUNK, lanes, num_warps=4)
     padded = max(next_power_of_2(size), 2)
     block = max(1, min(CHANNELS, next_power_of_2(max(c, 8)), 2048 // padded**2))
-    _windows[n * size, cdiv(c, block)](y, columns, sums, h, w, chunks, c, size, padded, PIXELS, block, num_warps=4)
+    _windows[n * size, cdiv(c, block)](
+        y, columns, sums, h, w, chunks, c, size, padded, PIXELS, block, num_warps=4, **all_registers_before_3_7()
+    )
     return sums
