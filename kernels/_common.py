@@ -19,6 +19,15 @@ TYPES = {
 TILE = 2048
 
 
+@triton.jit
+def zeros(COUNT: tl.constexpr, SHAPE: tl.constexpr, ACC: tl.constexpr):
+    """COUNT blocks of zeros, for sums that a loop carries."""
+    blocks = ()
+    for _ in tl.static_range(COUNT):
+        blocks = blocks + (tl.zeros(SHAPE, dtype=ACC),)  # noqa: RUF005
+    return blocks
+
+
 def on_device_of(t: Tensor) -> AbstractContextManager[object]:
     """Launches inside go to t's GPU and to torch's current stream there, whichever GPU is current outside.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ._common import zeros
 from ._gates import located
 
 
@@ -93,14 +94,6 @@ def _through(plane, y, x, live, height, width, TAP: tl.constexpr):
 
 
 @triton.jit
-def _zeros(COUNT: tl.constexpr, STEP: tl.constexpr, MAPS: tl.constexpr):
-    zeros = ()
-    for _ in tl.static_range(COUNT):
-        zeros = zeros + (tl.zeros((STEP, MAPS), tl.float32),)  # noqa: RUF005
-    return zeros
-
-
-@triton.jit
 def maps_backward(
     dlogit,
     a,
@@ -130,7 +123,7 @@ def maps_backward(
     """
     channel = tl.program_id(1) * MAPS + tl.arange(0, MAPS)
     known = channel < M
-    sums = _zeros(13, STEP, MAPS)
+    sums = zeros(13, (STEP, MAPS), tl.float32)
     for step in range(steps):
         first = (tl.program_id(0).to(tl.int64) * steps + step) * STEP
         pixel = tl.arange(0, STEP)

@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._common import all_registers, cdiv, next_power_of_2, on_device_of
+from ._common import all_registers, cdiv, next_power_of_2, on_device_of, zeros
 
 Kernels = tuple[int, ...]
 
@@ -132,14 +132,6 @@ def _convolve(
 
 
 @triton.jit
-def _zeros(COUNT: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr):
-    sums = ()
-    for _ in tl.static_range(COUNT):
-        sums = sums + (tl.zeros((BLOCK,), dtype=ACC),)  # noqa: RUF005
-    return sums
-
-
-@triton.jit
 def _store(
     sums, y, base, at, row, height, length, factors, bias,
     FIRST: tl.constexpr, ROWS: tl.constexpr, SCALED: tl.constexpr,
@@ -175,7 +167,7 @@ def _filter_kernel(
     base = (image.to(tl.int64) * height + row) * length
     factors = scale + image.to(tl.int64) * C + channel
     if SHARED:
-        sums = _zeros(BRANCHES * ROWS, BLOCK, ACC)
+        sums = zeros(BRANCHES * ROWS, (BLOCK,), ACC)
         sums = _convolve(
             sums, xs[0] + base, packed, at, channel, row, height, length, C, KERNELS, 0, BRANCHES, TURNED, ROWS
         )
@@ -183,7 +175,7 @@ def _filter_kernel(
             bias = tl.load(packed + (first_row(KERNELS, k + 1) - 1) * C + channel)
             _store(sums, ys[k], base, at, row, height, length, factors, bias, k * ROWS, ROWS, SCALED)
     else:
-        sums = _zeros(ROWS, BLOCK, ACC)
+        sums = zeros(ROWS, (BLOCK,), ACC)
         for k in tl.static_range(BRANCHES):
             sums = _convolve(
                 sums, xs[k] + base, packed, at, channel, row, height, length, C, KERNELS, k, k + 1, TURNED, ROWS
@@ -191,7 +183,7 @@ def _filter_kernel(
             if not SUMMED:
                 bias = tl.load(packed + (first_row(KERNELS, k + 1) - 1) * C + channel)
                 _store(sums, ys[k], base, at, row, height, length, factors, bias, 0, ROWS, SCALED)
-                sums = _zeros(ROWS, BLOCK, ACC)
+                sums = zeros(ROWS, (BLOCK,), ACC)
         if SUMMED:
             _store(sums, ys[0], base, at, row, height, length, factors, 0.0, 0, ROWS, SCALED)
 

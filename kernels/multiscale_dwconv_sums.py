@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._common import cdiv, on_device_of
+from ._common import cdiv, on_device_of, zeros
 from .multiscale_dwconv_filter import Kernels, first_row, radius_of
 from .multiscale_dwconv_fold import fold
 
@@ -43,14 +43,6 @@ def first_sum(kernels: tuple[int, ...], start: int, k: int) -> int:
 def first_held(kernels: tuple[int, ...], start: int, k: int) -> int:
     """Where the rows of dy that are held have those of branch k."""
     return sum(kernel - 1 for kernel in kernels[start:k])
-
-
-@triton.jit
-def _zeros(COUNT: tl.constexpr, LANES: tl.constexpr, ACC: tl.constexpr):
-    zeros = ()
-    for _ in tl.static_range(COUNT):
-        zeros = zeros + (tl.zeros((LANES,), dtype=ACC),)  # noqa: RUF005
-    return zeros
 
 
 @triton.jit
@@ -123,7 +115,7 @@ def _sums_kernel(
     channel = block * CHANNELS + lane % CHANNELS
     segments, length = tl.cdiv(width, PIXELS), width * C
     first, last = program * columns * height // programs, (program + 1) * columns * height // programs
-    sums = _zeros(first_sum(KERNELS, START, END), LANES, ACC)
+    sums = zeros(first_sum(KERNELS, START, END), (LANES,), ACC)
     entered = (first // height).to(tl.int32)
     for step in range(tl.cdiv(last, height).to(tl.int32) - entered):
         column = entered + step
