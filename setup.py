@@ -53,7 +53,7 @@ def compiled(plan: build_plan.Plan) -> tuple[list[Any], type, dict[str, Any]]:
     if plan.cuda:
         flags["nvcc"] = [*build_plan.NVCC_FLAGS, *build_plan.STABLE_ABI]
         modules.append(cpp_extension.CUDAExtension("aminet_fast._C_cuda", sources("cuda/*.cu"), **common))
-        architectures = os.environ.get("TORCH_CUDA_ARCH_LIST", "of the GPUs present at the build")
+        architectures = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", build_plan.ARCHITECTURES)
         facts |= {
             "cuda": torch.version.cuda,
             "nvcc_flags": flags["nvcc"],

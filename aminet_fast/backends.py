@@ -93,6 +93,9 @@ def explain(operator: str, device: str, backend: str | None = None, dtype: torch
 
     if wanted == "auto":
         problems = []
+        working = [name for name, problem in registered if not problem_of(name, problem)]
+        if len(working) > 1:
+            return Choice("auto", f"{' or '.join(working)} call by call, as aminet_fast/dispatch.json says")
         for name, problem in registered:
             if not (why := problem_of(name, problem)):
                 doubt = f"; no {device} device has confirmed it yet" if name in entry.unconfirmed else ""
@@ -115,13 +118,14 @@ def choose(operator: str, device: str, backend: str | None, dtype: torch.dtype |
     """
     choice = explain(operator, device, backend, dtype)
     if choice.missed:
-        _warn(f"{operator} runs as plain PyTorch on {device}: {choice.reason}")
+        warn(f"{operator} runs as plain PyTorch on {device}: {choice.reason}")
     elif choice.unconfirmed:
-        _warn(f"{choice.backend} kernels run, which no {device} device has confirmed; {VARIABLE}=reference avoids them")
+        warn(f"{choice.backend} kernels run, which no {device} device has confirmed; {VARIABLE}=reference avoids them")
     return choice.backend
 
 
-def _warn(line: str) -> None:
+def warn(line: str) -> None:
+    """Once a process."""
     if line not in _logged:
         _logged.add(line)
         _log.warning("%s (python -m aminet_fast.info says more)", line)

@@ -24,7 +24,9 @@ ROOT = Path(__file__).resolve().parent.parent
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020b000000000000"]
 _WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter"]
 CXX_FLAGS = ["-O3", "-std=c++20", "-fvisibility=hidden", "-fopenmp-simd", *_WARNINGS]
-NVCC_FLAGS = ["-O3", "-std=c++20", "-DUSE_CUDA"]
+NVCC_FLAGS = ["-O3", "-std=c++20", "-DUSE_CUDA", "-Xptxas", "-warn-spills,-Werror"]
+# Where TORCH_CUDA_ARCH_LIST does not say: from A100 to B200, and for what comes later the last one's PTX.
+ARCHITECTURES = "8.0;8.6;8.9;9.0;10.0+PTX"
 # Flags of each copy of csrc/cpu/kernels; csrc/cpu/capability.h picks the copy when the library runs.
 CAPABILITIES: dict[str, list[str]] = {"portable": []}
 if platform.machine() in ("x86_64", "AMD64"):

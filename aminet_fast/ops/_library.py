@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from functools import cache
+from functools import cache, partial
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
-from .. import backends
-from .._extension import kernels
+from .. import backends, dispatch
+from .._extension import kernels, load
 
 NAMESPACE = "aminet_fast"
 # Schemas live in Python, so that they exist when nothing was compiled; compiled modules add kernels to them.
 library = torch.library.Library(NAMESPACE, "FRAGMENT")
+# What csrc/cuda registers: compiled for GPUs, and for the tests' emulator.
+COMPILED, EMULATED = "aminet_fast_cuda", "aminet_fast_emulated"
+libraries = {name: torch.library.Library(name, "FRAGMENT") for name in (COMPILED, EMULATED)}
+_implemented: set[str] = set()  # operators whose kernel for CUDA tensors chooses between two
 
 Needs = tuple[Any, ...]  # of an operator's inputs: whether each wants a gradient, nested as they are
 OLDEST = (8, 0)  # compute capability that the Triton kernels are compiled for in tests
@@ -56,9 +61,14 @@ def differentiable(
             return tuple([None] * len(need) if isinstance(need, list | tuple) else None for need in needs)
         return backward(ctx, needs, *gradients)
 
+    def registered(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
+        # A dispatcher leaves out trailing arguments that have their default, which then want no gradient.
+        given, of_schema = len(ctx.needs_input_grad), len(forward._schema.arguments)
+        return gradients_of(ctx, (*ctx.needs_input_grad, *[False] * (of_schema - given)), gradients)[:given]
+
     torch.library.register_autograd(
         f"{NAMESPACE}::{operator}_fwd",
-        lambda ctx, *gradients: gradients_of(ctx, ctx.needs_input_grad, gradients),
+        registered,
         setup_context=setup_context,
         lib=library,
     )
@@ -119,16 +129,72 @@ def empty_as(t: Tensor) -> Tensor:
 def triton_kernels(operator: str, suffixes: Sequence[str] = ("fwd", "bwd"), *, float64: bool = False) -> None:
     """Let kernels/<operator>.py serve the operator on CUDA devices.
 
-    Its functions <operator>_<suffix> take and return what the schemas say. It is imported at the first call.
+    Its functions <operator>_<suffix> take and return what the schemas say, but for an argument `backend`. It is
+    imported at the first call.
     """
     backends.register(operator, "cuda", "triton", _triton_problem, unconfirmed=True, float64=float64)
     for suffix in suffixes:
         name = f"{operator}_{suffix}"
+        if name not in _implemented:
+            library.impl(name, partial(_launch_triton, operator, name, _chooses(name)), "CUDA")
 
-        def launch(*arguments: Any, name: str = name) -> Any:
-            return getattr(kernels(operator), name)(*arguments)
 
-        library.impl(name, launch, "CUDA")
+def cuda_kernels(
+    operator: str,
+    suffixes: Sequence[str] = ("fwd", "bwd"),
+    *,
+    about: Callable[..., tuple[Tensor, int]],
+    refuses: Callable[..., str] = lambda *_: "",
+) -> None:
+    """Let csrc/cuda/<operator>.cu serve the operator on CUDA devices too; call it before `triton_kernels`.
+
+    The schemas of these suffixes end in an argument `backend`: "cuda", "triton", or "auto", where the table in
+    aminet_fast/dispatch.json decides, call by call. The compiled functions have the other arguments, and are
+    aminet_fast_cuda::<operator>_<suffix>.
+
+    about: (the arguments) -> the data, whose dtype and pixels the table looks at, and the channels.
+    refuses: (the arguments) -> why the compiled functions do not take them, "" if they do. Triton's do then.
+    """
+    backends.register(operator, "cuda", "cuda", lambda: load("_C_cuda")[1], unconfirmed=True, float64=False)
+    for suffix in suffixes:
+        name = f"{operator}_{suffix}"
+        schema = str(getattr(torch.ops.aminet_fast, name).default._schema).removeprefix(f"{NAMESPACE}::")
+        without, found = re.subn(r', str backend="auto"\)', ")", schema)
+        assert found == 1, f"{schema} does not end in an argument `backend`"
+        for namespace in (COMPILED, EMULATED):
+            libraries[namespace].define(without)
+        _implemented.add(name)
+        library.impl(name, partial(_launch, operator, name, about, refuses), "CUDA")
+
+
+def _chooses(name: str) -> bool:
+    """Whether the operator's last argument says which kernels are to serve it."""
+    return getattr(torch.ops.aminet_fast, name).default._schema.arguments[-1].name == "backend"
+
+
+def _without_backend(chooses: bool, arguments: tuple[Any, ...]) -> tuple[tuple[Any, ...], str]:
+    """The arguments and `backend`, which a dispatcher leaves out where it has its default."""
+    if chooses and isinstance(arguments[-1], str):
+        return arguments[:-1], arguments[-1]
+    return arguments, "auto"
+
+
+def _launch_triton(operator: str, name: str, chooses: bool, *arguments: Any) -> Any:
+    return getattr(kernels(operator), name)(*_without_backend(chooses, arguments)[0])
+
+
+def _launch(
+    operator: str, name: str, about: Callable[..., tuple[Tensor, int]], refuses: Callable[..., str], *arguments: Any
+) -> Any:
+    """By Triton's kernel or the compiled one."""
+    given, backend = _without_backend(True, arguments)
+    if backend in ("auto", "cuda") and not (problem := load("_C_cuda")[1] or refuses(*given)):
+        data, channels = about(*given)
+        if backend == "cuda" or dispatch.choose(operator, name, data, channels) == "cuda":
+            return getattr(torch.ops.aminet_fast_cuda, name)(*given)
+    elif backend == "cuda":
+        backends.warn(f"{name} runs on Triton's kernels: {problem}")
+    return getattr(kernels(operator), name)(*given)
 
 
 def _triton_problem() -> str:

@@ -14,13 +14,13 @@ from ._library import Needs, check_image, describe, differentiable, empty_as, li
 
 library.define(
     "channel_attention_fwd(Tensor x, Tensor qkv_weight, Tensor dw_weight, Tensor? temperature, Tensor proj_weight,"
-    " int heads, bool keep) -> (Tensor y, Tensor gram, Tensor attn, Tensor kept)"
+    ' int heads, bool keep, str backend="auto") -> (Tensor y, Tensor gram, Tensor attn, Tensor kept)'
 )
 # Gradients that are not needed come back with no elements.
 library.define(
     "channel_attention_bwd(Tensor dy, Tensor x, Tensor qkv_weight, Tensor dw_weight, Tensor? temperature,"
     " Tensor proj_weight, Tensor gram, Tensor attn, Tensor kept, int heads, bool need_x, bool need_qkv,"
-    " bool need_dw) -> (Tensor dx, Tensor dqkv_weight, Tensor ddw_weight, Tensor dtemperature, Tensor dproj_weight)"
+    ' bool need_dw, str backend="auto") -> (Tensor dx, Tensor dqkv_weight, Tensor ddw_weight, Tensor dtemperature, Tensor dproj_weight)'
 )
 backends.register("channel_attention", "cpu", "cpu", lambda: load("_C")[1])
 triton_kernels("channel_attention")
@@ -72,11 +72,12 @@ def channel_attention(
         if parameter.dtype not in (x.dtype, torch.float32):
             wanted = f"x's dtype {x.dtype} or float32"
             raise TypeError(f"channel_attention: {name} must have {wanted}, got {describe(parameter)}")
-    if backends.choose("channel_attention", x.device.type, backend, x.dtype) == "reference":
+    chosen = backends.choose("channel_attention", x.device.type, backend, x.dtype)
+    if chosen == "reference":
         return _reference(x, qkv_weight, dw_weight, temperature, proj_weight, heads)
     keep = (x.is_cuda or x.shape[1] >= KEEP_CHANNELS) and torch.is_grad_enabled()
     keep = keep and (x.requires_grad or any(parameter.requires_grad for parameter in parameters.values()))
-    return _call(x, qkv_weight, dw_weight, temperature, proj_weight, heads, keep)[0]
+    return _call(x, qkv_weight, dw_weight, temperature, proj_weight, heads, keep, chosen)[0]
 
 
 def _check(
@@ -127,6 +128,7 @@ def _forward_fake(
     proj_weight: Tensor,
     heads: int,
     keep: bool,
+    backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     torch._check(x.device == qkv_weight.device)
     n, c, h, w = x.shape
@@ -158,6 +160,7 @@ def _backward_fake(
     need_x: bool,
     need_qkv: bool,
     need_dw: bool,
+    backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     torch._check(dy.shape == x.shape)
 
@@ -174,7 +177,7 @@ def _backward_fake(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.heads, _ = inputs
+    *tensors, ctx.heads, _, ctx.backend = inputs
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)  # no zeros for what has no gradient
     ctx.save_for_backward(*tensors, *output[1:])
@@ -182,8 +185,10 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 def _backward(ctx: Any, needs: Needs, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     x, qkv, dw = needs[:3]
-    gradients = torch.ops.aminet_fast.channel_attention_bwd(dy, *ctx.saved_tensors, ctx.heads, x, qkv, dw)
-    return (*(gradient if need else None for gradient, need in zip(gradients, needs[:5], strict=True)), None, None)
+    arguments = dy, *ctx.saved_tensors, ctx.heads, x, qkv, dw, ctx.backend
+    gradients = torch.ops.aminet_fast.channel_attention_bwd(*arguments)
+    wanted = (gradient if need else None for gradient, need in zip(gradients, needs[:5], strict=True))
+    return (*wanted, None, None, None)
 
 
 _call = differentiable("channel_attention", _setup_context, _backward)

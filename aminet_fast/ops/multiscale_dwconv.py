@@ -15,12 +15,13 @@ from ._library import Needs, check_image, describe, differentiable, library, tri
 
 # x is one tensor for all branches, or one each; a bias with no elements stands for none.
 library.define(
-    "multiscale_dwconv_fwd(Tensor[] x, Tensor[] weights, Tensor[] biases, Tensor? scale) -> Tensor[] y",
+    'multiscale_dwconv_fwd(Tensor[] x, Tensor[] weights, Tensor[] biases, Tensor? scale, str backend="auto")'
+    " -> Tensor[] y",
 )
 # Gradients that are not needed come back as empty lists, dscale with no elements.
 library.define(
     "multiscale_dwconv_bwd(Tensor[] dy, Tensor[] x, Tensor[] weights, Tensor? scale,"
-    " bool need_x, bool need_weights, bool need_scale)"
+    ' bool need_x, bool need_weights, bool need_scale, str backend="auto")'
     " -> (Tensor[] dx, Tensor[] dweights, Tensor[] dbiases, Tensor dscale)"
 )
 backends.register("multiscale_dwconv", "cpu", "cpu", lambda: load("_C")[1])
@@ -57,10 +58,11 @@ def multiscale_dwconv(
     """
     images, weights, biases = _check(x, weights, biases, scale)
     first = images[0]
-    if backends.choose("multiscale_dwconv", first.device.type, backend, first.dtype) == "reference":
+    chosen = backends.choose("multiscale_dwconv", first.device.type, backend, first.dtype)
+    if chosen == "reference":
         return _reference(images, weights, biases, scale)
     parameters = [first.new_empty(0) if bias is None else bias for bias in biases]
-    return tuple(_call(images, weights, parameters, scale))
+    return tuple(_call(images, weights, parameters, scale, chosen))
 
 
 def _check(
@@ -132,14 +134,16 @@ def _reference(
     return tuple(y.contiguous(memory_format=torch.channels_last) for y in outputs)
 
 
-def _autocast(x: list[Tensor], weights: list[Tensor], biases: list[Tensor], scale: Tensor | None) -> list[Tensor]:
+def _autocast(
+    x: list[Tensor], weights: list[Tensor], biases: list[Tensor], scale: Tensor | None, backend: str = "auto"
+) -> list[Tensor]:
     """Autocast's dtype, as convolutions do; it leaves float64 alone."""
     device = x[0].device.type
     dtype = torch.get_autocast_dtype(device)
     if x[0].dtype != torch.float64:
         x, weights, biases = ([t.to(dtype) for t in tensors] for tensors in (x, weights, biases))
     with torch.autocast(device, enabled=False):
-        return torch.ops.aminet_fast.multiscale_dwconv_fwd(x, weights, biases, scale)
+        return torch.ops.aminet_fast.multiscale_dwconv_fwd(x, weights, biases, scale, backend)
 
 
 library.impl("multiscale_dwconv_fwd", _autocast, "AutocastCPU")
@@ -152,7 +156,9 @@ def _like(x: Tensor) -> Tensor:
 
 
 @torch.library.register_fake("aminet_fast::multiscale_dwconv_fwd", lib=library)
-def _forward_fake(x: list[Tensor], weights: list[Tensor], biases: list[Tensor], scale: Tensor | None) -> list[Tensor]:
+def _forward_fake(
+    x: list[Tensor], weights: list[Tensor], biases: list[Tensor], scale: Tensor | None, backend: str = "auto"
+) -> list[Tensor]:
     torch._check(len(weights) == len(biases) and len(x) in (1, len(weights)))
     for weight in weights:
         torch._check(x[0].device == weight.device and weight.shape[0] == x[0].shape[1])
@@ -168,6 +174,7 @@ def _backward_fake(
     need_x: bool,
     need_weights: bool,
     need_scale: bool,
+    backend: str = "auto",
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor]:
     torch._check(len(dy) == len(weights))
     dx = [_like(image) for image in x] if need_x else []
@@ -178,26 +185,26 @@ def _backward_fake(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    x, weights, biases, scale = inputs
+    x, weights, biases, scale, ctx.backend = inputs
     ctx.images = len(x)
     ctx.biases = [bias.dtype if bias.numel() else None for bias in biases]
     ctx.save_for_backward(*x, *weights, scale)
 
 
-def _backward(ctx: Any, needs: Needs, dy: list[Tensor | None]) -> tuple[Any, Any, Any, Tensor | None]:
+def _backward(ctx: Any, needs: Needs, dy: list[Tensor | None]) -> tuple[Any, Any, Any, Tensor | None, None]:
     *saved, scale = ctx.saved_tensors
     x, weights = saved[: ctx.images], saved[ctx.images :]
-    need_x, need_weights, need_biases, need_scale = needs
+    need_x, need_weights, need_biases, need_scale, _ = needs
     parameters = any(need_weights) or any(need_biases)
     dy = [torch.zeros_like(x[0]) if gradient is None else gradient for gradient in dy]
     dx, dweights, dbiases, dscale = torch.ops.aminet_fast.multiscale_dwconv_bwd(
-        dy, x, weights, scale, any(need_x), parameters, need_scale
+        dy, x, weights, scale, any(need_x), parameters, need_scale, ctx.backend
     )
     if parameters:
         pairs = zip(dbiases, ctx.biases, strict=True)
         dbiases = [None if dtype is None else bias.to(dtype) for bias, dtype in pairs]
     none = [None] * len(weights)
-    return dx or none[: len(x)], dweights or none, dbiases or none, dscale if need_scale else None
+    return dx or none[: len(x)], dweights or none, dbiases or none, dscale if need_scale else None, None
 
 
 _call = differentiable("multiscale_dwconv", _setup_context, _backward, casts=True)

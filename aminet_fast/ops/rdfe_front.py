@@ -24,11 +24,11 @@ from ._library import (
 
 # parameters: rdfe_front's after y in their order, the lists laid out; 4 for each branch and 6 more.
 # a and sums are what backward needs of y's statistics: AU's vector, and sums of y over what each tap meets.
-library.define("rdfe_front_fwd(Tensor y, Tensor[] parameters) -> (Tensor z, Tensor a, Tensor sums)")
+library.define('rdfe_front_fwd(Tensor y, Tensor[] parameters, str backend="auto") -> (Tensor z, Tensor a, Tensor sums)')
 # Gradients that are not needed come back with no elements, or as an empty list.
 library.define(
     "rdfe_front_bwd(Tensor dz, Tensor y, Tensor a, Tensor sums, Tensor[] parameters,"
-    " bool need_y, bool need_parameters) -> (Tensor dy, Tensor[] dparameters)"
+    ' bool need_y, bool need_parameters, str backend="auto") -> (Tensor dy, Tensor[] dparameters)'
 )
 backends.register("rdfe_front", "cpu", "cpu", lambda: load("_C")[1])
 triton_kernels("rdfe_front")
@@ -103,9 +103,10 @@ def rdfe_front(
     for name, parameter in zip(names, parameters, strict=True):
         if parameter.dtype not in (y.dtype, torch.float32):
             raise TypeError(f"rdfe_front: {name} must have y's dtype {y.dtype} or float32, got {describe(parameter)}")
-    if backends.choose("rdfe_front", y.device.type, backend, y.dtype) == "reference":
+    chosen = backends.choose("rdfe_front", y.device.type, backend, y.dtype)
+    if chosen == "reference":
         return _reference(y, parameters, branches)
-    return _call(y, parameters)[0]
+    return _call(y, parameters, chosen)[0]
 
 
 def _named(which: str, branches: int) -> list[str]:
@@ -155,7 +156,7 @@ def _reference(y: Tensor, parameters: list[Tensor], branches: int) -> Tensor:
 
 
 @torch.library.register_fake("aminet_fast::rdfe_front_fwd", lib=library)
-def _forward_fake(y: Tensor, parameters: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def _forward_fake(y: Tensor, parameters: list[Tensor], backend: str = "auto") -> tuple[Tensor, Tensor, Tensor]:
     branches = (len(parameters) - 6) // 4
     torch._check(branches > 0 and len(parameters) % 4 == 2)
     n, c, _, _ = y.shape
@@ -167,7 +168,14 @@ def _forward_fake(y: Tensor, parameters: list[Tensor]) -> tuple[Tensor, Tensor, 
 
 @torch.library.register_fake("aminet_fast::rdfe_front_bwd", lib=library)
 def _backward_fake(
-    dz: Tensor, y: Tensor, a: Tensor, sums: Tensor, parameters: list[Tensor], need_y: bool, need_parameters: bool
+    dz: Tensor,
+    y: Tensor,
+    a: Tensor,
+    sums: Tensor,
+    parameters: list[Tensor],
+    need_y: bool,
+    need_parameters: bool,
+    backend: str = "auto",
 ) -> tuple[Tensor, list[Tensor]]:
     torch._check(dz.shape == y.shape)
     dy = empty_as(y) if need_y else y.new_empty((0,))
@@ -175,7 +183,7 @@ def _backward_fake(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    y, parameters = inputs
+    y, parameters, ctx.backend = inputs
     _, a, sums = output
     ctx.mark_non_differentiable(a, sums)
     ctx.set_materialize_grads(False)  # no zeros for what has no gradient
@@ -184,16 +192,18 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 def _backward(
     ctx: Any, needs: Needs, dz: Tensor, _a: Tensor, _sums: Tensor
-) -> tuple[Tensor | None, list[Tensor | None]]:
+) -> tuple[Tensor | None, list[Tensor | None], None]:
     y, a, sums, *parameters = ctx.saved_tensors
-    need_y, of_parameters = needs
+    need_y, of_parameters, _ = needs
     wanted: list[Tensor | None] = [None] * len(parameters)
     if not need_y and not any(of_parameters):
-        return None, wanted
-    dy, gradients = torch.ops.aminet_fast.rdfe_front_bwd(dz, y, a, sums, parameters, need_y, any(of_parameters))
+        return None, wanted, None
+    dy, gradients = torch.ops.aminet_fast.rdfe_front_bwd(
+        dz, y, a, sums, parameters, need_y, any(of_parameters), ctx.backend
+    )
     if any(of_parameters):
         wanted = [g if need else None for g, need in zip(gradients, of_parameters, strict=True)]
-    return dy if need_y else None, wanted
+    return dy if need_y else None, wanted, None
 
 
 _call = differentiable("rdfe_front", _setup_context, _backward)

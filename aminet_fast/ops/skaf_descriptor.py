@@ -23,13 +23,13 @@ from ._library import (
 )
 
 library.define(
-    "skaf_descriptor_fwd(Tensor x, Tensor[] weights, Tensor[] biases, Tensor? packed=None)"
+    'skaf_descriptor_fwd(Tensor x, Tensor[] weights, Tensor[] biases, Tensor? packed=None, str backend="auto")'
     " -> (Tensor m, Tensor argmax)",
 )
 library.define("skaf_descriptor_prepack(Tensor[] weights) -> Tensor")
-library.define("skaf_descriptor_bwd_input(Tensor dm, Tensor argmax, Tensor[] weights) -> Tensor dx")
+library.define('skaf_descriptor_bwd_input(Tensor dm, Tensor argmax, Tensor[] weights, str backend="auto") -> Tensor dx')
 library.define(
-    "skaf_descriptor_bwd_parameters(Tensor dm, Tensor x, Tensor argmax, Tensor[] weights)"
+    'skaf_descriptor_bwd_parameters(Tensor dm, Tensor x, Tensor argmax, Tensor[] weights, str backend="auto")'
     " -> (Tensor[] dweights, Tensor[] dbiases)"
 )
 backends.register("skaf_descriptor", "cpu", "cpu", lambda: load("_C")[1])
@@ -70,12 +70,13 @@ def skaf_descriptor(
     """
     check_image("skaf_descriptor", "x", x)
     weights, biases = _check_convolutions(x, weights, biases)
-    if backends.choose("skaf_descriptor", x.device.type, backend, x.dtype) == "reference":
+    chosen = backends.choose("skaf_descriptor", x.device.type, backend, x.dtype)
+    if chosen == "reference":
         if not torch.is_autocast_enabled(x.device.type):
             weights, biases = [w.to(x.dtype) for w in weights], [b.to(x.dtype) for b in biases]
         return skaf_descriptor_ref(x, weights, biases).contiguous()
     _check_packed(packed, weights)
-    return _call(x, weights, biases, packed)[0]
+    return _call(x, weights, biases, packed, chosen)[0]
 
 
 def skaf_descriptor_prepack(weights: Sequence[Tensor]) -> Tensor | None:
@@ -177,7 +178,7 @@ def _check_parameter(name: str, parameter: Tensor, x: Tensor) -> None:
 
 
 def _autocast(
-    x: Tensor, weights: list[Tensor], biases: list[Tensor], packed: Tensor | None = None
+    x: Tensor, weights: list[Tensor], biases: list[Tensor], packed: Tensor | None = None, backend: str = "auto"
 ) -> tuple[Tensor, Tensor]:
     """Autocast's dtype, as convolutions do; it leaves float64 alone."""
     device = x.device.type
@@ -189,7 +190,7 @@ def _autocast(
         weights = [w if w.dtype in kept else w.to(dtype) for w in weights]
         biases = [b if b.dtype in kept else b.to(dtype) for b in biases]
     with torch.autocast(device, enabled=False):
-        return torch.ops.aminet_fast.skaf_descriptor_fwd(x, weights, biases, packed)
+        return torch.ops.aminet_fast.skaf_descriptor_fwd(x, weights, biases, packed, backend)
 
 
 library.impl("skaf_descriptor_fwd", _autocast, "AutocastCPU")
@@ -198,7 +199,7 @@ library.impl("skaf_descriptor_fwd", _autocast, "AutocastCUDA")
 
 @torch.library.register_fake("aminet_fast::skaf_descriptor_fwd", lib=library)
 def _forward_fake(
-    x: Tensor, weights: list[Tensor], biases: list[Tensor], packed: Tensor | None = None
+    x: Tensor, weights: list[Tensor], biases: list[Tensor], packed: Tensor | None = None, backend: str = "auto"
 ) -> tuple[Tensor, Tensor]:
     torch._check(len(weights) == len(biases) and len(weights) > 0)
     n, c, h, w = x.shape
@@ -215,14 +216,14 @@ def _prepack_fake(weights: list[Tensor]) -> Tensor:
 
 
 @torch.library.register_fake("aminet_fast::skaf_descriptor_bwd_input", lib=library)
-def _backward_input_fake(dm: Tensor, argmax: Tensor, weights: list[Tensor]) -> Tensor:
+def _backward_input_fake(dm: Tensor, argmax: Tensor, weights: list[Tensor], backend: str = "auto") -> Tensor:
     n, _, h, w = dm.shape
     return dm.new_empty((n, h, w, weights[0].shape[1])).permute(0, 3, 1, 2)
 
 
 @torch.library.register_fake("aminet_fast::skaf_descriptor_bwd_parameters", lib=library)
 def _backward_parameters_fake(
-    dm: Tensor, x: Tensor, argmax: Tensor, weights: list[Tensor]
+    dm: Tensor, x: Tensor, argmax: Tensor, weights: list[Tensor], backend: str = "auto"
 ) -> tuple[list[Tensor], list[Tensor]]:
     torch._check(dm.shape[0] == x.shape[0])
     dweights = [empty_as(w) for w in weights]
@@ -230,7 +231,7 @@ def _backward_parameters_fake(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, weights, biases, _ = inputs
+    x, weights, biases, _, ctx.backend = inputs
     _, argmax = output
     ctx.mark_non_differentiable(argmax)
     ctx.set_materialize_grads(False)  # no zeros for what has no gradient
@@ -238,17 +239,19 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.save_for_backward(x, argmax, *weights)
 
 
-def _backward(ctx: Any, needs: Needs, dm: Tensor, _argmax: Tensor) -> tuple[Tensor | None, list[Any], list[Any], None]:
+def _backward(
+    ctx: Any, needs: Needs, dm: Tensor, _argmax: Tensor
+) -> tuple[Tensor | None, list[Any], list[Any], None, None]:
     x, argmax, *weights = ctx.saved_tensors
     needs_x, needs_weights, needs_biases, *_ = needs
     dx, dweights, dbiases = None, [None] * len(weights), [None] * len(weights)
     if needs_x:
-        dx = torch.ops.aminet_fast.skaf_descriptor_bwd_input(dm, argmax, weights)
+        dx = torch.ops.aminet_fast.skaf_descriptor_bwd_input(dm, argmax, weights, ctx.backend)
         dx = dx.contiguous(memory_format=memory_format(x))
     if any(needs_weights) or any(needs_biases):
-        dweights, dbiases = torch.ops.aminet_fast.skaf_descriptor_bwd_parameters(dm, x, argmax, weights)
+        dweights, dbiases = torch.ops.aminet_fast.skaf_descriptor_bwd_parameters(dm, x, argmax, weights, ctx.backend)
         dbiases = [bias.to(dtype) for bias, dtype in zip(dbiases, ctx.bias_dtypes, strict=True)]
-    return dx, dweights, dbiases, None
+    return dx, dweights, dbiases, None, None
 
 
 _call = differentiable("skaf_descriptor", _setup_context, _backward, ("bwd_input", "bwd_parameters"), casts=True)

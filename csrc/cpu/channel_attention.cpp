@@ -54,7 +54,7 @@ struct Parameters {
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& input, const Tensor& qkv, const Tensor& depthwise,
                                                    const std::optional<Tensor>& temperature, const Tensor& projection,
-                                                   int64_t heads, bool keep) {
+                                                   int64_t heads, bool keep, const std::string& /* backend: of GPUs */) {
   check(input, qkv, depthwise, temperature, projection, heads);
   const MemoryFormat format = format_of(input);
   const Tensor x = laid_out(input, format);
@@ -135,7 +135,7 @@ Tensor projection_total(const ChannelAttentionShape& s, const Tensor& parts, con
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     const Tensor& grad, const Tensor& input, const Tensor& qkv, const Tensor& depthwise,
     const std::optional<Tensor>& temperature, const Tensor& projection, const Tensor& gram, const Tensor& attn,
-    const Tensor& kept, int64_t heads, bool need_x, bool need_qkv, bool need_depthwise) {
+    const Tensor& kept, int64_t heads, bool need_x, bool need_qkv, bool need_depthwise, const std::string&) {
   check(input, qkv, depthwise, temperature, projection, heads);
   const MemoryFormat format = format_of(input);
   const Tensor x = laid_out(input, format), dy = laid_out(converted(grad, x.scalar_type()), format);

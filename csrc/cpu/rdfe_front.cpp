@@ -135,7 +135,8 @@ Tensor empty_image(const RdfeShape& s, const Tensor& like, ScalarType acc) {
                               MemoryFormat::ChannelsLast);
 }
 
-std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& input, const List& parameters) {
+std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& input, const List& parameters,
+                                           const std::string& /* backend: of GPUs */) {
   const RdfeShape s = shape_of(input, parameters);
   const ScalarType acc = acc_of(input);
   const Tensor y = image_of(input, acc);
@@ -183,7 +184,8 @@ void run(const RdfeBackward& b, Scalar scalar) {
 }
 
 std::tuple<Tensor, List> backward(const Tensor& grad, const Tensor& input, const Tensor& a_input,
-                                  const Tensor& sums_input, const List& parameters, bool need_y, bool need_parameters) {
+                                  const Tensor& sums_input, const List& parameters, bool need_y, bool need_parameters,
+                                  const std::string&) {
   const RdfeShape s = shape_of(input, parameters);
   const Places at(parameters);
   const ScalarType acc = acc_of(input);

@@ -64,7 +64,8 @@ Tensor empty_channels_last(const Tensor& like, const std::vector<int64_t>& size,
 }
 
 std::tuple<Tensor, Tensor> forward(const Tensor& input, const std::vector<Tensor>& weights,
-                                   const std::vector<Tensor>& biases, const std::optional<Tensor>& packed) {
+                                   const std::vector<Tensor>& biases, const std::optional<Tensor>& packed,
+                                   const std::string& /* backend: of GPUs */) {
   STD_TORCH_CHECK(input.dim() == 4 && biases.size() == weights.size(), "skaf_descriptor: one bias for each of weights");
   SkafPool arguments = {shape_of(weights, input.size(0), input.size(2), input.size(3)), {}, 0, nullptr, nullptr};
   STD_TORCH_CHECK(input.size(1) == arguments.shape.inputs, "skaf_descriptor: x does not fit weights");
@@ -102,7 +103,8 @@ std::tuple<Tensor, Tensor> forward(const Tensor& input, const std::vector<Tensor
   return {m, argmax};
 }
 
-Tensor backward_input(const Tensor& grad, const Tensor& argmax, const std::vector<Tensor>& weights) {
+Tensor backward_input(const Tensor& grad, const Tensor& argmax, const std::vector<Tensor>& weights,
+                      const std::string&) {
   check_saved(grad, argmax);
   const ScalarType acc = acc_of(grad);
   const Tensor dm = parameter_of(grad, acc), chosen = torch::stable::contiguous(argmax);
@@ -132,7 +134,8 @@ Tensor backward_input(const Tensor& grad, const Tensor& argmax, const std::vecto
 
 std::tuple<std::vector<Tensor>, std::vector<Tensor>> backward_parameters(const Tensor& grad, const Tensor& input,
                                                                          const Tensor& argmax,
-                                                                         const std::vector<Tensor>& weights) {
+                                                                         const std::vector<Tensor>& weights,
+                                                                         const std::string&) {
   check_saved(grad, argmax);
   const ScalarType acc = acc_of(input);
   const Tensor x = torch::stable::contiguous(input, MemoryFormat::ChannelsLast);

@@ -1,19 +1,11 @@
-// What the torch sides of the operators (csrc/cpu/*.cpp) share.
+// What the torch sides of the operators on the CPU (csrc/cpu/*.cpp) share.
 #pragma once
-
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
-#include <iterator>
 
 #include "cpu/parallel.h"
 #include "cpu/scalar.h"
+#include "common/tensors.h"
 
 namespace aminet {
-
-using torch::headeronly::MemoryFormat;
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 inline Scalar scalar_of(const Tensor& x) {
   switch (x.scalar_type()) {
@@ -23,43 +15,6 @@ inline Scalar scalar_of(const Tensor& x) {
     case ScalarType::Half: return Scalar::f16;
     default: STD_TORCH_CHECK(false, "aminet_fast: data must be float32, float64, bfloat16 or float16");
   }
-}
-
-inline ScalarType acc_of(const Tensor& x) {
-  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
-// The rule of the fakes in aminet_fast/ops too: channels that are neighbours stay so, anything else becomes NCHW.
-inline MemoryFormat format_of(const Tensor& x) {
-  return x.stride(1) == 1 ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
-}
-
-// to() and contiguous() cost a call through the dispatcher, which shows at the network's small sizes, also where they
-// change nothing; these do not.
-inline Tensor converted(const Tensor& x, ScalarType type) {
-  return x.scalar_type() == type ? x : torch::stable::to(x, type);
-}
-
-// Whether the elements lie without gaps in the order of the dimensions given, outermost first.
-template <typename Order>
-bool dense(const Tensor& x, const Order& order) {
-  int64_t stride = 1;
-  for (auto dim = std::rbegin(order); dim != std::rend(order); stride *= x.size(*dim++))
-    if (x.size(*dim) != 1 && x.stride(*dim) != stride) return false;
-  return true;
-}
-
-// x [N, C, H, W]
-inline Tensor laid_out(const Tensor& x, MemoryFormat format) {
-  constexpr int kPlanes[] = {0, 1, 2, 3}, kPixels[] = {0, 2, 3, 1};
-  const bool as_wanted = format == MemoryFormat::ChannelsLast ? dense(x, kPixels) : dense(x, kPlanes);
-  return as_wanted ? x : torch::stable::contiguous(x, format);
-}
-
-// Without gaps and in the type of the sums.
-inline Tensor parameter_of(const Tensor& v, ScalarType acc) {
-  const Tensor x = converted(v, acc);
-  return x.is_contiguous() ? x : torch::stable::contiguous(x);
 }
 
 }  // namespace aminet
