@@ -1,6 +1,6 @@
 """Which kernels serve a call on a CUDA device, where an operator has Triton's and compiled ones: a table, as data.
 
-dispatch.json has its rows, each with its reason. The first row that fits decides; where none does, Triton's kernels run.
+dispatch.json has its rows, each with its reason. The first row that fits decides; where none does, Triton's run.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def _row(entry: dict[str, Any]) -> Row:
         raise ValueError(f"{TABLE.name}: unknown fields {sorted(unknown)} in {entry}")
     if entry["backend"] not in ("triton", "cuda") or not entry["reason"]:
         raise ValueError(f"{TABLE.name}: backend must be triton or cuda, with a reason, in {entry}")
-    return Row(**{name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()})
+    values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in entry.items()}
+    return Row(**values)
 
 
 @cache
