@@ -21,11 +21,11 @@ EMULATED_UNSEEN inline Votes block_barrier(const char* where, int vote = 0) {
   fiber->state = State::kAtBlockBarrier;
   fiber->waits_at = where;
 #ifdef EMULATED_UNDER_TSAN
-  __tsan_release(&b.ordered[turn]);
+  __tsan_release(&b.ordered->of_block[turn]);
 #endif
   leave();
 #ifdef EMULATED_UNDER_TSAN
-  __tsan_acquire(&b.ordered[turn]);
+  __tsan_acquire(&b.ordered->of_block[turn]);
 #endif
   return b.voted;
 }
@@ -70,11 +70,12 @@ EMULATED_UNSEEN Given meet(unsigned mask, const char* where, const T& mine, [[ma
   __builtin_memcpy(lanes.given[turn][self.lane], &mine, sizeof mine);  // of a constant size: no call
   self.state = State::kAtWarpBarrier;
 #ifdef EMULATED_UNDER_TSAN
-  if (fence) __tsan_release(&lanes.ordered[turn]);
+  char& ordered = block->ordered->of_lanes[self.warp][which][turn];
+  if (fence) __tsan_release(&ordered);
 #endif
   leave();
 #ifdef EMULATED_UNDER_TSAN
-  if (fence) __tsan_acquire(&lanes.ordered[turn]);
+  if (fence) __tsan_acquire(&ordered);
 #endif
   return lanes.given[turn];
 }

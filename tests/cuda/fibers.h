@@ -87,7 +87,11 @@ struct Fiber {
 struct Lanes {
   unsigned mask;
   alignas(16) unsigned char given[2][kWarp][kExchanged];
-  char ordered[2];  // stands for the barrier, for ThreadSanitizer
+};
+
+// Bytes that stand for barriers, for ThreadSanitizer: two in turn too, which what comes after the next one cannot use.
+struct Barriers {
+  char of_block[2], of_lanes[kMostWarps][kMostMasks][2];
 };
 
 struct Votes {
@@ -104,7 +108,8 @@ struct Block {
   unsigned at_barrier, barriers;
   const char* barrier_at;
   Votes voting, voted;
-  char ordered[2], ended;  // stand for barriers and for the grid's end, for ThreadSanitizer
+  Barriers* ordered;
+  char ended;  // stands for the grid's end
   Lanes lanes[kMostWarps][kMostMasks];
   unsigned masks[kMostWarps];
   Copy copies[kMostThreads][kMostCopies];

@@ -39,6 +39,14 @@ EMULATED_UNSEEN inline void bury(bool all) {
   for (unsigned i = 0; i < b.ended_count; ++i) __tsan_destroy_fiber(b.ended_threads[i]);
   b.ended_count = 0;
 }
+
+// Fresh pages, of which nothing is known: earlier blocks used these places, and are not ordered before this one.
+EMULATED_UNSEEN inline void forget() {
+  const int kind = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE;
+  mmap(block->room, kRoom, PROT_READ | PROT_WRITE, kind, -1, 0);
+  munmap(block->ordered, sizeof(Barriers));  // what barriers ordered is only forgotten by that
+  mmap(block->ordered, sizeof(Barriers), PROT_READ | PROT_WRITE, kind, -1, 0);
+}
 #endif
 
 EMULATED_UNSEEN inline void run_block() {
@@ -46,8 +54,8 @@ EMULATED_UNSEEN inline void run_block() {
   b.alive = b.threads;
   b.at_barrier = b.barriers = 0;
   memset(b.masks, 0, sizeof b.masks);
-#ifdef EMULATED_UNDER_TSAN  // nothing is known of what earlier blocks did in these places
-  mmap(b.room, kRoom, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
+#ifdef EMULATED_UNDER_TSAN
+  forget();
 #endif
   reset_shared();
   for (unsigned i = 0; i < b.threads; ++i) {
@@ -74,9 +82,11 @@ EMULATED_UNSEEN inline void run_block() {
 
 EMULATED_UNSEEN inline Block* make_block() {
   // Pages that nobody touches cost nothing.
-  const int kind = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-  Block* made = static_cast<Block*>(mmap(nullptr, sizeof(Block), PROT_READ | PROT_WRITE, kind, -1, 0));
-  made->room = static_cast<char*>(mmap(nullptr, kRoom, PROT_READ | PROT_WRITE, kind, -1, 0));
+  constexpr int kind = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+  const auto pages = [](size_t bytes) { return mmap(nullptr, bytes, PROT_READ | PROT_WRITE, kind, -1, 0); };
+  Block* made = static_cast<Block*>(pages(sizeof(Block)));
+  made->ordered = static_cast<Barriers*>(pages(sizeof(Barriers)));
+  made->room = static_cast<char*>(pages(kRoom));
   made->shared = made->room + kMostThreads * kStack;
   return made;
 }

@@ -25,7 +25,7 @@ float element(uint32_t bits, int k) {
   } else {
     const uint16_t half = static_cast<uint16_t>(k ? bits >> 16 : bits);
     T value;
-    __builtin_memcpy(&value, &half, sizeof value);
+    __builtin_memcpy(static_cast<void*>(&value), &half, sizeof value);
     return static_cast<float>(value);
   }
 }
