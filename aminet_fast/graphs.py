@@ -58,7 +58,7 @@ class GraphedModel:
     def _forward(self, x: Tensor) -> Tensor:
         dtype, enabled = self._autocast
         # The cache would lend the weights that one graph cast to the next, which may be replayed without the first.
-        with torch.no_grad(), torch.autocast(x.device.type, dtype=dtype, enabled=enabled, cache_enabled=False):
+        with torch.autocast(x.device.type, dtype=dtype, enabled=enabled, cache_enabled=False):
             return self._model(x)
 
     def _checked_output(self, x: Tensor) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import itertools
 import logging
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -16,14 +15,12 @@ from graph_stand_in import StandIn, stand_in
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW
 
-from aminet_fast import AMINet, get_config, graph_step
+from aminet_fast import graph_step
 from aminet_fast.graph_state import Snapshot
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 # Eager on the CPU, graphs as tests/graph_stand_in.py has them, and true ones.
 PLACES = ["cpu", "stand-in", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])]
-# cuBLAS looks at it once, at its first call in a process; deterministic mode asks for it.
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 RATE = 2**-7  # float32, as a rate on the device is, has it exactly
 
 
@@ -217,11 +214,11 @@ def test_snapshot() -> None:
 
 @pytest.mark.parametrize("place", PLACES)
 def test_grad_scaler(place: str, device: str) -> None:
-    """Its scale overflows at first: those steps are skipped, in Adam's count too, and the scale falls."""
+    """Its scale overflows, in the warm-ups too: such steps are skipped, in Adam's count too, and the scale falls."""
     model, batches = small(device, dropout=0), pairs(6, device)
     plain = copy.deepcopy(model)
     ours, theirs = (Adam(m.parameters(), lr=RATE, fused=True) for m in (model, plain))
-    mine, other = (torch.amp.GradScaler(device, init_scale=2.0**18, growth_interval=2) for _ in range(2))
+    mine, other = (torch.amp.GradScaler(device, init_scale=2.0**20, growth_interval=2) for _ in range(2))
     options = {"autocast": torch.float16, "max_norm": 0.5}
     wanted = by_hand(plain, theirs, batches, scaler=other, **options)  # type: ignore[arg-type]
     step = graph_step(model, ours, F.mse_loss, batches[0], scaler=mine, **options)  # type: ignore[arg-type]
@@ -286,37 +283,3 @@ def test_wrong_inputs() -> None:
         with pytest.raises(error, match=f"graph_step: .*{message}"):
             step(*inputs)  # type: ignore[arg-type]
     same(everything(model, Adam(model.parameters())), before)
-
-
-@pytest.mark.gpu
-@NO_GPU
-@pytest.mark.parametrize("deterministic", [True, False])
-@pytest.mark.parametrize("autocast", [None, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
-def test_the_network_on_a_gpu(autocast: torch.dtype | None, deterministic: bool) -> None:
-    """Five steps, the rate halved before the fourth: with deterministic algorithms the very bits of the loop."""
-    torch.manual_seed(0)
-    model = AMINet(get_config("aminet-tiny")).cuda().to(memory_format=torch.channels_last)
-    plain = copy.deepcopy(model)
-    drawn = torch.rand(10, 4, 3, 32, 32, generator=torch.Generator().manual_seed(1)).cuda() * 2 - 1
-    batches = [(x.contiguous(memory_format=torch.channels_last), y) for x, y in zip(drawn[::2], drawn[1::2])]
-    ours = Adam(model.parameters(), lr=RATE / 32, fused=True)
-    theirs = Adam(plain.parameters(), lr=torch.tensor(RATE / 32, device="cuda"), fused=True, capturable=True)
-    torch.use_deterministic_algorithms(deterministic)
-    try:
-        wanted = by_hand(plain, theirs, batches, autocast=autocast, rates={3: RATE / 64})
-        step = graph_step(model, ours, F.mse_loss, batches[0], autocast=autocast)
-        assert step.graphed
-        assert step.memory() > 0
-        found = []
-        for i, batch in enumerate(batches):
-            if i == 3:
-                ours.param_groups[0]["lr"] = RATE / 64
-            found.append(step(*batch).item())
-    finally:
-        torch.use_deterministic_algorithms(False)
-    if deterministic:
-        assert found == wanted
-        same(everything(model, ours), everything(plain, theirs))
-    else:
-        assert found == pytest.approx(wanted, rel=1e-3 if autocast is None else 2e-2)
-        assert all(int(b) == 5 for name, b in model.named_buffers() if name.endswith("num_batches_tracked"))
