@@ -51,8 +51,9 @@ def compiled(plan: build_plan.Plan) -> tuple[list[Any], type, dict[str, Any]]:
     facts: dict[str, Any] = {"torch": str(torch.__version__), "cxx_flags": flags["cxx"]}
     facts |= {"compiler": build_plan.compiler_version(), "cpu": list(build_plan.CAPABILITIES)}
     if plan.cuda:
-        flags["nvcc"] = [*build_plan.NVCC_FLAGS, *build_plan.STABLE_ABI]
-        modules.append(cpp_extension.CUDAExtension("aminet_fast._C_cuda", sources("cuda/*.cu"), **common))
+        files, jobs = sources("cuda/*.cu"), int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
+        flags["nvcc"] = [*build_plan.NVCC_FLAGS, *build_plan.STABLE_ABI, *build_plan.nvcc_threads(len(files), jobs)]
+        modules.append(cpp_extension.CUDAExtension("aminet_fast._C_cuda", files, **common))
         architectures = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", build_plan.ARCHITECTURES)
         facts |= {
             "cuda": torch.version.cuda,

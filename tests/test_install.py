@@ -131,7 +131,33 @@ def test_cuda_is_probed(plan: ModuleType, tmp_path: Path) -> None:
     assert "set CUDA_HOME" in plan.cuda_problem(["a.cu"], str(tmp_path), "13.0")
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "nvcc").touch()
+    assert "no include/cuda_runtime.h" in plan.cuda_problem(["a.cu"], str(tmp_path), "13.0")
+    (tmp_path / "include").mkdir()
+    (tmp_path / "include" / "cuda_runtime.h").touch()
     assert plan.cuda_problem(["a.cu"], str(tmp_path), "13.0") == ""
+    assert plan.cuda_problem(["a.cu"], str(tmp_path), "13.0", "13.2") == ""
+    wrong = plan.cuda_problem(["a.cu"], str(tmp_path), "13.0", "12.8")
+    assert wrong == "nvcc is of CUDA 12.8 and torch of 13.0; set CUDA_HOME to a toolkit of CUDA 13"
+
+
+def test_toolkit_is_a_whole_one(plan: ModuleType, tmp_path: Path) -> None:
+    """A script that starts another nvcc is no toolkit; CUDA_HOME is taken as it is."""
+    home = tmp_path / "cuda"
+    for folder in (tmp_path / "bin", home / "bin", home / "include"):
+        folder.mkdir(parents=True)
+    for nvcc in (tmp_path / "bin" / "nvcc", home / "bin" / "nvcc"):
+        nvcc.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 13.1, V13.1.5'\n")
+        nvcc.chmod(0o755)
+    (home / "include" / "cuda_runtime.h").touch()
+    assert plan.toolkit({"PATH": str(tmp_path / "bin")}) in (None, "/usr/local/cuda")
+    assert plan.toolkit({"PATH": str(home / "bin")}) == str(home)
+    assert plan.toolkit({"PATH": str(home / "bin"), "CUDA_HOME": "/elsewhere"}) == "/elsewhere"
+    assert plan.toolkit_version(str(home)) == "13.1"
+
+
+def test_nvcc_takes_more_threads_where_files_are_few(plan: ModuleType) -> None:
+    assert plan.nvcc_threads(9, 2) == plan.nvcc_threads(9, 9) == []
+    assert plan.nvcc_threads(4, 9) == ["--threads=2"]
 
 
 def test_lower_bounds_of_torch_agree(plan: ModuleType) -> None:

@@ -36,7 +36,7 @@ def resources(kernel: Any, arch: int | str) -> Resources:
         )
         return Resources(registers, 4 * spilled, shared, 0, SHARED_LIMIT["hip"])
     registers, spilled = _registers(kernel.hash, kernel.asm["cubin"], kernel.asm["ptx"], arch)
-    return Resources(registers, spilled, shared, _blocks(registers, warps, shared, arch))
+    return Resources(registers, spilled, shared, blocks_that_fit(registers, warps, shared, arch))
 
 
 def _tool(name: str) -> str:
@@ -76,7 +76,7 @@ def _spilled(ptx: str, arch: int) -> int:
     return sum(map(int, re.findall(r"(\d+) bytes spill (?:stores|loads)", result.stderr)))
 
 
-def _blocks(registers: int, warps: int, shared: int, arch: int) -> int:
+def blocks_that_fit(registers: int, warps: int, shared: int, arch: int) -> int:
     """How many fit on a multiprocessor; registers are given out to warps by 256, and a block takes 1 KiB more."""
     kib, most_warps, most_blocks = MULTIPROCESSOR[arch]
     a_warp = -(-registers * 32 // 256) * 256
