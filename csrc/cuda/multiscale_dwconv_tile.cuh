@@ -1,0 +1,141 @@
+// How multiscale_dwconv cuts images [N, H, W, C] into tiles, and how a tile's rows come into shared memory.
+//
+// A block of 192 threads is 8 groups of 24 lanes. A lane has one channel and P neighbouring pixels of a row, and walks
+// down the rows of a band: what belongs to a channel (83 weights, or 83 sums) stays in registers all the way. The 8
+// groups are side by side in one slice of 24 channels (parts = 1), or shared out to 2 or 4 slices, so that narrow images
+// fill a block and 48 channels of 16 bits are whole sectors of 32 bytes:
+//
+//   parts = 1    [8 P pixels][24 channels]          parts = 2    [4 P pixels][24] [4 P pixels][24]
+//
+// A row in shared memory is [part][HALO + pixels + HALO][24], zeros outside the image.
+#pragma once
+
+#include "cuda/async.h"
+
+namespace aminet::multiscale {
+
+constexpr int kLanes = 24, kGroups = 8, kThreads = kLanes * kGroups;
+constexpr int kBranches = 3;
+constexpr int kSlots = 4;  // steps of a ring of rows; all but one are under way while one is worked on
+
+struct Tiling {
+  int channels, height, width;
+  int parts;   // 1, 2 or 4 slices of 24 channels in a tile
+  int slices;  // tiles beside one another in channels
+  int strips;  // and in pixels of a row
+  int bands;   // and in rows,
+  int band;    // of so many
+  bool vectors;  // rows are whole vectors of 16 bytes at multiples of 16 bytes
+
+  __host__ __device__ int64_t tiles_of_image() const { return int64_t(slices) * strips * bands; }
+};
+
+// A tile, and where a thread is in it.
+template <int P>
+struct Place {
+  int64_t image;
+  int top, bottom;         // rows of the band
+  int first_pixel, first;  // of the tile: pixel and channel
+  int pixels;              // of a part
+  int part, pixel, channel;  // of this thread: its pixels are pixel .. pixel + P - 1 of the tile's
+
+  // `strip` counts over images, bands and strips.
+  __device__ __forceinline__ Place(const Tiling& t, int64_t strip, int slice) {
+    image = strip / (t.strips * t.bands);
+    const int in_image = int(strip % (t.strips * t.bands));
+    top = in_image / t.strips * t.band;
+    bottom = min(top + t.band, t.height);
+    const int per_part = kGroups / t.parts, group = threadIdx.x / kLanes;
+    pixels = per_part * P;
+    first_pixel = in_image % t.strips * pixels;
+    first = slice * t.parts * kLanes;
+    part = group / per_part;
+    pixel = group % per_part * P;
+    channel = first + part * kLanes + threadIdx.x % kLanes;
+  }
+
+  // Where this thread's first pixel is in a row in shared memory that has HALO pixels on both sides.
+  template <int HALO>
+  __device__ __forceinline__ int in_row() const {
+    return (part * (pixels + 2 * HALO) + HALO + pixel) * kLanes + threadIdx.x % kLanes;
+  }
+};
+
+// Elements of a row in shared memory.
+template <int P, int HALO>
+__host__ __device__ constexpr int row_elements(int parts) {
+  return (kGroups * P + 2 * HALO * parts) * kLanes;
+}
+
+// What a thread copies of every row: worked out once, an addition a row.
+template <typename T, int P, int HALO>
+class RowCopy {
+ public:
+  static constexpr int kVector = 16 / int(sizeof(T)), kVectors = kLanes / kVector;
+  static constexpr int kCopies = ceil_div(row_elements<P, HALO>(4) / kVector, kThreads);
+
+  __device__ __forceinline__ RowCopy(const Tiling& t, const Place<P>& place) {
+    const int wide = place.pixels + 2 * HALO, of_pixel = t.parts * kVectors;
+#pragma unroll
+    for (int i = 0; i < kCopies; ++i) {
+      const int at = threadIdx.x + i * kThreads, pixel = at / of_pixel, vector = at % of_pixel;
+      const int part = vector / kVectors, column = place.first_pixel + pixel - HALO;
+      const int channel = place.first + vector * kVector;
+      to_[i] = pixel < wide ? (part * wide + pixel) * kLanes + vector % kVectors * kVector : -1;
+      from_[i] = column >= 0 && column < t.width && channel < t.channels ? column * t.channels + channel : -1;
+    }
+  }
+
+  // A row of an image, which begins at `row`, to shared memory.
+  __device__ __forceinline__ void operator()(const Tiling& t, const Place<P>& place, T* to, const T* row) const {
+    if (t.vectors) {
+#pragma unroll
+      for (int i = 0; i < kCopies; ++i)
+        if (to_[i] >= 0) copy_async<16>(to + to_[i], row + max(from_[i], 0), from_[i] >= 0);
+    } else {
+      this->one_by_one(t, place, to, row);
+    }
+  }
+
+ private:
+  // For channels that are no whole vectors.
+  __device__ __forceinline__ static void one_by_one(const Tiling& t, const Place<P>& place, T* to, const T* row) {
+    const int wide = place.pixels + 2 * HALO;
+#pragma unroll 1
+    for (int at = threadIdx.x; at < t.parts * wide * kLanes; at += kThreads) {
+      const int lane = at % kLanes, pixel = at / kLanes % wide, part = at / kLanes / wide;
+      const int column = place.first_pixel + pixel - HALO, channel = place.first + part * kLanes + lane;
+      const bool inside = column >= 0 && column < t.width && channel < t.channels;
+      to[at] = inside ? row[column * t.channels + channel] : narrow<T>(0.f);
+    }
+  }
+
+  int from_[kCopies], to_[kCopies];
+};
+
+// A parameter: of the data's type, or float.
+struct Parameter {
+  const void* data;
+  bool wide;
+
+  template <typename T>
+  __device__ __forceinline__ float at(int64_t i) const {
+    return wide ? static_cast<const float*>(data)[i] : widen(static_cast<const T*>(data)[i]);
+  }
+};
+
+// The same to write.
+struct Gradient {
+  void* data;
+  bool wide;
+
+  template <typename T>
+  __device__ __forceinline__ void put(int64_t i, float v) const {
+    if (wide)
+      static_cast<float*>(data)[i] = v;
+    else
+      static_cast<T*>(data)[i] = narrow<T>(v);
+  }
+};
+
+}  // namespace aminet::multiscale
