@@ -42,8 +42,8 @@ def _refuses(first: Sequence[Tensor], second: Sequence[Any], third: Sequence[Ten
         return f"its kernels are for one to three branches of sizes 3, 5 and 7, not for {kernels}"
     if len(x) != len(kernels) and kernels != [3, 5, 7]:
         return f"its kernels are for 3, 5 and 7 together where branches share x, not for {kernels}"
-    if x[0].numel() // x[0].shape[0] >= 2**31:
-        return "an image has 2**31 elements or more"
+    if x[0].numel() // x[0].shape[0] >= 2**30:
+        return "an image has 2**30 elements or more"
     return ""
 
 

@@ -77,8 +77,8 @@ Tiling tiling_of(const Tensor& x, int pixels, bool aligned, int64_t branches, in
 }
 
 void check(const Tensor& first, const std::vector<Tensor>& x, const std::vector<Tensor>& weights) {
-  STD_TORCH_CHECK(first.dim() == 4 && first.size(1) * first.size(2) * first.size(3) < (int64_t(1) << 31),
-                  "multiscale_dwconv: x must be [N, C, H, W] with images of less than 2**31 elements");
+  STD_TORCH_CHECK(first.dim() == 4 && first.size(1) * first.size(2) * first.size(3) < (int64_t(1) << 30),
+                  "multiscale_dwconv: x must be [N, C, H, W] with images of less than 2**30 elements");
   STD_TORCH_CHECK(!weights.empty() && weights.size() <= kBranches && (x.size() == 1 || x.size() == weights.size()),
                   "multiscale_dwconv: one to three weights, and one x or one for each of them");
   for (const Tensor& weight : weights)
@@ -129,7 +129,7 @@ void filter(Pass pass, const std::vector<Tensor>& from, const std::vector<Tensor
   const int rows = pass == Pass::kSummed ? kBranches : 1;
   const int row = pass == Pass::kSpread ? row_elements<kSpreadPixels, kReach>(t.parts)
                                         : row_elements<kSummedPixels, kReach>(t.parts);
-  const size_t bytes = sizeof(float) * t.parts * kLanes * taps + sizeof(T) * kSlots * rows * row;
+  const size_t bytes = sizeof(float) * t.parts * kLanes * taps + sizeof(T) * kSlots * kRows * rows * row;
   const dim3 grid = grid_of(from[0].size(0) * t.tiles_of_image(), branches);
   switch (pass) {
     case Pass::kSpread: AMINET_LAUNCH(spread<T>, grid, dim3(kThreads), bytes, stream, call); break;
@@ -182,11 +182,12 @@ void parameter_gradients(const std::vector<Tensor>& dy, const std::vector<Tensor
   call.tiling = tiling_of(x[0], shared ? kSharedSumsPixels : kEachSumsPixels, kept.aligned, branches, 32);
   const Tiling& t = call.tiling;
   const int64_t of_image = int64_t(t.strips) * t.bands;
-  call.outer = scale ? images : 1;
-  call.inner = scale ? of_image : images * of_image;
-  call.shares = int(std::min(call.inner, std::max<int64_t>(kBlocks / (call.outer * t.slices * branches), 1)));
+  const int64_t runs = scale ? images : 1, inner = (scale ? 1 : images) * of_image;
+  STD_TORCH_CHECK(images * of_image < (int64_t(1) << 31), "multiscale_dwconv: too many images");
+  call.inner = int(inner);
+  call.shares = int(std::min(inner, std::max<int64_t>(kBlocks / (runs * t.slices * branches), 1)));
   call.padded = t.slices * t.parts * kLanes;
-  const int64_t shares = call.outer * call.shares;
+  const int64_t shares = runs * call.shares;
   const std::vector<int64_t> size = {shares, call.rows, call.padded};
   Tensor partial = torch::stable::new_empty(x[0], size, ScalarType::Float);
   call.partial = room_of<float>(partial);

@@ -38,51 +38,77 @@ __device__ __forceinline__ void take_weights(float (&w)[K * K], const float* sta
   for (int tap = 0; tap < K * K; ++tap) w[tap] = staged[channel * K * K + tap] * scale;
 }
 
-// The ring of rows of COUNT images: step `at` has row `at` of each.
+// The rows of COUNT images in shared memory, kRows of each a step; a step is [row][image][elements of a row].
 template <typename T, int P, int COUNT>
-struct Ring {
-  const FilterCall<T>& call;
-  const Place<P>& place;
-  const RowCopy<T, P, kReach> copy;
-  T* const slots;
-  const int size, row;  // elements of a row in shared memory and of an image's
-  int filling = 0, taking = 0;
-
-  __device__ __forceinline__ Ring(const FilterCall<T>& c, const Place<P>& p, T* shared)
-      : call(c), place(p), copy(c.tiling, p), slots(shared), size(row_elements<P, kReach>(c.tiling.parts)),
-        row(c.tiling.width * c.tiling.channels) {}
-
-  // Begins step `at`, if it is before `end`.
-  __device__ __forceinline__ void fill(int branch, int at, int end) {
-    if (at < end) {
-      const int64_t from = (place.image * call.tiling.height + at) * row;
+class Ring {
+ public:
+  // Rows `first` .. `end` - 1 will come, of images `from`.
+  __device__ __forceinline__ Ring(const Tiling& t, const Place<P>& place, const T* const* from, T* shared, int first, int end)
+      : copy_(t, place, first), slots_(shared), next_(first), end_(end), size(row_elements<P, kReach>(t.parts)) {
 #pragma unroll
-      for (int i = 0; i < COUNT; ++i)
-        copy(call.tiling, place, slots + (filling * COUNT + i) * size, call.x[branch + i] + from);
-    }
-    commit_async();
-    filling = (filling + 1) % kSlots;
+    for (int i = 0; i < COUNT; ++i) from_[i] = from[i] + int64_t(place.image) * t.height * t.row();
+    for (int i = 0; i < kSlots - 1; ++i) fill(t, place);
   }
 
-  // The next step's rows, once all threads' copies of it have come.
-  __device__ __forceinline__ const T* take() {
+  // The next step's rows, once all threads' copies of them have come; begins another step.
+  __device__ __forceinline__ const T* take(const Tiling& t, const Place<P>& place) {
     wait_async<kSlots - 2>();
     __syncthreads();
-    const T* step = slots + taking * COUNT * size;
-    taking = (taking + 1) % kSlots;
+    fill(t, place);
+    const T* step = slots_ + taking_;
+    taking_ = taking_ == (kSlots - 1) * kRows * COUNT * size ? 0 : taking_ + kRows * COUNT * size;
     return step;
   }
+
+ private:
+  __device__ __forceinline__ void fill(const Tiling& t, const Place<P>& place) {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      if (next_ + r < end_) {
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) copy_(t, place, slots_ + filling_ + (r * COUNT + i) * size, from_[i]);
+      }
+      copy_.next_row(t);
+    }
+    commit_async();
+    next_ += kRows;
+    filling_ = filling_ == (kSlots - 1) * kRows * COUNT * size ? 0 : filling_ + kRows * COUNT * size;
+  }
+
+  RowCopy<T, P, kReach> copy_;
+  const T* from_[COUNT];
+  T* const slots_;
+  int next_, end_, filling_ = 0, taking_ = 0;
+
+ public:
+  const int size;  // elements of a row
 };
 
-// P pixels of a row of y, which begins at `row`.
+// Where a thread's pixels are in an image of y, from the top down: 32 bits beside an address that all threads share.
 template <typename T, int P>
-__device__ __forceinline__ void put_row(T* row, const float (&y)[P], const Tiling& t, const Place<P>& place) {
-  const int column = place.first_pixel + place.pixel;
-  T* to = row + column * t.channels + place.channel;
+class Output {
+ public:
+  __device__ __forceinline__ Output(const Tiling& t, const Place<P>& place, int row) {
+    const int column = place.first_pixel + place.pixel;
+    at_ = unsigned((row * t.row() + column * t.channels + place.channel) * int(sizeof(T)));
 #pragma unroll
-  for (int p = 0; p < P; ++p)
-    if (place.channel < t.channels && column + p < t.width) to[p * t.channels] = narrow<T>(y[p]);
-}
+    for (int p = 0; p < P; ++p) live_[p] = place.channel < t.channels && column + p < t.width;
+  }
+
+  // P values to a row `above` the one that this points at.
+  __device__ __forceinline__ void put(const Tiling& t, T* image, int above, const float (&y)[P]) const {
+    char* to = reinterpret_cast<char*>(image - above * t.row());
+#pragma unroll
+    for (int p = 0; p < P; ++p)
+      if (live_[p]) *reinterpret_cast<T*>(to + (at_ + unsigned(p * t.channels * int(sizeof(T))))) = narrow<T>(y[p]);
+  }
+
+  __device__ __forceinline__ void next_row(const Tiling& t) { at_ += unsigned(t.row() * int(sizeof(T))); }
+
+ private:
+  unsigned at_;
+  bool live_[P];
+};
 
 // The branches of a walk that share their row of x.
 template <typename T, int P, int REACH, int... KERNELS>
@@ -90,13 +116,14 @@ struct Walk {
   __device__ __forceinline__ void stage(float*, const FilterCall<T>&, int, int) {}
   __device__ __forceinline__ void begin(const float*, const FilterCall<T>&, int, const Place<P>&, float) {}
   template <bool ALL>
-  __device__ __forceinline__ void step(const float (&)[P + 2 * REACH], const FilterCall<T>&, int, const Place<P>&, int,
-                                       Met<ALL>) {}
+  __device__ __forceinline__ void step(const float (&)[P + 2 * REACH], const Tiling&, const Place<P>&,
+                                       const Output<T, P>&, int, Met<ALL>) {}
 };
 
 template <typename T, int P, int REACH, int K, int... REST>
 struct Walk<T, P, REACH, K, REST...> {
   float w[K * K], y[K][P], bias;
+  T* image;
   Walk<T, P, REACH, REST...> rest;
 
   __device__ __forceinline__ void stage(float* to, const FilterCall<T>& call, int branch, int first) {
@@ -113,51 +140,49 @@ struct Walk<T, P, REACH, K, REST...> {
     for (int j = 0; j < K; ++j)
 #pragma unroll
       for (int p = 0; p < P; ++p) y[j][p] = bias;
+    image = call.y[branch] + int64_t(place.image) * call.tiling.height * call.tiling.row();
     rest.begin(staged + call.tiling.parts * kLanes * K * K, call, branch + 1, place, scale);
   }
 
-  // Row `at` of x, and the row of y that is done with it.
+  // Row `at` of x, at which `out` points, and the row of y that is done with it.
   template <bool ALL>
-  __device__ __forceinline__ void step(const float (&x)[P + 2 * REACH], const FilterCall<T>& call, int branch,
-                                       const Place<P>& place, int at, Met<ALL> met) {
+  __device__ __forceinline__ void step(const float (&x)[P + 2 * REACH], const Tiling& t, const Place<P>& place,
+                                       const Output<T, P>& out, int at, Met<ALL> met) {
     advance<K, P, REACH>(y, x, w, bias, met);
-    const int done = at - K / 2;
-    const Tiling& t = call.tiling;
-    if (ALL || (done >= place.top && done < place.bottom))
-      put_row<T, P>(call.y[branch] + (place.image * t.height + done) * (t.width * t.channels), y[0], t, place);
-    rest.step(x, call, branch + 1, place, at, met);
+    if (ALL || (at - K / 2 >= place.top && at - K / 2 < place.bottom)) out.put(t, image, K / 2, y[0]);
+    rest.step(x, t, place, out, at, met);
   }
 };
 
 template <typename T, int P>
 __device__ __forceinline__ float scale_of(const FilterCall<T>& call, const Place<P>& place) {
   const bool scaled = call.scale.data != nullptr && place.channel < call.tiling.channels;
-  return scaled ? call.scale.template at<T>(place.image * call.tiling.channels + place.channel) : 1.f;
+  return scaled ? call.scale.template at<T>(int64_t(place.image) * call.tiling.channels + place.channel) : 1.f;
 }
 
 // Branches from `branch` on, which share x.
 template <typename T, int P, int REACH, int... KERNELS>
 __device__ __forceinline__ void walk(const FilterCall<T>& call, int branch, unsigned char* shared) {
-  const Place<P> place(call.tiling, blockIdx.x / call.tiling.slices, blockIdx.x % call.tiling.slices);
+  const Tiling& t = call.tiling;
+  const Place<P> place(t, blockIdx.x / t.slices, blockIdx.x % t.slices);
   float* staged = reinterpret_cast<float*>(shared);
   constexpr int kTaps = (0 + ... + (KERNELS * KERNELS));
-  Ring<T, P, 1> ring(call, place, reinterpret_cast<T*>(staged + call.tiling.parts * kLanes * kTaps));
-  const int first = max(place.top - REACH, 0), end = min(place.bottom + REACH, call.tiling.height);
-  for (int i = 0; i < kSlots - 1; ++i) ring.fill(branch, first + i, end);
+  const int first = max(place.top - REACH, 0), end = min(place.bottom + REACH, t.height);
+  Ring<T, P, 1> ring(t, place, call.x + branch, reinterpret_cast<T*>(staged + t.parts * kLanes * kTaps), first, end);
   Walk<T, P, REACH, KERNELS...> branches;
   branches.stage(staged, call, branch, place.first);
   __syncthreads();
   branches.begin(staged, call, branch, place, scale_of(call, place));
+  Output<T, P> out(t, place, first);
   const int own = place.template in_row<kReach>();
-  for (int at = first; at < place.bottom + REACH; ++at) {  // below the image nothing comes, but rows of y are done
-    const T* step = ring.take();
-    ring.fill(branch, at + kSlots - 1, end);
-    float x[P + 2 * REACH];
-    load_window<P, REACH, kLanes>(x, step + own);
-    if (at - REACH >= place.top && at + REACH < place.bottom)
-      branches.step(x, call, branch, place, at, Met<true>{});
-    else
-      branches.step(x, call, branch, place, at, Met<false>{rows_met(at, place.top, place.bottom, call.tiling.height)});
+  for (int at = first; at < place.bottom + REACH; at += kRows) {  // below the image nothing comes, but rows of y are done
+    const T* step = ring.take(t, place) + own;
+    each_row<REACH>(t, place, at, [&](int r, int row, auto met) {
+      float x[P + 2 * REACH];
+      load_window<P, REACH, kLanes>(x, step + r * ring.size);
+      branches.step(x, t, place, out, row, met);
+      out.next_row(t);
+    });
   }
 }
 
@@ -180,16 +205,16 @@ __global__ void __launch_bounds__(kThreads, 2) each(FilterCall<T> call) {
   }
 }
 
-// A row of each dy into the P pixels' K rows of dx.
+// A row of each dy into the P pixels' rows of dx.
 template <typename T, int P, bool ALL>
-__device__ __forceinline__ void sum_rows(float (&y)[7][P], const T* step, int size, const float (&w3)[9],
+__device__ __forceinline__ void sum_rows(float (&y)[7][P], const T* rows, int size, const float (&w3)[9],
                                          const float (&w5)[25], const float (&w7)[49], Met<ALL> met) {
   float x7[P + 6], x5[P + 4], x3[P + 2];
-  load_window<P, 3, kLanes>(x7, step + 2 * size);
+  load_window<P, 3, kLanes>(x7, rows + 2 * size);
   advance<7, P, 3>(y, x7, w7, 0.f, met);
-  load_window<P, 2, kLanes>(x5, step + size);
+  load_window<P, 2, kLanes>(x5, rows + size);
   add_row<5, P, 2, 7>(y, x5, w5, met);
-  load_window<P, 1, kLanes>(x3, step);
+  load_window<P, 1, kLanes>(x3, rows);
   add_row<3, P, 1, 7>(y, x3, w3, met);
 }
 
@@ -201,9 +226,8 @@ __global__ void __launch_bounds__(kThreads, 2) summed(FilterCall<T> call) {
   const Place<P> place(t, blockIdx.x / t.slices, blockIdx.x % t.slices);
   const int channels = t.parts * kLanes, channel = place.channel - place.first;
   float* staged = reinterpret_cast<float*>(shared);
-  Ring<T, P, kBranches> ring(call, place, reinterpret_cast<T*>(staged + channels * 83));
   const int first = max(place.top - kReach, 0), end = min(place.bottom + kReach, t.height);
-  for (int i = 0; i < kSlots - 1; ++i) ring.fill(0, first + i, end);
+  Ring<T, P, kBranches> ring(t, place, call.x, reinterpret_cast<T*>(staged + channels * 83), first, end);
   stage_weights<T, 3>(staged, call, 0, place.first);
   stage_weights<T, 5>(staged + channels * 9, call, 1, place.first);
   stage_weights<T, 7>(staged + channels * 34, call, 2, place.first);
@@ -213,16 +237,16 @@ __global__ void __launch_bounds__(kThreads, 2) summed(FilterCall<T> call) {
   take_weights<3>(w3, staged, channel, scale);
   take_weights<5>(w5, staged + channels * 9, channel, scale);
   take_weights<7>(w7, staged + channels * 34, channel, scale);
+  T* const image = call.y[0] + int64_t(place.image) * t.height * t.row();
+  Output<T, P> out(t, place, first);
   const int own = place.template in_row<kReach>();
-  for (int at = first; at < place.bottom + kReach; ++at) {
-    const T* step = ring.take() + own;
-    ring.fill(0, at + kSlots - 1, end);
-    if (at - kReach >= place.top && at + kReach < place.bottom)
-      sum_rows<T, P>(y, step, ring.size, w3, w5, w7, Met<true>{});
-    else
-      sum_rows<T, P>(y, step, ring.size, w3, w5, w7, Met<false>{rows_met(at, place.top, place.bottom, t.height)});
-    const int done = at - kReach;
-    if (done >= place.top) put_row<T, P>(call.y[0] + (place.image * t.height + done) * (t.width * t.channels), y[0], t, place);
+  for (int at = first; at < place.bottom + kReach; at += kRows) {
+    const T* step = ring.take(t, place) + own;
+    each_row<kReach>(t, place, at, [&](int r, int row, auto met) {
+      sum_rows<T, P>(y, step + r * kBranches * ring.size, ring.size, w3, w5, w7, met);
+      if (row - kReach >= place.top && row - kReach < place.bottom) out.put(t, image, kReach, y[0]);
+      out.next_row(t);
+    });
   }
 }
 

@@ -19,8 +19,7 @@ struct SumsCall {
   int kernel[kBranches], row[kBranches];  // row: where branch k begins in partial
   float* partial;
   int rows, padded;         // partial is [share][rows][padded]
-  int64_t outer, inner;     // strips of tiles (over images, bands and strips): `outer` runs of `inner`,
-  int shares;               // each run in so many shares
+  int inner, shares;        // strips of tiles (over images, bands and strips): runs of `inner`, each in so many shares
 };
 
 template <typename T, int P, int REACH, int... KERNELS>
@@ -81,10 +80,10 @@ struct Correlation<T, P, REACH, K, REST...> {
   }
 };
 
-// Elements of a step in shared memory: a row of x with its margins, and a row of each dy without.
+// Elements of kRows rows of x in shared memory, with margins, and of as many of each dy without.
 template <int P>
 __host__ __device__ constexpr int step_elements(int parts, int branches) {
-  return row_elements<P, kReach>(parts) + branches * row_elements<P, 0>(parts);
+  return kRows * (row_elements<P, kReach>(parts) + branches * row_elements<P, 0>(parts));
 }
 
 // One tile: rows top - REACH .. bottom + REACH of x, where they are in the image, pass by.
@@ -93,37 +92,45 @@ __device__ __forceinline__ void correlate_tile(Correlation<T, P, REACH, KERNELS.
                                                int branch, const Place<P>& place, T* slots) {
   constexpr int kCount = sizeof...(KERNELS), kSizes[] = {KERNELS...};
   const Tiling& t = call.tiling;
-  const RowCopy<T, P, kReach> copy_x(t, place);
-  const RowCopy<T, P, 0> copy_dy(t, place);
   const int size_x = row_elements<P, kReach>(t.parts), size_dy = row_elements<P, 0>(t.parts);
-  const int size = step_elements<P>(t.parts, kCount), row = t.width * t.channels;
+  const int size_row = size_x + kCount * size_dy, size = kRows * size_row;
   const int first = place.top - REACH, end = min(place.bottom + REACH, t.height);
-  const int64_t image = place.image * t.height * row;
-  auto fill = [&](int at) {
-    T* to = slots + (at - first) % kSlots * size;
-    if (at >= 0 && at < end) copy_x(t, place, to, call.x[branch] + image + int64_t(at) * row);
+  const int64_t image = int64_t(place.image) * t.height * t.row();
+  RowCopy<T, P, kReach> copy_x(t, place, first);
+  RowCopy<T, P, 0> copy_dy(t, place, first);
+  int next = first, filling = 0, taking = 0;
+  auto fill = [&] {
 #pragma unroll
-    for (int k = 0; k < kCount; ++k) {
-      const int there = at + kSizes[k] / 2;
-      if (there >= place.top && there < place.bottom)
-        copy_dy(t, place, to + size_x + k * size_dy, call.dy[branch + k] + image + int64_t(there) * row);
+    for (int r = 0; r < kRows; ++r) {
+      T* to = slots + filling + r * size_row;
+      if (next + r >= 0 && next + r < end) copy_x(t, place, to, call.x[branch] + image);
+#pragma unroll
+      for (int k = 0; k < kCount; ++k) {
+        const int there = next + r + kSizes[k] / 2;
+        if (there >= place.top && there < place.bottom)
+          copy_dy(t, place, to + size_x + k * size_dy, call.dy[branch + k] + image + kSizes[k] / 2 * t.row());
+      }
+      copy_x.next_row(t);
+      copy_dy.next_row(t);
     }
     commit_async();
+    next += kRows;
+    filling = filling == (kSlots - 1) * size ? 0 : filling + size;
   };
   __syncthreads();  // the tile before, or what shared memory was used for, is done with
-  for (int i = 0; i < kSlots - 1; ++i) fill(first + i);
+  for (int i = 0; i < kSlots - 1; ++i) fill();
   const int own_x = place.template in_row<kReach>(), own_dy = size_x + place.template in_row<0>();
-  for (int at = first; at < end; ++at) {
+  for (int at = first; at < end; at += kRows) {
     wait_async<kSlots - 2>();
     __syncthreads();
-    const T* step = slots + (at - first) % kSlots * size;
-    fill(at + kSlots - 1);
-    float x[P + 2 * REACH];
-    load_window<P, REACH, kLanes>(x, step + own_x);
-    if (at - REACH >= place.top && at + REACH < place.bottom)
-      branches.step(x, step + own_dy, size_dy, at, place, Met<true>{});
-    else
-      branches.step(x, step + own_dy, size_dy, at, place, Met<false>{rows_met(at, place.top, place.bottom, t.height)});
+    fill();
+    const T* step = slots + taking;
+    taking = taking == (kSlots - 1) * size ? 0 : taking + size;
+    each_row<REACH>(t, place, at, [&](int r, int row, auto met) {
+      float x[P + 2 * REACH];
+      load_window<P, REACH, kLanes>(x, step + r * size_row + own_x);
+      branches.step(x, step + r * size_row + own_dy, size_dy, row, place, met);
+    });
   }
 }
 
@@ -131,12 +138,12 @@ __device__ __forceinline__ void correlate_tile(Correlation<T, P, REACH, KERNELS.
 template <typename T, int P, int REACH, int... KERNELS>
 __device__ __forceinline__ void correlate_share(const SumsCall<T>& call, int branch, unsigned char* shared) {
   const int slice = blockIdx.x % call.tiling.slices, share = blockIdx.x / call.tiling.slices;
-  const int64_t run = share / call.shares, part = share % call.shares;
-  const int64_t begin = run * call.inner + part * call.inner / call.shares;
-  const int64_t end = run * call.inner + (part + 1) * call.inner / call.shares;
+  const int run = share / call.shares, part = share % call.shares;
+  const int begin = run * call.inner + int(int64_t(part) * call.inner / call.shares);
+  const int end = run * call.inner + int(int64_t(part + 1) * call.inner / call.shares);
   Correlation<T, P, REACH, KERNELS...> branches;
   branches.begin();
-  for (int64_t strip = begin; strip < end; ++strip)
+  for (int strip = begin; strip < end; ++strip)
     correlate_tile(branches, call, branch, Place<P>(call.tiling, strip, slice), reinterpret_cast<T*>(shared));
   branches.finish(reinterpret_cast<float*>(shared), call, branch, share, Place<P>(call.tiling, begin, slice));
 }

@@ -11,12 +11,14 @@
 #pragma once
 
 #include "cuda/async.h"
+#include "cuda/multiscale_dwconv_taps.cuh"
 
 namespace aminet::multiscale {
 
 constexpr int kLanes = 24, kGroups = 8, kThreads = kLanes * kGroups;
 constexpr int kBranches = 3;
-constexpr int kSlots = 4;  // steps of a ring of rows; all but one are under way while one is worked on
+constexpr int kRows = 2;   // of a step, between two barriers
+constexpr int kSlots = 3;  // steps of a ring of rows; all but one are under way while one is worked on
 
 struct Tiling {
   int channels, height, width;
@@ -28,21 +30,22 @@ struct Tiling {
   bool vectors;  // rows are whole vectors of 16 bytes at multiples of 16 bytes
 
   __host__ __device__ int64_t tiles_of_image() const { return int64_t(slices) * strips * bands; }
+  __device__ __forceinline__ int row() const { return width * channels; }
 };
 
 // A tile, and where a thread is in it.
 template <int P>
 struct Place {
-  int64_t image;
+  int image;
   int top, bottom;         // rows of the band
   int first_pixel, first;  // of the tile: pixel and channel
   int pixels;              // of a part
   int part, pixel, channel;  // of this thread: its pixels are pixel .. pixel + P - 1 of the tile's
 
   // `strip` counts over images, bands and strips.
-  __device__ __forceinline__ Place(const Tiling& t, int64_t strip, int slice) {
+  __device__ __forceinline__ Place(const Tiling& t, int strip, int slice) {
     image = strip / (t.strips * t.bands);
-    const int in_image = int(strip % (t.strips * t.bands));
+    const int in_image = strip % (t.strips * t.bands);
     top = in_image / t.strips * t.band;
     bottom = min(top + t.band, t.height);
     const int per_part = kGroups / t.parts, group = threadIdx.x / kLanes;
@@ -67,14 +70,15 @@ __host__ __device__ constexpr int row_elements(int parts) {
   return (kGroups * P + 2 * HALO * parts) * kLanes;
 }
 
-// What a thread copies of every row: worked out once, an addition a row.
+// What a thread copies of every row: worked out once, an addition a row. Rows are asked for from the top down.
 template <typename T, int P, int HALO>
 class RowCopy {
  public:
   static constexpr int kVector = 16 / int(sizeof(T)), kVectors = kLanes / kVector;
   static constexpr int kCopies = ceil_div(row_elements<P, HALO>(4) / kVector, kThreads);
 
-  __device__ __forceinline__ RowCopy(const Tiling& t, const Place<P>& place) {
+  // `row`: of the image, the first that will be asked for; it may be outside.
+  __device__ __forceinline__ RowCopy(const Tiling& t, const Place<P>& place, int row) : row_(row * t.row()) {
     const int wide = place.pixels + 2 * HALO, of_pixel = t.parts * kVectors;
 #pragma unroll
     for (int i = 0; i < kCopies; ++i) {
@@ -82,20 +86,23 @@ class RowCopy {
       const int part = vector / kVectors, column = place.first_pixel + pixel - HALO;
       const int channel = place.first + vector * kVector;
       to_[i] = pixel < wide ? (part * wide + pixel) * kLanes + vector % kVectors * kVector : -1;
-      from_[i] = column >= 0 && column < t.width && channel < t.channels ? column * t.channels + channel : -1;
+      inside_[i] = column >= 0 && column < t.width && channel < t.channels;
+      from_[i] = inside_[i] ? column * t.channels + channel : 0;
     }
   }
 
-  // A row of an image, which begins at `row`, to shared memory.
-  __device__ __forceinline__ void operator()(const Tiling& t, const Place<P>& place, T* to, const T* row) const {
+  // The row of an image to shared memory.
+  __device__ __forceinline__ void operator()(const Tiling& t, const Place<P>& place, T* to, const T* image) const {
     if (t.vectors) {
 #pragma unroll
       for (int i = 0; i < kCopies; ++i)
-        if (to_[i] >= 0) copy_async<16>(to + to_[i], row + max(from_[i], 0), from_[i] >= 0);
+        if (to_[i] >= 0) copy_async<16>(to + to_[i], image + (row_ + from_[i]), inside_[i]);
     } else {
-      this->one_by_one(t, place, to, row);
+      one_by_one(t, place, to, image + row_);
     }
   }
+
+  __device__ __forceinline__ void next_row(const Tiling& t) { row_ += t.row(); }
 
  private:
   // For channels that are no whole vectors.
@@ -110,8 +117,21 @@ class RowCopy {
     }
   }
 
-  int from_[kCopies], to_[kCopies];
+  int row_, from_[kCopies], to_[kCopies];
+  bool inside_[kCopies];
 };
+
+// Calls row(r, at, met) for the kRows rows from `at` on: at once where no row of theirs meets a border of the band.
+template <int REACH, int P, typename Row>
+__device__ __forceinline__ void each_row(const Tiling& t, const Place<P>& place, int at, Row&& row) {
+  if (at - REACH >= place.top && at + kRows - 1 + REACH < place.bottom) {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) row(r, at + r, Met<true>{});
+  } else {
+#pragma unroll 1
+    for (int r = 0; r < kRows; ++r) row(r, at + r, Met<false>{rows_met(at + r, place.top, place.bottom, t.height)});
+  }
+}
 
 // A parameter: of the data's type, or float.
 struct Parameter {
