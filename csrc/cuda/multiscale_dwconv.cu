@@ -58,13 +58,14 @@ std::vector<int> order_of(const std::vector<int>& kernels, bool shared) {
   return order;
 }
 
-Tiling tiling_of(const Tensor& x, int pixels, bool aligned, int64_t branches, int most_rows) {
+// most_rows: of a band; most_parts: of a tile, whose shared memory they widen.
+Tiling tiling_of(const Tensor& x, int pixels, bool aligned, int64_t branches, int most_rows, int most_parts) {
   Tiling t = {};
   const int64_t images = x.size(0);
   t.channels = int(x.size(1)), t.height = int(x.size(2)), t.width = int(x.size(3));
   const int slices = ceil_div(t.channels, kLanes), all = kGroups * pixels;
   t.parts = 1;
-  while (t.parts < 4 && t.parts < slices && (t.width <= all / t.parts / 2 || (t.parts == 1 && slices % 2 == 0)))
+  while (t.parts < most_parts && t.parts < slices && (t.width <= all / t.parts / 2 || (t.parts == 1 && slices % 2 == 0)))
     t.parts *= 2;
   t.slices = ceil_div(slices, t.parts);
   t.strips = ceil_div(t.width, all / t.parts);
@@ -122,7 +123,7 @@ void filter(Pass pass, const std::vector<Tensor>& from, const std::vector<Tensor
   call.turned = turned;
   const int pixels = pass == Pass::kSpread ? kSpreadPixels : pass == Pass::kSummed ? kSummedPixels : kEachPixels;
   const int64_t branches = pass == Pass::kEach ? int64_t(weights.size()) : 1;
-  call.tiling = tiling_of(from[0], pixels, kept.aligned, branches, 64);
+  call.tiling = tiling_of(from[0], pixels, kept.aligned, branches, 64, pass == Pass::kSummed && sizeof(T) == 4 ? 2 : 4);
   const Tiling& t = call.tiling;
   int taps = 0;
   for (int kernel : kernels) taps = pass == Pass::kEach ? std::max(taps, kernel * kernel) : taps + kernel * kernel;
@@ -179,7 +180,7 @@ void parameter_gradients(const std::vector<Tensor>& dy, const std::vector<Tensor
     if (need_weights) fold.dweight[k] = gradient_of(dweights[i]), fold.dbias[k] = gradient_of(dbiases[i]);
   }
   const int64_t images = x[0].size(0), branches = shared ? 1 : int64_t(weights.size());
-  call.tiling = tiling_of(x[0], shared ? kSharedSumsPixels : kEachSumsPixels, kept.aligned, branches, 32);
+  call.tiling = tiling_of(x[0], shared ? kSharedSumsPixels : kEachSumsPixels, kept.aligned, branches, 32, 4);
   const Tiling& t = call.tiling;
   const int64_t of_image = int64_t(t.strips) * t.bands;
   const int64_t runs = scale ? images : 1, inner = (scale ? 1 : images) * of_image;

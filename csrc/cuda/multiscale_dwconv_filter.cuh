@@ -44,9 +44,12 @@ class Ring {
  public:
   // Rows `first` .. `end` - 1 will come, of images `from`.
   __device__ __forceinline__ Ring(const Tiling& t, const Place<P>& place, const T* const* from, T* shared, int first, int end)
-      : copy_(t, place, first), slots_(shared), next_(first), end_(end), size(row_elements<P, kReach>(t.parts)) {
+      : copy_(t, place, first), slots_(shared), next_(first), end_(end), size(row_elements<P, kReach>(t.parts)),
+        step_(kRows * COUNT * size), last_((kSlots - 1) * step_) {
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) from_[i] = from[i] + int64_t(place.image) * t.height * t.row();
+    clear(slots_, kSlots * kRows * COUNT * size);
+    __syncthreads();
     for (int i = 0; i < kSlots - 1; ++i) fill(t, place);
   }
 
@@ -56,7 +59,7 @@ class Ring {
     __syncthreads();
     fill(t, place);
     const T* step = slots_ + taking_;
-    taking_ = taking_ == (kSlots - 1) * kRows * COUNT * size ? 0 : taking_ + kRows * COUNT * size;
+    taking_ = taking_ == last_ ? 0 : taking_ + step_;
     return step;
   }
 
@@ -72,7 +75,7 @@ class Ring {
     }
     commit_async();
     next_ += kRows;
-    filling_ = filling_ == (kSlots - 1) * kRows * COUNT * size ? 0 : filling_ + kRows * COUNT * size;
+    filling_ = filling_ == last_ ? 0 : filling_ + step_;
   }
 
   RowCopy<T, P, kReach> copy_;
@@ -82,32 +85,70 @@ class Ring {
 
  public:
   const int size;  // elements of a row
+
+ private:
+  const int step_, last_;  // of a step, and where the last one begins
 };
 
-// Where a thread's pixels are in an image of y, from the top down: 32 bits beside an address that all threads share.
+// Two values of 16 bits, the first in the lower half.
+__device__ __forceinline__ uint32_t packed(float a, float b, __nv_bfloat16) {
+  const __nv_bfloat162 both = __floats2bfloat162_rn(a, b);
+  return *reinterpret_cast<const uint32_t*>(&both);
+}
+__device__ __forceinline__ uint32_t packed(float a, float b, __half) {
+  const __half2 both = __floats2half2_rn(a, b);
+  return *reinterpret_cast<const uint32_t*>(&both);
+}
+
+// This lane's and its neighbour's (lane ^ 1) values of one of two pixels: of the first in even lanes, of the second in odd.
+__device__ __forceinline__ uint32_t paired(uint32_t pixels, bool odd) {
+  const uint32_t other = __shfl_xor_sync(0xffffffffu, pixels, 1);
+#ifdef __CUDACC__
+  return __byte_perm(pixels, other, odd ? 0x3276 : 0x5410);
+#else
+  return odd ? other >> 16 | (pixels & 0xffff0000u) : (pixels & 0xffffu) | other << 16;
+#endif
+}
+
+// Where a thread's pixels are in an image of y, from the top down. Of 16 bits, two lanes exchange halves, so that each
+// stores two channels of one pixel: half the stores and addresses.
 template <typename T, int P>
 class Output {
  public:
   __device__ __forceinline__ Output(const Tiling& t, const Place<P>& place, int row) {
-    const int column = place.first_pixel + place.pixel;
-    at_ = unsigned((row * t.row() + column * t.channels + place.channel) * int(sizeof(T)));
+    odd_ = pairs(t) && threadIdx.x % 2 != 0;
+    const int column = place.first_pixel + place.pixel + odd_, channel = place.channel - odd_;
+    at_ = unsigned(row * t.row() + column * t.channels + channel) * unsigned(sizeof(T));
 #pragma unroll
-    for (int p = 0; p < P; ++p) live_[p] = place.channel < t.channels && column + p < t.width;
+    for (int p = 0; p < P; ++p) live_[p] = channel < t.channels && column + p < t.width;
   }
 
-  // P values to a row `above` the one that this points at.
+  // P values to a row `above` the one that this points at; all threads come along.
   __device__ __forceinline__ void put(const Tiling& t, T* image, int above, const float (&y)[P]) const {
-    char* to = reinterpret_cast<char*>(image - above * t.row());
+    T* const to = image - above * t.row();
+    const unsigned pixel = unsigned(t.channels) * unsigned(sizeof(T));
+    if constexpr (sizeof(T) == 2) {
+      if (pairs(t)) {
+#pragma unroll
+        for (int p = 0; p < P; p += 2) {
+          const uint32_t value = paired(packed(y[p], y[p + 1], T{}), odd_);
+          if (live_[p]) *reinterpret_cast<uint32_t*>(moved(to, at_ + p * pixel)) = value;
+        }
+        return;
+      }
+    }
 #pragma unroll
     for (int p = 0; p < P; ++p)
-      if (live_[p]) *reinterpret_cast<T*>(to + (at_ + unsigned(p * t.channels * int(sizeof(T))))) = narrow<T>(y[p]);
+      if (live_[p]) *moved(to, at_ + p * pixel) = narrow<T>(y[p]);
   }
 
-  __device__ __forceinline__ void next_row(const Tiling& t) { at_ += unsigned(t.row() * int(sizeof(T))); }
+  __device__ __forceinline__ void next_row(const Tiling& t) { at_ += unsigned(t.row()) * unsigned(sizeof(T)); }
 
  private:
+  __device__ __forceinline__ static bool pairs(const Tiling& t) { return sizeof(T) == 2 && t.vectors; }
+
   unsigned at_;
-  bool live_[P];
+  bool odd_, live_[P];
 };
 
 // The branches of a walk that share their row of x.

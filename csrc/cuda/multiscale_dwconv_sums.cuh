@@ -108,7 +108,7 @@ __device__ __forceinline__ void correlate_tile(Correlation<T, P, REACH, KERNELS.
       for (int k = 0; k < kCount; ++k) {
         const int there = next + r + kSizes[k] / 2;
         if (there >= place.top && there < place.bottom)
-          copy_dy(t, place, to + size_x + k * size_dy, call.dy[branch + k] + image + kSizes[k] / 2 * t.row());
+          copy_dy(t, place, to + size_x + k * size_dy, call.dy[branch + k] + image, kSizes[k] / 2);
       }
       copy_x.next_row(t);
       copy_dy.next_row(t);
@@ -117,7 +117,9 @@ __device__ __forceinline__ void correlate_tile(Correlation<T, P, REACH, KERNELS.
     next += kRows;
     filling = filling == (kSlots - 1) * size ? 0 : filling + size;
   };
-  __syncthreads();  // the tile before, or what shared memory was used for, is done with
+  __syncthreads();  // the tile before is done with
+  clear(slots, kSlots * size);
+  __syncthreads();
   for (int i = 0; i < kSlots - 1; ++i) fill();
   const int own_x = place.template in_row<kReach>(), own_dy = size_x + place.template in_row<0>();
   for (int at = first; at < end; at += kRows) {

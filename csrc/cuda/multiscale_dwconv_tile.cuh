@@ -70,7 +70,14 @@ __host__ __device__ constexpr int row_elements(int parts) {
   return (kGroups * P + 2 * HALO * parts) * kLanes;
 }
 
-// What a thread copies of every row: worked out once, an addition a row. Rows are asked for from the top down.
+// Offsets in bytes are unsigned and of 32 bits: beside an address that all threads share they cost one addition.
+template <typename T>
+__device__ __forceinline__ T* moved(T* from, unsigned bytes) {
+  return reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(from) + bytes);
+}
+
+// What a thread copies of every row: worked out once, an addition a row. Rows are asked for from the top down. What lies
+// outside the image does so in every row, so that it is zeroed once (clear) and never copied.
 template <typename T, int P, int HALO>
 class RowCopy {
  public:
@@ -78,31 +85,34 @@ class RowCopy {
   static constexpr int kCopies = ceil_div(row_elements<P, HALO>(4) / kVector, kThreads);
 
   // `row`: of the image, the first that will be asked for; it may be outside.
-  __device__ __forceinline__ RowCopy(const Tiling& t, const Place<P>& place, int row) : row_(row * t.row()) {
+  __device__ __forceinline__ RowCopy(const Tiling& t, const Place<P>& place, int row)
+      : row_(unsigned(row) * unsigned(t.row()) * unsigned(sizeof(T))) {
     const int wide = place.pixels + 2 * HALO, of_pixel = t.parts * kVectors;
 #pragma unroll
     for (int i = 0; i < kCopies; ++i) {
       const int at = threadIdx.x + i * kThreads, pixel = at / of_pixel, vector = at % of_pixel;
       const int part = vector / kVectors, column = place.first_pixel + pixel - HALO;
       const int channel = place.first + vector * kVector;
-      to_[i] = pixel < wide ? (part * wide + pixel) * kLanes + vector % kVectors * kVector : -1;
-      inside_[i] = column >= 0 && column < t.width && channel < t.channels;
-      from_[i] = inside_[i] ? column * t.channels + channel : 0;
+      const bool inside = pixel < wide && column >= 0 && column < t.width && channel < t.channels;
+      to_[i] = inside ? (part * wide + pixel) * kLanes + vector % kVectors * kVector : -1;
+      from_[i] = inside ? unsigned(column * t.channels + channel) * unsigned(sizeof(T)) : 0;
     }
   }
 
-  // The row of an image to shared memory.
-  __device__ __forceinline__ void operator()(const Tiling& t, const Place<P>& place, T* to, const T* image) const {
+  // The row of an image, or one `below` it, to shared memory.
+  __device__ __forceinline__ void operator()(const Tiling& t, const Place<P>& place, T* to, const T* image,
+                                             int below = 0) const {
+    const unsigned row = row_ + unsigned(below) * unsigned(t.row()) * unsigned(sizeof(T));
     if (t.vectors) {
 #pragma unroll
       for (int i = 0; i < kCopies; ++i)
-        if (to_[i] >= 0) copy_async<16>(to + to_[i], image + (row_ + from_[i]), inside_[i]);
+        if (to_[i] >= 0) copy_async<16>(to + to_[i], moved(image, row + from_[i]), true);
     } else {
-      one_by_one(t, place, to, image + row_);
+      one_by_one(t, place, to, moved(image, row));
     }
   }
 
-  __device__ __forceinline__ void next_row(const Tiling& t) { row_ += t.row(); }
+  __device__ __forceinline__ void next_row(const Tiling& t) { row_ += unsigned(t.row()) * unsigned(sizeof(T)); }
 
  private:
   // For channels that are no whole vectors.
@@ -112,14 +122,20 @@ class RowCopy {
     for (int at = threadIdx.x; at < t.parts * wide * kLanes; at += kThreads) {
       const int lane = at % kLanes, pixel = at / kLanes % wide, part = at / kLanes / wide;
       const int column = place.first_pixel + pixel - HALO, channel = place.first + part * kLanes + lane;
-      const bool inside = column >= 0 && column < t.width && channel < t.channels;
-      to[at] = inside ? row[column * t.channels + channel] : narrow<T>(0.f);
+      if (column >= 0 && column < t.width && channel < t.channels) to[at] = row[column * t.channels + channel];
     }
   }
 
-  int row_, from_[kCopies], to_[kCopies];
-  bool inside_[kCopies];
+  unsigned row_, from_[kCopies];
+  int to_[kCopies];
 };
+
+// Zeros in shared memory, a multiple of 8 bytes; between barriers.
+template <typename T>
+__device__ __forceinline__ void clear(T* shared, int elements) {
+  uint64_t* words = reinterpret_cast<uint64_t*>(shared);
+  for (int i = threadIdx.x; i < elements * int(sizeof(T)) / 8; i += kThreads) words[i] = 0;
+}
 
 // Calls row(r, at, met) for the kRows rows from `at` on: at once where no row of theirs meets a border of the band.
 template <int REACH, int P, typename Row>
