@@ -130,7 +130,9 @@ void filter(Pass pass, const std::vector<Tensor>& from, const std::vector<Tensor
   const int rows = pass == Pass::kSummed ? kBranches : 1;
   const int row = pass == Pass::kSpread ? row_elements<kSpreadPixels, kReach>(t.parts)
                                         : row_elements<kSummedPixels, kReach>(t.parts);
-  const size_t bytes = sizeof(float) * t.parts * kLanes * taps + sizeof(T) * kSlots * kRows * rows * row;
+  const int in_ring = pass == Pass::kSpread ? kRowsOfStep<kSpreadPixels> * kStepsOfRing<kSpreadPixels>
+                                            : kRowsOfStep<kSummedPixels> * kStepsOfRing<kSummedPixels>;
+  const size_t bytes = sizeof(float) * t.parts * kLanes * taps + sizeof(T) * in_ring * rows * row;
   const dim3 grid = grid_of(from[0].size(0) * t.tiles_of_image(), branches);
   switch (pass) {
     case Pass::kSpread: AMINET_LAUNCH(spread<T>, grid, dim3(kThreads), bytes, stream, call); break;
@@ -193,8 +195,9 @@ void parameter_gradients(const std::vector<Tensor>& dy, const std::vector<Tensor
   Tensor partial = torch::stable::new_empty(x[0], size, ScalarType::Float);
   call.partial = room_of<float>(partial);
   const int step = shared ? step_elements<kSharedSumsPixels>(t.parts, kBranches) : step_elements<kEachSumsPixels>(t.parts, 1);
+  const int slots = shared ? kStepsOfRing<kSharedSumsPixels> : kStepsOfRing<kEachSumsPixels>;
   const int most = *std::max_element(kernels.begin(), kernels.end());
-  const size_t bytes = std::max(sizeof(T) * kSlots * step, sizeof(float) * kThreads * (most * most + 1));
+  const size_t bytes = std::max(sizeof(T) * slots * step, sizeof(float) * kThreads * (most * most + 1));
   const dim3 grid = grid_of(shares * t.slices, branches);
   if (shared)
     AMINET_LAUNCH(sums_of_shared<T>, grid, dim3(kThreads), bytes, stream, call);

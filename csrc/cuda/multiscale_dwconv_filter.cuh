@@ -38,10 +38,12 @@ __device__ __forceinline__ void take_weights(float (&w)[K * K], const float* sta
   for (int tap = 0; tap < K * K; ++tap) w[tap] = staged[channel * K * K + tap] * scale;
 }
 
-// The rows of COUNT images in shared memory, kRows of each a step; a step is [row][image][elements of a row].
+// The rows of COUNT images in shared memory, some of each a step; a step is [row][image][elements of a row].
 template <typename T, int P, int COUNT>
 class Ring {
  public:
+  static constexpr int kRows = kRowsOfStep<P>, kSlots = kStepsOfRing<P>;
+
   // Rows `first` .. `end` - 1 will come, of images `from`.
   __device__ __forceinline__ Ring(const Tiling& t, const Place<P>& place, const T* const* from, T* shared, int first, int end)
       : copy_(t, place, first), slots_(shared), next_(first), end_(end), size(row_elements<P, kReach>(t.parts)),
@@ -216,7 +218,7 @@ __device__ __forceinline__ void walk(const FilterCall<T>& call, int branch, unsi
   branches.begin(staged, call, branch, place, scale_of(call, place));
   Output<T, P> out(t, place, first);
   const int own = place.template in_row<kReach>();
-  for (int at = first; at < place.bottom + REACH; at += kRows) {  // below the image nothing comes, but rows of y are done
+  for (int at = first; at < place.bottom + REACH; at += kRowsOfStep<P>) {  // below the image nothing comes, but rows of y are done
     const T* step = ring.take(t, place) + own;
     each_row<REACH>(t, place, at, [&](int r, int row, auto met) {
       float x[P + 2 * REACH];
@@ -281,7 +283,7 @@ __global__ void __launch_bounds__(kThreads, 2) summed(FilterCall<T> call) {
   T* const image = call.y[0] + int64_t(place.image) * t.height * t.row();
   Output<T, P> out(t, place, first);
   const int own = place.template in_row<kReach>();
-  for (int at = first; at < place.bottom + kReach; at += kRows) {
+  for (int at = first; at < place.bottom + kReach; at += kRowsOfStep<P>) {
     const T* step = ring.take(t, place) + own;
     each_row<kReach>(t, place, at, [&](int r, int row, auto met) {
       sum_rows<T, P>(y, step + r * kBranches * ring.size, ring.size, w3, w5, w7, met);

@@ -80,10 +80,10 @@ struct Correlation<T, P, REACH, K, REST...> {
   }
 };
 
-// Elements of kRows rows of x in shared memory, with margins, and of as many of each dy without.
+// Elements of a step in shared memory: rows of x with margins, and as many of each dy without.
 template <int P>
 __host__ __device__ constexpr int step_elements(int parts, int branches) {
-  return kRows * (row_elements<P, kReach>(parts) + branches * row_elements<P, 0>(parts));
+  return kRowsOfStep<P> * (row_elements<P, kReach>(parts) + branches * row_elements<P, 0>(parts));
 }
 
 // One tile: rows top - REACH .. bottom + REACH of x, where they are in the image, pass by.
@@ -91,6 +91,7 @@ template <typename T, int P, int REACH, int... KERNELS>
 __device__ __forceinline__ void correlate_tile(Correlation<T, P, REACH, KERNELS...>& branches, const SumsCall<T>& call,
                                                int branch, const Place<P>& place, T* slots) {
   constexpr int kCount = sizeof...(KERNELS), kSizes[] = {KERNELS...};
+  constexpr int kRows = kRowsOfStep<P>, kSlots = kStepsOfRing<P>;
   const Tiling& t = call.tiling;
   const int size_x = row_elements<P, kReach>(t.parts), size_dy = row_elements<P, 0>(t.parts);
   const int size_row = size_x + kCount * size_dy, size = kRows * size_row;

@@ -17,8 +17,13 @@ namespace aminet::multiscale {
 
 constexpr int kLanes = 24, kGroups = 8, kThreads = kLanes * kGroups;
 constexpr int kBranches = 3;
-constexpr int kRows = 2;   // of a step, between two barriers
-constexpr int kSlots = 3;  // steps of a ring of rows; all but one are under way while one is worked on
+
+// Rows of a step, between two barriers, so that its fixed cost is shared by four pixels a thread at least; and steps of
+// a ring, of which all but one are under way while one is worked on.
+template <int PIXELS>
+inline constexpr int kRowsOfStep = PIXELS < 4 ? 2 : 1;
+template <int PIXELS>
+inline constexpr int kStepsOfRing = PIXELS < 4 ? 3 : 5;
 
 struct Tiling {
   int channels, height, width;
@@ -73,7 +78,8 @@ __host__ __device__ constexpr int row_elements(int parts) {
 // Offsets in bytes are unsigned and of 32 bits: beside an address that all threads share they cost one addition.
 template <typename T>
 __device__ __forceinline__ T* moved(T* from, unsigned bytes) {
-  return reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(from) + bytes);
+  using Byte = std::conditional_t<std::is_const_v<T>, const char, char>;
+  return reinterpret_cast<T*>(reinterpret_cast<Byte*>(from) + bytes);
 }
 
 // What a thread copies of every row: worked out once, an addition a row. Rows are asked for from the top down. What lies
@@ -137,9 +143,10 @@ __device__ __forceinline__ void clear(T* shared, int elements) {
   for (int i = threadIdx.x; i < elements * int(sizeof(T)) / 8; i += kThreads) words[i] = 0;
 }
 
-// Calls row(r, at, met) for the kRows rows from `at` on: at once where no row of theirs meets a border of the band.
+// Calls row(r, at, met) for the rows of a step from `at` on: at once where no row of theirs meets a border of the band.
 template <int REACH, int P, typename Row>
 __device__ __forceinline__ void each_row(const Tiling& t, const Place<P>& place, int at, Row&& row) {
+  constexpr int kRows = kRowsOfStep<P>;
   if (at - REACH >= place.top && at + kRows - 1 + REACH < place.bottom) {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) row(r, at + r, Met<true>{});
