@@ -67,14 +67,20 @@ class Ring {
 
  private:
   __device__ __forceinline__ void fill(const Tiling& t, const Place<P>& place) {
+    if (t.vectors) {
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      if (next_ + r < end_) {
+      for (int r = 0; r < kRows; ++r)
+        if (next_ + r < end_) {
 #pragma unroll
-        for (int i = 0; i < COUNT; ++i) copy_(t, place, slots_ + filling_ + (r * COUNT + i) * size, from_[i]);
-      }
-      copy_.next_row(t);
+          for (int i = 0; i < COUNT; ++i) copy_.by_vectors(t, slots_ + filling_ + (r * COUNT + i) * size, from_[i], r);
+        }
+    } else {
+#pragma unroll 1
+      for (int r = 0; r < min(kRows, end_ - next_); ++r)
+        for (int i = 0; i < COUNT; ++i)
+          copy_.one_by_one(t, place, slots_ + filling_ + (r * COUNT + i) * size, from_[i], r);
     }
+    copy_.next_row(t, kRows);
     commit_async();
     next_ += kRows;
     filling_ = filling_ == last_ ? 0 : filling_ + step_;

@@ -99,21 +99,36 @@ __device__ __forceinline__ void correlate_tile(Correlation<T, P, REACH, KERNELS.
   const int64_t image = int64_t(place.image) * t.height * t.row();
   RowCopy<T, P, kReach> copy_x(t, place, first);
   RowCopy<T, P, 0> copy_dy(t, place, first);
+  const T *x = call.x[branch] + image, *dy[kCount];
+#pragma unroll
+  for (int k = 0; k < kCount; ++k) dy[k] = call.dy[branch + k] + image;
   int next = first, filling = 0, taking = 0;
+  const auto inside = [&](int row, int top, int bottom) { return row >= top && row < bottom; };
   auto fill = [&] {
+    T* const to = slots + filling;
+    if (t.vectors) {
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      T* to = slots + filling + r * size_row;
-      if (next + r >= 0 && next + r < end) copy_x(t, place, to, call.x[branch] + image);
+      for (int r = 0; r < kRows; ++r) {
+        if (inside(next + r, 0, end)) copy_x.by_vectors(t, to + r * size_row, x, r);
 #pragma unroll
-      for (int k = 0; k < kCount; ++k) {
-        const int there = next + r + kSizes[k] / 2;
-        if (there >= place.top && there < place.bottom)
-          copy_dy(t, place, to + size_x + k * size_dy, call.dy[branch + k] + image, kSizes[k] / 2);
+        for (int k = 0; k < kCount; ++k)
+          if (inside(next + r + kSizes[k] / 2, place.top, place.bottom))
+            copy_dy.by_vectors(t, to + r * size_row + size_x + k * size_dy, dy[k], r + kSizes[k] / 2);
       }
-      copy_x.next_row(t);
-      copy_dy.next_row(t);
+    } else {
+#pragma unroll 1
+      for (int r = 0; r < kRows; ++r) {
+        if (inside(next + r, 0, end)) copy_x.one_by_one(t, place, to + r * size_row, x, r);
+#pragma unroll 1
+        for (int k = 0; k < kCount; ++k) {
+          const int ahead = r + call.kernel[branch + k] / 2;
+          if (inside(next + ahead, place.top, place.bottom))
+            copy_dy.one_by_one(t, place, to + r * size_row + size_x + k * size_dy, call.dy[branch + k] + image, ahead);
+        }
+      }
     }
+    copy_x.next_row(t, kRows);
+    copy_dy.next_row(t, kRows);
     commit_async();
     next += kRows;
     filling = filling == (kSlots - 1) * size ? 0 : filling + size;

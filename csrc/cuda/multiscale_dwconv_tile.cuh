@@ -105,24 +105,17 @@ class RowCopy {
     }
   }
 
-  // The row of an image, or one `below` it, to shared memory.
-  __device__ __forceinline__ void operator()(const Tiling& t, const Place<P>& place, T* to, const T* image,
-                                             int below = 0) const {
+  // The row of an image, or one `below` it, to shared memory: by vectors, or for channels that are none one by one.
+  __device__ __forceinline__ void by_vectors(const Tiling& t, T* to, const T* image, int below = 0) const {
     const unsigned row = row_ + unsigned(below) * unsigned(t.row()) * unsigned(sizeof(T));
-    if (t.vectors) {
 #pragma unroll
-      for (int i = 0; i < kCopies; ++i)
-        if (to_[i] >= 0) copy_async<16>(to + to_[i], moved(image, row + from_[i]), true);
-    } else {
-      one_by_one(t, place, to, moved(image, row));
-    }
+    for (int i = 0; i < kCopies; ++i)
+      if (to_[i] >= 0) copy_async<16>(to + to_[i], moved(image, row + from_[i]), true);
   }
 
-  __device__ __forceinline__ void next_row(const Tiling& t) { row_ += unsigned(t.row()) * unsigned(sizeof(T)); }
-
- private:
-  // For channels that are no whole vectors.
-  __device__ __forceinline__ static void one_by_one(const Tiling& t, const Place<P>& place, T* to, const T* row) {
+  __device__ __forceinline__ void one_by_one(const Tiling& t, const Place<P>& place, T* to, const T* image,
+                                             int below = 0) const {
+    const T* row = moved(image, row_ + unsigned(below) * unsigned(t.row()) * unsigned(sizeof(T)));
     const int wide = place.pixels + 2 * HALO;
 #pragma unroll 1
     for (int at = threadIdx.x; at < t.parts * wide * kLanes; at += kThreads) {
@@ -132,6 +125,9 @@ class RowCopy {
     }
   }
 
+  __device__ __forceinline__ void next_row(const Tiling& t, int rows = 1) { row_ += unsigned(rows) * unsigned(t.row()) * unsigned(sizeof(T)); }
+
+ private:
   unsigned row_, from_[kCopies];
   int to_[kCopies];
 };
