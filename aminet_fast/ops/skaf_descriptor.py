@@ -48,6 +48,8 @@ def _refuses(*arguments: Any) -> str:
         return "more than two convolutions, or one larger than 7x7"
     if sum(weight.shape[0] for weight in weights) > 1024:
         return "more than 1024 channels to take the maximum of"
+    if max(data.shape[2:]) >= 2**15:
+        return "images of 32768 rows or columns"
     if data.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32":
         return "float32 with products in TF32; the compiled ones are exact"
     return ""

@@ -16,10 +16,10 @@ using namespace skaf;
 // Blocks that keep a large GPU busy: where large tiles are fewer, small ones serve.
 #ifdef __CUDACC__
 constexpr int64_t kEnoughBlocks = 96;
-constexpr int64_t kSplitBlocks = 264;
+constexpr int64_t kSplitBlocks = 396;
 #else  // so that images small enough for the emulator take all ways
 constexpr int64_t kEnoughBlocks = 2;
-constexpr int64_t kSplitBlocks = 6;
+constexpr int64_t kSplitBlocks = 2;
 #endif
 
 int64_t most_shared_bytes([[maybe_unused]] const Tensor& on) {
@@ -203,9 +203,9 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> backward_parameters(const T
     Pixel* pixels = reinterpret_cast<Pixel*>(room_of<int>(sorted));
     AMINET_LAUNCH((sort_kernel<T>), dim3(runs), kRun, (kRun / 32 + 1) * keys * sizeof(int), device.stream,
                   data_of<T>(dm), data_of<int>(argmax), pixels, room_of<int>(bounds), at, convs.total);
-    AMINET_LAUNCH((tasks_kernel<T>), dim3(sets, splits), 32 * kWarps, 2 * keys * sizeof(int), device.stream,
-                  data_of<T>(x), pixels, data_of<int>(bounds), room_of<float>(parts), room_of<float>(bias_parts), at,
-                  convs, tasks, runs);
+    const auto add = convs.inputs % kVector == 0 ? tasks_kernel<T, true> : tasks_kernel<T, false>;
+    AMINET_LAUNCH(add, dim3(sets, splits), 32 * kWarps, 2 * keys * sizeof(int), device.stream, data_of<T>(x), pixels,
+                  data_of<int>(bounds), room_of<float>(parts), room_of<float>(bias_parts), at, convs, tasks, runs);
     AMINET_LAUNCH((correlate_kernel<T>), dim3(correlations, ceil_div(convs.window * convs.padded, 256)), 256, 0,
                   device.stream, data_of<T>(x), data_of<T>(dm), room_of<float>(mean_parts), at, convs);
     AMINET_LAUNCH((sum_kernel<float>), dim3(ceil_div(length, 32)), 256, 0, device.stream, data_of<float>(mean_parts),

@@ -70,7 +70,7 @@ struct FloatBlock {
 template <int CONVS, int PIXELS, int OUTPUTS>
 __device__ __forceinline__ void multiply_tap(float (&acc)[2][PIXELS][OUTPUTS], const float* tile, int row,
                                              const float* weights) {
-#pragma unroll
+#pragma unroll 1  // more would take more registers than a thread has
   for (int k = 0; k < kFloatChunk; k += 4) {
     Vector<float, 4> w[CONVS][OUTPUTS];
 #pragma unroll

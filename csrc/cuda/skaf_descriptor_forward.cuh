@@ -163,7 +163,7 @@ struct Multiply {
   __device__ __forceinline__ void stage(const unsigned char* tile, const unsigned char* weights, const uint32_t* table,
                                         int row_units, int warp_k) {
     const int lane = threadIdx.x % 32;
-#pragma unroll
+#pragma unroll 2
     for (int step = 0; step < kStage / 2 / WK; ++step) {
       const int k = 2 * (step * WK + warp_k);
       uint32_t b[NT][2];

@@ -15,7 +15,7 @@ constexpr int kInputThreads = kInputWidth * kInputHeight * kInputVectors;
 constexpr int kInputSpread = (kInputWidth + kMostWindow - 1) * (kInputHeight + kMostWindow - 1);
 
 template <typename T>
-__global__ void __launch_bounds__(kInputThreads)
+__global__ void __launch_bounds__(kInputThreads, 2)
     input_kernel(const T* dm, const int* argmax, const T* packed, const float* mean, T* dx, Image at, Convs convs) {
   AMINET_SHARED(int, channels, [kInputSpread]);
   AMINET_SHARED(float, gains, [kInputSpread]);

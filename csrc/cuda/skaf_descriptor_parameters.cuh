@@ -2,7 +2,7 @@
 //                                                  + sum over all p of dmean[p] / total * x[p + d]
 //
 // First part: runs of 512 pixels are sorted by channel. A task is one channel's 32 vectors of eight numbers of its window
-// [taps, channels of x], a lane's vector kept in registers; a warp has some tasks, a block 16 warps' of them, and
+// [taps, channels of x], a lane's vector kept in registers; a warp has some tasks, a block eight warps' of them, and
 // passes over every so many runs. Second part: one sum [taps, channels of x] for all channels of u.
 #pragma once
 
@@ -11,9 +11,10 @@
 namespace aminet::skaf {
 
 constexpr int kRun = 512;  // pixels that are sorted together, and threads that do it
-constexpr int kWarps = 16;
+constexpr int kWarps = 8;
 constexpr int kTasks = 4;  // of a warp
 constexpr int kBlockTasks = kWarps * kTasks;
+constexpr int kFar = 1 << 15;  // rows that no image has
 constexpr int kSegment = 64;  // pixels of a row that are correlated at a time
 
 struct alignas(16) Pixel {
@@ -88,11 +89,11 @@ __global__ void __launch_bounds__(kRun)
       static_cast<int>(threadIdx.x), in_image / at.width, in_image % at.width, gain};
 }
 
-// Eight channels from c on, zeros where there are none.
-template <typename T>
-__device__ __forceinline__ void load_channels(float (&to)[kVector], const T* from, int c, int inputs, bool inside) {
+// Eight channels, of which `count` are there; zeros for the others. WHOLE: all are, and rows are whole vectors.
+template <typename T, bool WHOLE>
+__device__ __forceinline__ void load_channels(float (&to)[kVector], const T* from, int count, bool inside) {
   constexpr int kWide = 16 / sizeof(T);
-  if (inputs % kVector == 0) {
+  if constexpr (WHOLE) {
 #pragma unroll
     for (int j = 0; j < kVector; j += kWide) {
       Vector<T, kWide> v = {};
@@ -102,23 +103,51 @@ __device__ __forceinline__ void load_channels(float (&to)[kVector], const T* fro
     }
   } else {
 #pragma unroll
-    for (int j = 0; j < kVector; ++j) to[j] = inside && c + j < inputs ? widen(from[j]) : 0.f;
+    for (int j = 0; j < kVector; ++j) to[j] = inside && j < count ? widen(from[j]) : 0.f;
   }
 }
 
+// What a lane does in a task: its vector's tap and channels.
+struct Lane {
+  int shift;   // from a pixel to the vector in x
+  int offset;  // of the tap: rows (16 bits; far out of every image where there is no tap), columns (8); its channels (8)
+  int channel;  // of u; < 0: there is no task
+
+  __device__ __forceinline__ Lane(const Convs& convs, const Tasks& tasks, int width, int task, int lane) : channel(-1) {
+    if (task >= tasks.first[2]) return;
+    const int conv = task >= tasks.first[1], outputs = convs.outputs(conv), size = either(convs.size, conv);
+    const int local = task - either(tasks.first, conv), units = convs.padded / kVector;
+    const int v = local / outputs * 32 + lane, tap = v / units, c = v % units * kVector;
+    const int dy = tap < size * size ? tap / size - size / 2 : -kFar, dx = tap % size - size / 2;
+    shift = tap < size * size ? (dy * width + dx) * convs.inputs + c : c;
+    offset = static_cast<int>(static_cast<unsigned>(dy) << 16 | (static_cast<unsigned>(dx) & 255u) << 8 |
+                              static_cast<unsigned>(min(kVector, convs.inputs - c)));
+    channel = convs.begin(conv) + local % outputs;
+  }
+};
+
 // Blocks: sets of tasks; splits of the runs. parts [splits][tasks][32][8], biases [splits][total].
-template <typename T>
-__global__ void __launch_bounds__(32 * kWarps, 2)
+template <typename T, bool WHOLE>
+__global__ void __launch_bounds__(32 * kWarps, 3)
     tasks_kernel(const T* x, const Pixel* sorted, const int* bounds, float* parts, float* biases, Image at, Convs convs,
                  Tasks tasks, int runs) {
   AMINET_SHARED(Pixel, pixels, [2][kRun]);
   AMINET_DYNAMIC_SHARED(int, starts);  // [2][total + 1]
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, keys = convs.total + 1, units = convs.padded / kVector;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, keys = convs.total + 1;
+  const int first_task = blockIdx.x * kBlockTasks + warp;
   float acc[kTasks][kVector] = {}, gains[kTasks] = {};
+  int shift[kTasks], offset[kTasks], channel[kTasks];
+#pragma unroll
+  for (int j = 0; j < kTasks; ++j) {
+    const Lane mine(convs, tasks, at.width, first_task + j * kWarps, lane);
+    shift[j] = mine.shift, offset[j] = mine.offset, channel[j] = mine.channel;
+  }
   auto load_run = [&](int64_t run, int into) {
     if (run < runs) {
-      copy_async<16>(&pixels[into][threadIdx.x], sorted + run * kRun + threadIdx.x, true);
-      for (int i = threadIdx.x; i < keys; i += kRun) copy_async<4>(starts + into * keys + i, bounds + run * keys + i, true);
+      for (int i = threadIdx.x; i < kRun; i += 32 * kWarps)
+        copy_async<16>(&pixels[into][i], sorted + run * kRun + i, true);
+      for (int i = threadIdx.x; i < keys; i += 32 * kWarps)
+        copy_async<4>(starts + into * keys + i, bounds + run * keys + i, true);
     }
     commit_async();
   };
@@ -128,24 +157,19 @@ __global__ void __launch_bounds__(32 * kWarps, 2)
     load_run(run + gridDim.y, into ^ 1);
     wait_async<1>();
     __syncthreads();
+    const T* from = x + run * kRun * convs.inputs;
 #pragma unroll
     for (int j = 0; j < kTasks; ++j) {
-      const int task = blockIdx.x * kBlockTasks + j * kWarps + warp;
-      if (task >= tasks.first[2]) continue;
-      const int conv = task >= tasks.first[1], outputs = convs.outputs(conv), size = either(convs.size, conv);
-      const int local = task - either(tasks.first, conv), channel = convs.begin(conv) + local % outputs;
-      const int v = local / outputs * 32 + lane, tap = v / units, c = v % units * kVector;
-      const bool within = tap < size * size;
-      const int dy = tap / size - size / 2, dx = tap % size - size / 2;
-      const T* from = x + (run * kRun + static_cast<int64_t>(dy) * at.width + dx) * convs.inputs + c;
-      const int end = starts[into * keys + channel + 1];
-#pragma unroll 4
-      for (int i = starts[into * keys + channel]; i < end; ++i) {
+      if (channel[j] < 0) continue;
+      const int dy = offset[j] >> 16, dx = static_cast<int8_t>(offset[j] >> 8 & 255), count = offset[j] & 255;
+      const int end = starts[into * keys + channel[j] + 1];
+#pragma unroll(WHOLE && sizeof(T) == 2 ? 2 : 1)  // loads that are under way together
+      for (int i = starts[into * keys + channel[j]]; i < end; ++i) {
         const Pixel p = pixels[into][i];
         const int y = p.row + dy, px = p.column + dx;
-        const bool inside = within && y >= 0 && y < at.height && px >= 0 && px < at.width;
+        const bool inside = y >= 0 && y < at.height && px >= 0 && px < at.width;
         float values[kVector];
-        load_channels(values, from + static_cast<int64_t>(p.place) * convs.inputs, c, convs.inputs, inside);
+        load_channels<T, WHOLE>(values, from + (p.place * convs.inputs + shift[j]), count, inside);
 #pragma unroll
         for (int e = 0; e < kVector; ++e) acc[j][e] += p.gain * values[e];
         gains[j] += p.gain;
@@ -155,14 +179,13 @@ __global__ void __launch_bounds__(32 * kWarps, 2)
   }
 #pragma unroll
   for (int j = 0; j < kTasks; ++j) {
-    const int task = blockIdx.x * kBlockTasks + j * kWarps + warp;
-    if (task >= tasks.first[2]) continue;
+    if (channel[j] < 0) continue;
+    const int task = first_task + j * kWarps, conv = task >= tasks.first[1];
     float* to = parts + ((static_cast<int64_t>(blockIdx.y) * tasks.first[2] + task) * 32 + lane) * kVector;
 #pragma unroll
     for (int e = 0; e < kVector; ++e) to[e] = acc[j][e];
-    const int conv = task >= tasks.first[1], local = task - either(tasks.first, conv);
-    if (local < convs.outputs(conv) && lane == 0)
-      biases[static_cast<int64_t>(blockIdx.y) * convs.total + convs.begin(conv) + local] = gains[j];
+    if (lane == 0 && task - either(tasks.first, conv) < convs.outputs(conv))
+      biases[static_cast<int64_t>(blockIdx.y) * convs.total + channel[j]] = gains[j];
   }
 }
 
