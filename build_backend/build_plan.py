@@ -153,7 +153,7 @@ def toolkit_version(home: str) -> str:
 
 
 def nvcc_threads(files: int, jobs: int) -> list[str]:
-    """The flag that has each of so many compilers work on several architectures, where there are more jobs than files."""
+    """The flag that has a compiler work on several architectures at once, where there are more jobs than files."""
     threads = jobs // max(files, 1)
     return [f"--threads={threads}"] if threads > 1 else []
 

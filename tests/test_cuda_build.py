@@ -92,7 +92,10 @@ def test_report_goes_between_the_markers() -> None:
 @pytest.mark.parametrize(
     ("name", "short"),
     [
-        ("void aminet::(anonymous namespace)::front<__nv_bfloat16, 24, (aminet::Way)1>(float*, int)", "front<bf16, 24, (Way)1>"),
+        (
+            "void aminet::(anonymous namespace)::front<__nv_bfloat16, 24, (aminet::Way)1>(float*, int)",
+            "front<bf16, 24, (Way)1>",
+        ),
         ("aminet::join(void (*)(int))", "join"),
     ],
 )

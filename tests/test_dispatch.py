@@ -158,9 +158,7 @@ def test_the_argument_goes_before_the_table(
     assert launch(*backend) == ran
 
 
-def test_a_refused_call_is_triton_s_and_said_once(
-    launch: Callable[..., str], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_refused_call_is_triton_s_and_said_once(launch: Callable[..., str], caplog: pytest.LogCaptureFixture) -> None:
     assert launch("auto", refuses="too many channels") == "triton"
     assert not caplog.records  # the table does not promise anything
     assert [launch("cuda", refuses="too many channels") for _ in range(2)] == ["triton", "triton"]

@@ -1,4 +1,4 @@
-"""``python -m cuda_harness.emulated <operator>``: its cases of tests/triton/ through csrc/cuda/<operator>.cu on the CPU.
+"""``python -m cuda_harness.emulated <operator>``: its cases of tests/triton/, by csrc/cuda/<operator>.cu on the CPU.
 
 Forward and every gradient against the reference in float64, one line a case. Exit status 1 when a case fails. A process
 of its own, because sanitizers end it, and because what it registers stays. PYTHONPATH must have tests/.
@@ -30,7 +30,8 @@ class Emulated(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.ran: list[str] = []
+        self.ran: list[str] = []  # and what was refused, with the reason
+        self.refused = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func._schema.name.removeprefix("aminet_fast::")
@@ -39,6 +40,7 @@ class Emulated(TorchDispatchMode):
         given, _ = _library._without_backend(True, args)
         if problem := _library._implemented[name](*given):  # another kernel serves the call, as on a GPU
             self.ran.append(f"{name} refused: {problem}")
+            self.refused = True
             return func(*args, **(kwargs or {}))
         self.ran.append(name)
         return getattr(torch.ops.aminet_fast_emulated, name)(*given)
@@ -73,6 +75,8 @@ def tried(case: Case, dtype: torch.dtype) -> bool:
         with Emulated() as emulated:
             check_numbers(case, dtype, backend="cuda")
         assert emulated.ran, "no emulated kernel ran"
+        # The network's calls, of which the first case is one, are those that the kernels are for.
+        assert not (emulated.refused and case == first_case(case.operator)), emulated.ran
     except Exception:
         traceback.print_exc(file=sys.stdout)
         print(f"FAILED {case} {dtype}", flush=True)
