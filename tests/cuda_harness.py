@@ -1,9 +1,9 @@
 """The package of the files in tests/cuda/: the CUDA sources compiled by g++ and run by an emulator of the GPU.
 
-``import cuda_harness.build`` finds tests/cuda/build.py. What is in there: cuda_on_cpu.h and the emulator's other headers;
-build.py (compiles csrc/cuda against them, with sanitizers if asked), emulated.py (runs cases of tests/triton/ on it, in a
-process of its own); faulty.* and twins.cu (what the emulator itself is tested with); nvcc.py and resources.py (the
-same sources compiled for GPUs that are not here, and what they take of one).
+``import cuda_harness.build`` finds tests/cuda/build.py. What is in there: cuda_on_cpu.h and the other headers of the
+emulator; build.py (compiles csrc/cuda against them, with sanitizers if asked), emulated.py (runs cases of tests/triton/
+on it, in a process of its own); faulty.* and twins.cu (what the emulator itself is tested with); nvcc.py and
+resources.py (the same sources compiled for GPUs that are not here, and what they take of one).
 """
 
 from pathlib import Path
