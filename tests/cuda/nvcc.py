@@ -69,7 +69,12 @@ def compiled(source: Path, architecture: int, *, spills: bool = False) -> Compil
             command += ["--keep", f"--keep-dir={folder}", "-c", str(source), "-o", str(part)]
             result = subprocess.run(command, capture_output=True, text=True, check=False)
             if result.returncode != 0:
-                raise CompileError(f"{source.name} for sm_{architecture}:\n{result.stdout}{result.stderr}")
+                lines = [
+                    line
+                    for line in result.stderr.splitlines()
+                    if "ptxas info" not in line and "bytes stack" not in line
+                ]
+                raise CompileError("\n".join([f"{source.name} for sm_{architecture}:", result.stdout, *lines]))
             threads = [_threads(path.read_text()) for path in Path(folder).glob("*.ptx")]
             part.rename(target)
         found = {"log": result.stderr, "threads": {name: n for of in threads for name, n in of.items()}}
