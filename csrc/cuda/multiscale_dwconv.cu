@@ -67,6 +67,7 @@ Tiling tiling_of(const Tensor& x, int pixels, bool aligned, int64_t branches, in
   t.parts = 1;
   while (t.parts < most_parts && t.parts < slices && (t.width <= all / t.parts / 2 || (t.parts == 1 && slices % 2 == 0)))
     t.parts *= 2;
+  t.margined = (all + 2 * kReach * t.parts) * kLanes;
   t.slices = ceil_div(slices, t.parts);
   t.strips = ceil_div(t.width, all / t.parts);
   const int64_t tiles = images * t.slices * t.strips * branches;

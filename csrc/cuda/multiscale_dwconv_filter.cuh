@@ -46,56 +46,49 @@ class Ring {
 
   // Rows `first` .. `end` - 1 will come, of images `from`.
   __device__ __forceinline__ Ring(const Tiling& t, const Place<P>& place, const T* const* from, T* shared, int first, int end)
-      : copy_(t, place, first), slots_(shared), next_(first), end_(end), size(row_elements<P, kReach>(t.parts)),
-        step_(kRows * COUNT * size), last_((kSlots - 1) * step_) {
+      : copy_(t, place, first), slots_(shared), end_(end), size(t.margined) {
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) from_[i] = from[i] + int64_t(place.image) * t.height * t.row();
     clear(slots_, kSlots * kRows * COUNT * size);
     __syncthreads();
-    for (int i = 0; i < kSlots - 1; ++i) fill(t, place);
+    for (int i = 0; i < kSlots - 1; ++i) fill(t, place, first + i * kRows);
   }
 
-  // The next step's rows, once all threads' copies of them have come; begins another step.
-  __device__ __forceinline__ const T* take(const Tiling& t, const Place<P>& place) {
+  // The step of rows from `at` on, once all threads' copies of them have come; begins another one.
+  __device__ __forceinline__ const T* take(const Tiling& t, const Place<P>& place, int at) {
     wait_async<kSlots - 2>();
     __syncthreads();
-    fill(t, place);
-    const T* step = slots_ + taking_;
-    taking_ = taking_ == last_ ? 0 : taking_ + step_;
-    return step;
+    fill(t, place, at + (kSlots - 1) * kRows);
+    return slots_ + slot_;  // the ring is full: the one to be filled next is the oldest
   }
 
  private:
-  __device__ __forceinline__ void fill(const Tiling& t, const Place<P>& place) {
+  __device__ __forceinline__ void fill(const Tiling& t, const Place<P>& place, int next) {
+    T* const to = slots_ + slot_;
     if (t.vectors) {
 #pragma unroll
       for (int r = 0; r < kRows; ++r)
-        if (next_ + r < end_) {
+        if (next + r < end_) {
 #pragma unroll
-          for (int i = 0; i < COUNT; ++i) copy_.by_vectors(t, slots_ + filling_ + (r * COUNT + i) * size, from_[i], r);
+          for (int i = 0; i < COUNT; ++i) copy_.by_vectors(t, to + (r * COUNT + i) * size, from_[i], r);
         }
     } else {
 #pragma unroll 1
-      for (int r = 0; r < min(kRows, end_ - next_); ++r)
-        for (int i = 0; i < COUNT; ++i)
-          copy_.one_by_one(t, place, slots_ + filling_ + (r * COUNT + i) * size, from_[i], r);
+      for (int r = 0; r < min(kRows, end_ - next); ++r)
+        for (int i = 0; i < COUNT; ++i) copy_.one_by_one(t, place, to + (r * COUNT + i) * size, from_[i], r);
     }
     copy_.next_row(t, kRows);
     commit_async();
-    next_ += kRows;
-    filling_ = filling_ == last_ ? 0 : filling_ + step_;
+    slot_ = slot_ == (kSlots - 1) * kRows * COUNT * size ? 0 : slot_ + kRows * COUNT * size;
   }
 
   RowCopy<T, P, kReach> copy_;
   const T* from_[COUNT];
   T* const slots_;
-  int next_, end_, filling_ = 0, taking_ = 0;
+  int end_, slot_ = 0;
 
  public:
   const int size;  // elements of a row
-
- private:
-  const int step_, last_;  // of a step, and where the last one begins
 };
 
 // Two values of 16 bits, the first in the lower half.
@@ -225,7 +218,7 @@ __device__ __forceinline__ void walk(const FilterCall<T>& call, int branch, unsi
   Output<T, P> out(t, place, first);
   const int own = place.template in_row<kReach>();
   for (int at = first; at < place.bottom + REACH; at += kRowsOfStep<P>) {  // below the image nothing comes, but rows of y are done
-    const T* step = ring.take(t, place) + own;
+    const T* step = ring.take(t, place, at) + own;
     each_row<REACH>(t, place, at, [&](int r, int row, auto met) {
       float x[P + 2 * REACH];
       load_window<P, REACH, kLanes>(x, step + r * ring.size);
@@ -290,7 +283,7 @@ __global__ void __launch_bounds__(kThreads, 2) summed(FilterCall<T> call) {
   Output<T, P> out(t, place, first);
   const int own = place.template in_row<kReach>();
   for (int at = first; at < place.bottom + kReach; at += kRowsOfStep<P>) {
-    const T* step = ring.take(t, place) + own;
+    const T* step = ring.take(t, place, at) + own;
     each_row<kReach>(t, place, at, [&](int r, int row, auto met) {
       sum_rows<T, P>(y, step + r * kBranches * ring.size, ring.size, w3, w5, w7, met);
       if (row - kReach >= place.top && row - kReach < place.bottom) out.put(t, image, kReach, y[0]);

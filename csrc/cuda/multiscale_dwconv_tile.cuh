@@ -32,6 +32,7 @@ struct Tiling {
   int strips;  // and in pixels of a row
   int bands;   // and in rows,
   int band;    // of so many
+  int margined;  // elements of a row in shared memory with its margins: row_elements<P, kReach>(parts)
   bool vectors;  // rows are whole vectors of 16 bytes at multiples of 16 bytes
 
   __host__ __device__ int64_t tiles_of_image() const { return int64_t(slices) * strips * bands; }
