@@ -1,4 +1,13 @@
-// multiscale_dwconv: y_k = a * DW_k(x_k) + b_k for k of 3, 5, 7, of one x or one each, and its gradients, on CUDA devices.
+// multiscale_dwconv on CUDA devices: y_k = a * DW_k(x_k) + b_k for k of 3, 5, 7, of one x or one each, and its gradients.
+//
+// Forward reads x (or each x_k) and writes the y_k; backward is the same walk with turned taps from the dy_k to dx, and a
+// walk that reads x and the dy_k for dW, db and da, with 86 x C floats a block written and read between its two stages.
+// A thread walks down one channel of 2 or 4 columns with the channel's 83 weights (or sums) in registers: then a value
+// from shared memory serves up to 83 multiply-adds and nothing but it is loaded (multiscale_dwconv_tile.cuh,
+// docs/kernels/multiscale_dwconv.md). Floors at batch 32, bf16, 3.0 TB/s and 67 TFLOP/s, which the Triton twin counts alike
+// (kernels/multiscale_dwconv.py): 24@128 100.7 MB 33.6 us and 2.09 GFLOP 31.2 us for each of the three passes with one x,
+// half of that at 48@64, a quarter at 96@32, an eighth at 192@16; the sums' partial results are 2 MB beside Triton's 17.
+// Instructions beside the 83 multiply-adds of an output, sm_90: about 41 in spread, 28 in summed, 50 in sums_of_shared.
 #include "cuda/tensors.h"
 
 #include <algorithm>

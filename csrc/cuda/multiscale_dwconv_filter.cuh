@@ -102,12 +102,14 @@ __device__ __forceinline__ uint32_t packed(float a, float b, __half) {
 }
 
 // This lane's and its neighbour's (lane ^ 1) values of one of two pixels: of the first in even lanes, of the second in odd.
-__device__ __forceinline__ uint32_t paired(uint32_t pixels, bool odd) {
+// `bytes` says which, of both lanes' words.
+constexpr int kFirstOfBoth = 0x5410, kSecondOfBoth = 0x3276;
+__device__ __forceinline__ uint32_t paired(uint32_t pixels, int bytes) {
   const uint32_t other = __shfl_xor_sync(0xffffffffu, pixels, 1);
 #ifdef __CUDACC__
-  return __byte_perm(pixels, other, odd ? 0x3276 : 0x5410);
+  return __byte_perm(pixels, other, bytes);
 #else
-  return odd ? other >> 16 | (pixels & 0xffff0000u) : (pixels & 0xffffu) | other << 16;
+  return bytes == kSecondOfBoth ? other >> 16 | (pixels & 0xffff0000u) : (pixels & 0xffffu) | other << 16;
 #endif
 }
 
@@ -117,8 +119,9 @@ template <typename T, int P>
 class Output {
  public:
   __device__ __forceinline__ Output(const Tiling& t, const Place<P>& place, int row) {
-    odd_ = pairs(t) && threadIdx.x % 2 != 0;
-    const int column = place.first_pixel + place.pixel + odd_, channel = place.channel - odd_;
+    const int odd = pairs(t) && threadIdx.x % 2 != 0;
+    bytes_ = unseen(odd ? kSecondOfBoth : kFirstOfBoth);
+    const int column = place.first_pixel + place.pixel + odd, channel = place.channel - odd;
     at_ = unsigned(row * t.row() + column * t.channels + channel) * unsigned(sizeof(T));
 #pragma unroll
     for (int p = 0; p < P; ++p) live_[p] = channel < t.channels && column + p < t.width;
@@ -132,7 +135,7 @@ class Output {
       if (pairs(t)) {
 #pragma unroll
         for (int p = 0; p < P; p += 2) {
-          const uint32_t value = paired(packed(y[p], y[p + 1], T{}), odd_);
+          const uint32_t value = paired(packed(y[p], y[p + 1], T{}), bytes_);
           if (live_[p]) *reinterpret_cast<uint32_t*>(moved(to, at_ + p * pixel)) = value;
         }
         return;
@@ -149,7 +152,8 @@ class Output {
   __device__ __forceinline__ static bool pairs(const Tiling& t) { return sizeof(T) == 2 && t.vectors; }
 
   unsigned at_;
-  bool odd_, live_[P];
+  int bytes_;
+  bool live_[P];
 };
 
 // The branches of a walk that share their row of x.

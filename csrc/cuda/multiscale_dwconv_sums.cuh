@@ -145,14 +145,6 @@ __device__ __forceinline__ void copy_one_by_one(const SumsCall<T>& call, const P
   }
 }
 
-// The same number, which the compiler cannot know to be: what is worked out from it need not wait in registers.
-__device__ __forceinline__ int unseen(int v) {
-#ifdef __CUDACC__
-  asm volatile("" : "+r"(v));
-#endif
-  return v;
-}
-
 // The tile of a strip: rows top - REACH .. bottom + REACH of x, where they are in the image, pass by.
 template <typename T, int P, int REACH, int... KERNELS>
 __device__ __forceinline__ void correlate_tile(Correlation<T, P, REACH, KERNELS...>& branches, const SumsCall<T>& call,

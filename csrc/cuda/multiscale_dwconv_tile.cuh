@@ -76,6 +76,15 @@ __host__ __device__ constexpr int row_elements(int parts) {
   return (kGroups * P + 2 * HALO * parts) * kLanes;
 }
 
+// The same number, which the compiler cannot know to be: what is worked out from it need not wait in registers, and it
+// is not worked out again where it does.
+__device__ __forceinline__ int unseen(int v) {
+#ifdef __CUDACC__
+  asm volatile("" : "+r"(v));
+#endif
+  return v;
+}
+
 // Offsets in bytes are unsigned and of 32 bits: beside an address that all threads share they cost one addition.
 template <typename T>
 __device__ __forceinline__ T* moved(T* from, unsigned bytes) {
