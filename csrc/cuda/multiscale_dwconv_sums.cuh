@@ -173,7 +173,7 @@ __device__ __forceinline__ void correlate_tile(Correlation<T, P, REACH, KERNELS.
       for (int row = next; row < next + kRows; ++row)
         copy_one_by_one<T, P>(call, same, branch, kCount, to + (row - next) * size_row, row, end);
     }
-    copy_x.next_row(t, kRows);
+    copy_x.next_rows(t, kRows);
     copy_dy.next_rows(t, kRows);
     commit_async();
     slot = slot == (kSlots - 1) * size ? 0 : slot + size;

@@ -2,8 +2,8 @@
 //
 // A block of 192 threads is 8 groups of 24 lanes. A lane has one channel and P neighbouring pixels of a row, and walks
 // down the rows of a band: what belongs to a channel (83 weights, or 83 sums) stays in registers all the way. The 8
-// groups are side by side in one slice of 24 channels (parts = 1), or shared out to 2 or 4 slices, so that narrow images
-// fill a block and 48 channels of 16 bits are whole sectors of 32 bytes:
+// groups are side by side in one slice of 24 channels (parts = 1), or shared out to 2 or 4 slices, so that narrow
+// images fill a block and 48 channels of 16 bits are whole sectors of 32 bytes:
 //
 //   parts = 1    [8 P pixels][24 channels]          parts = 2    [4 P pixels][24] [4 P pixels][24]
 //
@@ -92,8 +92,8 @@ __device__ __forceinline__ T* moved(T* from, unsigned bytes) {
   return reinterpret_cast<T*>(reinterpret_cast<Byte*>(from) + bytes);
 }
 
-// What a thread copies of every row: worked out once, an addition a row. Rows are asked for from the top down. What lies
-// outside the image does so in every row, so that it is zeroed once (clear) and never copied.
+// What a thread copies of every row: worked out once, an addition a row. Rows are asked for from the top down. What
+// lies outside the image does so in every row, so that it is zeroed once (clear) and never copied.
 template <typename T, int P, int HALO>
 class RowCopy {
  public:
@@ -135,7 +135,9 @@ class RowCopy {
     }
   }
 
-  __device__ __forceinline__ void next_row(const Tiling& t, int rows = 1) { row_ += unsigned(rows) * unsigned(t.row()) * unsigned(sizeof(T)); }
+  __device__ __forceinline__ void next_rows(const Tiling& t, int rows) {
+    row_ += unsigned(rows) * unsigned(t.row()) * unsigned(sizeof(T));
+  }
 
  private:
   unsigned row_, from_[kCopies];

@@ -76,9 +76,9 @@ CASES = [
     _case("large-kernel", 1, 3, 4, 5, kernels=(1, 11), one_each=True),
     _case("float32-parameters", 2, 24, 3, 5, scaled=True, parameters=torch.float32),
     _case("plain-layout", 2, 7, 5, 9, scaled=True, contiguous=True, gradient="contiguous"),
-    # Of csrc/cuda: tiles of 32 x 24, 16 x 48 and 8 x 96 pixels x channels (half as many pixels where x is shared), bands
-    # that begin and end inside an image, blocks of channels that are partly empty, branches in another order, shares of
-    # sums that hold several tiles, and images that are no multiple of anything.
+    # Of csrc/cuda: tiles of 32 x 24, 16 x 48 and 8 x 96 pixels x channels (half as many pixels where x is shared),
+    # bands that begin and end inside an image, blocks of channels that are partly empty, branches in another order,
+    # shares of sums that hold several tiles, and images that are no multiple of anything.
     _case("bands", 1, 24, 37, 21, scaled=True),
     _case("bands-each", 1, 48, 37, 21, one_each=True),
     _case("narrow", 3, 96, 9, 5, scaled=True),
