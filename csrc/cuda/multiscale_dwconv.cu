@@ -8,7 +8,7 @@
 // docs/kernels/multiscale_dwconv.md). Floors at batch 32, bf16, 3.0 TB/s and 67 TFLOP/s, which the Triton twin counts
 // alike (kernels/multiscale_dwconv.py): 24@128 100.7 MB 33.6 us and 2.09 GFLOP 31.2 us for each of the three passes
 // with one x, half of that at 48@64, a quarter at 96@32, an eighth at 192@16; the sums' partial results are 2 MB beside
-// Triton's 17. Instructions beside the 83 multiply-adds of an output, sm_90: about 41 in spread, 28 in summed, 50 in
+// Triton's 17. Instructions beside the 83 multiply-adds of an output, sm_90: about 41 in spread, 28 in summed, 64 in
 // sums_of_shared.
 #include "cuda/tensors.h"
 
