@@ -32,7 +32,7 @@ def _about(first: Sequence[Tensor], *_: Any) -> tuple[Tensor, int]:
 
 
 def _refuses(first: Sequence[Tensor], second: Sequence[Any], third: Sequence[Tensor], *_: Any) -> str:
-    """Of the arguments (x, weights, ...) or (dy, x, weights, ...): what csrc/cuda/multiscale_dwconv.cu does not take."""
+    """What csrc/cuda/multiscale_dwconv.cu does not take of (x, weights, biases, ...) or (dy, x, weights, ...)."""
     # The third of a forward call are biases [C].
     x, weights = (second, third) if third[0].dim() == 4 else (first, second)
     kernels = sorted(weight.shape[-1] for weight in weights)

@@ -1,4 +1,15 @@
-// multiscale_dwconv: y_k = a * DW_k(x_k) + b_k for k of 3, 5, 7, of one x or one each, and its gradients, on CUDA devices.
+// multiscale_dwconv on CUDA devices: y_k = a * DW_k(x_k) + b_k for k of 3, 5, 7, of one x or one each, and its
+// gradients.
+//
+// Forward reads x (or each x_k) and writes the y_k; backward is the same walk with turned taps from the dy_k to dx, and
+// a walk that reads x and the dy_k for dW, db and da, with 86 x C floats a block written and read between its two
+// stages. A thread walks down one channel of 2 or 4 columns with the channel's 83 weights (or sums) in registers: then
+// a value from shared memory serves up to 83 multiply-adds and nothing but it is loaded (multiscale_dwconv_tile.cuh,
+// docs/kernels/multiscale_dwconv.md). Floors at batch 32, bf16, 3.0 TB/s and 67 TFLOP/s, which the Triton twin counts
+// alike (kernels/multiscale_dwconv.py): 24@128 100.7 MB 33.6 us and 2.09 GFLOP 31.2 us for each of the three passes
+// with one x, half of that at 48@64, a quarter at 96@32, an eighth at 192@16; the sums' partial results are 2 MB beside
+// Triton's 17. Instructions beside the 83 multiply-adds of an output, sm_90: about 41 in spread, 28 in summed, 64 in
+// sums_of_shared.
 #include "cuda/tensors.h"
 
 #include <algorithm>
@@ -6,6 +17,7 @@
 #include <tuple>
 #include <vector>
 
+#include "cuda/multiscale_dwconv_call.h"
 #include "cuda/multiscale_dwconv_filter.cuh"
 #include "cuda/multiscale_dwconv_fold.cuh"
 #include "cuda/multiscale_dwconv_sums.cuh"
@@ -14,86 +26,6 @@ namespace aminet {
 namespace {
 
 using namespace multiscale;
-
-constexpr int kBlocks = 264;  // that are wanted: two on each of 132 multiprocessors
-constexpr int kLeastRows = 8;  // of a band, which loads six more, unless the image has fewer
-
-// Tensors as kernels want them, kept while they are used.
-class Kept {
- public:
-  explicit Kept(const Tensor& like) : dtype_(like.scalar_type()) {}
-
-  template <typename T>
-  const T* image(const Tensor& x) {
-    const T* data = data_of<T>(kept_.emplace_back(laid_out(converted(x, dtype_), MemoryFormat::ChannelsLast)));
-    aligned = aligned && reinterpret_cast<uintptr_t>(data) % 16 == 0;
-    return data;
-  }
-
-  Parameter parameter(const Tensor& p) {
-    const ScalarType type = p.scalar_type() == dtype_ ? dtype_ : ScalarType::Float;
-    return {kept_.emplace_back(parameter_of(p, type)).const_data_ptr(), type == ScalarType::Float};
-  }
-
-  bool aligned = true;  // all images
-
- private:
-  ScalarType dtype_;
-  std::vector<Tensor> kept_;
-};
-
-Gradient gradient_of(Tensor& t) { return {t.mutable_data_ptr(), t.scalar_type() == ScalarType::Float}; }
-
-std::vector<int> kernels_of(const std::vector<Tensor>& weights) {
-  std::vector<int> kernels;
-  for (const Tensor& weight : weights) kernels.push_back(int(weight.size(-1)));
-  return kernels;
-}
-
-// Where each branch is in a call: where they share x, in the order 3, 5, 7, which its kernels are written in.
-std::vector<int> order_of(const std::vector<int>& kernels, bool shared) {
-  std::vector<int> order(kernels.size());
-  for (size_t k = 0; k < order.size(); ++k) order[k] = int(k);
-  if (shared) std::sort(order.begin(), order.end(), [&](int a, int b) { return kernels[a] < kernels[b]; });
-  return order;
-}
-
-// most_rows: of a band; most_parts: of a tile, whose shared memory they widen.
-Tiling tiling_of(const Tensor& x, int pixels, bool aligned, int64_t branches, int most_rows, int most_parts) {
-  Tiling t = {};
-  const int64_t images = x.size(0);
-  t.channels = int(x.size(1)), t.height = int(x.size(2)), t.width = int(x.size(3));
-  const int slices = ceil_div(t.channels, kLanes), all = kGroups * pixels;
-  t.parts = 1;
-  while (t.parts < most_parts && t.parts < slices && (t.width <= all / t.parts / 2 || (t.parts == 1 && slices % 2 == 0)))
-    t.parts *= 2;
-  t.slices = ceil_div(slices, t.parts);
-  t.strips = ceil_div(t.width, all / t.parts);
-  const int64_t tiles = images * t.slices * t.strips * branches;
-  const int64_t wanted = std::max<int64_t>(ceil_div<int64_t>(kBlocks, tiles), ceil_div(t.height, most_rows));
-  t.band = ceil_div(t.height, int(std::min<int64_t>(wanted, ceil_div(t.height, kLeastRows))));
-  t.bands = ceil_div(t.height, t.band);
-  t.vectors = aligned && t.channels * x.element_size() % 16 == 0;
-  return t;
-}
-
-void check(const Tensor& first, const std::vector<Tensor>& x, const std::vector<Tensor>& weights) {
-  STD_TORCH_CHECK(first.dim() == 4 && first.size(1) * first.size(2) * first.size(3) < (int64_t(1) << 30),
-                  "multiscale_dwconv: x must be [N, C, H, W] with images of less than 2**30 elements");
-  STD_TORCH_CHECK(!weights.empty() && weights.size() <= kBranches && (x.size() == 1 || x.size() == weights.size()),
-                  "multiscale_dwconv: one to three weights, and one x or one for each of them");
-  for (const Tensor& weight : weights)
-    STD_TORCH_CHECK(weight.dim() == 4 && weight.size(0) == first.size(1) && weight.size(1) == 1 &&
-                        weight.size(2) == weight.size(3) &&
-                        (weight.size(3) == 3 || weight.size(3) == 5 || weight.size(3) == 7),
-                    "multiscale_dwconv: weights must be [C, 1, K, K] with K of 3, 5, 7");
-  for (const Tensor& image : x)
-    STD_TORCH_CHECK(image.numel() == first.numel(), "multiscale_dwconv: images must have one shape");
-  auto kernels = kernels_of(weights);
-  std::sort(kernels.begin(), kernels.end());
-  STD_TORCH_CHECK(x.size() == weights.size() || kernels == std::vector<int>({3, 5, 7}),
-                  "multiscale_dwconv: branches that share x must be 3, 5 and 7");
-}
 
 // Blocks of a launch, x and y; there are never 2**31.
 dim3 grid_of(int64_t blocks, int64_t branches) {
@@ -162,9 +94,9 @@ using Gradients = std::tuple<std::vector<Tensor>, std::vector<Tensor>, std::vect
 
 // dW, db and dscale.
 template <typename T>
-void parameter_gradients(const std::vector<Tensor>& dy, const std::vector<Tensor>& x, const std::vector<Tensor>& weights,
-                         const std::optional<Tensor>& scale, bool need_weights, bool need_scale, Gradients& gradients,
-                         cudaStream_t stream) {
+void parameter_gradients(const std::vector<Tensor>& dy, const std::vector<Tensor>& x,
+                         const std::vector<Tensor>& weights, const std::optional<Tensor>& scale, bool need_weights,
+                         bool need_scale, Gradients& gradients, cudaStream_t stream) {
   Kept kept(x[0]);
   SumsCall<T> call = {};
   FoldCall fold = {};
@@ -194,7 +126,8 @@ void parameter_gradients(const std::vector<Tensor>& dy, const std::vector<Tensor
   const std::vector<int64_t> size = {shares, call.rows, call.padded};
   Tensor partial = torch::stable::new_empty(x[0], size, ScalarType::Float);
   call.partial = room_of<float>(partial);
-  const int step = shared ? step_elements<kSharedSumsPixels>(t.parts, kBranches) : step_elements<kEachSumsPixels>(t.parts, 1);
+  const int step = shared ? step_elements<kSharedSumsPixels>(t.parts, kBranches)
+                          : step_elements<kEachSumsPixels>(t.parts, 1);
   const int slots = shared ? kStepsOfRing<kSharedSumsPixels> : kStepsOfRing<kEachSumsPixels>;
   const int most = *std::max_element(kernels.begin(), kernels.end());
   const size_t bytes = std::max(sizeof(T) * slots * step, sizeof(float) * kThreads * (most * most + 1));

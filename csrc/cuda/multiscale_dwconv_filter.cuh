@@ -4,6 +4,7 @@
 // (a block has one branch, its own x and its own y). Weights are registers, scaled by a before the walk.
 #pragma once
 
+#include "cuda/multiscale_dwconv_output.cuh"
 #include "cuda/multiscale_dwconv_taps.cuh"
 #include "cuda/multiscale_dwconv_tile.cuh"
 
@@ -28,7 +29,8 @@ __device__ __forceinline__ void stage_weights(float* to, const FilterCall<T>& ca
   const int64_t from = int64_t(first) * K * K, end = int64_t(call.tiling.channels) * K * K;
   for (int i = threadIdx.x; i < count; i += kThreads) {
     const int tap = i % (K * K);
-    to[call.turned ? i - tap + K * K - 1 - tap : i] = from + i < end ? call.weight[branch].template at<T>(from + i) : 0.f;
+    const float weight = from + i < end ? call.weight[branch].template at<T>(from + i) : 0.f;
+    to[call.turned ? i - tap + K * K - 1 - tap : i] = weight;
   }
 }
 
@@ -45,118 +47,51 @@ class Ring {
   static constexpr int kRows = kRowsOfStep<P>, kSlots = kStepsOfRing<P>;
 
   // Rows `first` .. `end` - 1 will come, of images `from`.
-  __device__ __forceinline__ Ring(const Tiling& t, const Place<P>& place, const T* const* from, T* shared, int first, int end)
-      : copy_(t, place, first), slots_(shared), next_(first), end_(end), size(row_elements<P, kReach>(t.parts)),
-        step_(kRows * COUNT * size), last_((kSlots - 1) * step_) {
+  __device__ __forceinline__ Ring(const Tiling& t, const Place<P>& place, const T* const* from, T* shared, int first,
+                                  int end)
+      : copy_(t, place, first), slots_(shared), end_(end), size(t.margined) {
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) from_[i] = from[i] + int64_t(place.image) * t.height * t.row();
     clear(slots_, kSlots * kRows * COUNT * size);
     __syncthreads();
-    for (int i = 0; i < kSlots - 1; ++i) fill(t, place);
+    for (int i = 0; i < kSlots - 1; ++i) fill(t, place, first + i * kRows);
   }
 
-  // The next step's rows, once all threads' copies of them have come; begins another step.
-  __device__ __forceinline__ const T* take(const Tiling& t, const Place<P>& place) {
+  // The step of rows from `at` on, once all threads' copies of them have come; begins another one.
+  __device__ __forceinline__ const T* take(const Tiling& t, const Place<P>& place, int at) {
     wait_async<kSlots - 2>();
     __syncthreads();
-    fill(t, place);
-    const T* step = slots_ + taking_;
-    taking_ = taking_ == last_ ? 0 : taking_ + step_;
-    return step;
+    fill(t, place, at + (kSlots - 1) * kRows);
+    return slots_ + slot_;  // the ring is full: the one to be filled next is the oldest
   }
 
  private:
-  __device__ __forceinline__ void fill(const Tiling& t, const Place<P>& place) {
+  __device__ __forceinline__ void fill(const Tiling& t, const Place<P>& place, int next) {
+    T* const to = slots_ + slot_;
     if (t.vectors) {
 #pragma unroll
       for (int r = 0; r < kRows; ++r)
-        if (next_ + r < end_) {
+        if (next + r < end_) {
 #pragma unroll
-          for (int i = 0; i < COUNT; ++i) copy_.by_vectors(t, slots_ + filling_ + (r * COUNT + i) * size, from_[i], r);
+          for (int i = 0; i < COUNT; ++i) copy_.by_vectors(t, to + (r * COUNT + i) * size, from_[i], r);
         }
     } else {
 #pragma unroll 1
-      for (int r = 0; r < min(kRows, end_ - next_); ++r)
-        for (int i = 0; i < COUNT; ++i)
-          copy_.one_by_one(t, place, slots_ + filling_ + (r * COUNT + i) * size, from_[i], r);
+      for (int r = 0; r < min(kRows, end_ - next); ++r)
+        for (int i = 0; i < COUNT; ++i) copy_.one_by_one(t, place, to + (r * COUNT + i) * size, from_[i], r);
     }
-    copy_.next_row(t, kRows);
+    copy_.next_rows(t, kRows);
     commit_async();
-    next_ += kRows;
-    filling_ = filling_ == last_ ? 0 : filling_ + step_;
+    slot_ = slot_ == (kSlots - 1) * kRows * COUNT * size ? 0 : slot_ + kRows * COUNT * size;
   }
 
   RowCopy<T, P, kReach> copy_;
   const T* from_[COUNT];
   T* const slots_;
-  int next_, end_, filling_ = 0, taking_ = 0;
+  int end_, slot_ = 0;
 
  public:
   const int size;  // elements of a row
-
- private:
-  const int step_, last_;  // of a step, and where the last one begins
-};
-
-// Two values of 16 bits, the first in the lower half.
-__device__ __forceinline__ uint32_t packed(float a, float b, __nv_bfloat16) {
-  const __nv_bfloat162 both = __floats2bfloat162_rn(a, b);
-  return *reinterpret_cast<const uint32_t*>(&both);
-}
-__device__ __forceinline__ uint32_t packed(float a, float b, __half) {
-  const __half2 both = __floats2half2_rn(a, b);
-  return *reinterpret_cast<const uint32_t*>(&both);
-}
-
-// This lane's and its neighbour's (lane ^ 1) values of one of two pixels: of the first in even lanes, of the second in odd.
-__device__ __forceinline__ uint32_t paired(uint32_t pixels, bool odd) {
-  const uint32_t other = __shfl_xor_sync(0xffffffffu, pixels, 1);
-#ifdef __CUDACC__
-  return __byte_perm(pixels, other, odd ? 0x3276 : 0x5410);
-#else
-  return odd ? other >> 16 | (pixels & 0xffff0000u) : (pixels & 0xffffu) | other << 16;
-#endif
-}
-
-// Where a thread's pixels are in an image of y, from the top down. Of 16 bits, two lanes exchange halves, so that each
-// stores two channels of one pixel: half the stores and addresses.
-template <typename T, int P>
-class Output {
- public:
-  __device__ __forceinline__ Output(const Tiling& t, const Place<P>& place, int row) {
-    odd_ = pairs(t) && threadIdx.x % 2 != 0;
-    const int column = place.first_pixel + place.pixel + odd_, channel = place.channel - odd_;
-    at_ = unsigned(row * t.row() + column * t.channels + channel) * unsigned(sizeof(T));
-#pragma unroll
-    for (int p = 0; p < P; ++p) live_[p] = channel < t.channels && column + p < t.width;
-  }
-
-  // P values to a row `above` the one that this points at; all threads come along.
-  __device__ __forceinline__ void put(const Tiling& t, T* image, int above, const float (&y)[P]) const {
-    T* const to = image - above * t.row();
-    const unsigned pixel = unsigned(t.channels) * unsigned(sizeof(T));
-    if constexpr (sizeof(T) == 2) {
-      if (pairs(t)) {
-#pragma unroll
-        for (int p = 0; p < P; p += 2) {
-          const uint32_t value = paired(packed(y[p], y[p + 1], T{}), odd_);
-          if (live_[p]) *reinterpret_cast<uint32_t*>(moved(to, at_ + p * pixel)) = value;
-        }
-        return;
-      }
-    }
-#pragma unroll
-    for (int p = 0; p < P; ++p)
-      if (live_[p]) *moved(to, at_ + p * pixel) = narrow<T>(y[p]);
-  }
-
-  __device__ __forceinline__ void next_row(const Tiling& t) { at_ += unsigned(t.row()) * unsigned(sizeof(T)); }
-
- private:
-  __device__ __forceinline__ static bool pairs(const Tiling& t) { return sizeof(T) == 2 && t.vectors; }
-
-  unsigned at_;
-  bool odd_, live_[P];
 };
 
 // The branches of a walk that share their row of x.
@@ -224,8 +159,9 @@ __device__ __forceinline__ void walk(const FilterCall<T>& call, int branch, unsi
   branches.begin(staged, call, branch, place, scale_of(call, place));
   Output<T, P> out(t, place, first);
   const int own = place.template in_row<kReach>();
-  for (int at = first; at < place.bottom + REACH; at += kRowsOfStep<P>) {  // below the image nothing comes, but rows of y are done
-    const T* step = ring.take(t, place) + own;
+  // Below the image nothing comes, but rows of y are done.
+  for (int at = first; at < place.bottom + REACH; at += kRowsOfStep<P>) {
+    const T* step = ring.take(t, place, at) + own;
     each_row<REACH>(t, place, at, [&](int r, int row, auto met) {
       float x[P + 2 * REACH];
       load_window<P, REACH, kLanes>(x, step + r * ring.size);
@@ -290,7 +226,7 @@ __global__ void __launch_bounds__(kThreads, 2) summed(FilterCall<T> call) {
   Output<T, P> out(t, place, first);
   const int own = place.template in_row<kReach>();
   for (int at = first; at < place.bottom + kReach; at += kRowsOfStep<P>) {
-    const T* step = ring.take(t, place) + own;
+    const T* step = ring.take(t, place, at) + own;
     each_row<kReach>(t, place, at, [&](int r, int row, auto met) {
       sum_rows<T, P>(y, step + r * kBranches * ring.size, ring.size, w3, w5, w7, met);
       if (row - kReach >= place.top && row - kReach < place.bottom) out.put(t, image, kReach, y[0]);

@@ -1,6 +1,6 @@
-// The second stage of multiscale_dwconv's sums, in a fixed order: from partial [share][row][channels], shares of one image
-// each where there is a scale a [N, C],
-//   dW_k[c, tap] = sum_share a[n, c] S,  db_k[c] = sum_share S_bias,  da[n, c] = sum_(share of n, k, tap) W_k[c, tap] S.
+// The second stage of multiscale_dwconv's sums, in a fixed order: from partial [share][row][channels], shares of one
+// image each where there is a scale a [N, C],
+//   dW_k[c, tap] = sum_share a[n, c] S,  db_k[c] = sum_share S_bias,  da[n, c] = sum_(share of n, k, tap) W_k[c, tap] S
 #pragma once
 
 #include "cuda/multiscale_dwconv_tile.cuh"

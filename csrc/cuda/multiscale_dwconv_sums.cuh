@@ -28,7 +28,7 @@ struct Correlation {
   __device__ __forceinline__ void begin() {}
   template <bool ALL>
   __device__ __forceinline__ void step(const float (&)[P + 2 * REACH], const T*, int, int, const Place<P>&, Met<ALL>) {}
-  __device__ __forceinline__ void finish(float*, const SumsCall<T>&, int, int, const Place<P>&) {}
+  __device__ __forceinline__ void finish(float*, const SumsCall<T>&, int) {}
 };
 
 template <typename T, int P, int REACH, int K, int... REST>
@@ -60,15 +60,15 @@ struct Correlation<T, P, REACH, K, REST...> {
   }
 
   // Adds the groups that have the same channels; `shared` has room for (K * K + 1) * kThreads.
-  __device__ __forceinline__ void finish(float* shared, const SumsCall<T>& call, int branch, int share,
-                                         const Place<P>& place) {
+  __device__ __forceinline__ void finish(float* shared, const SumsCall<T>& call, int branch) {
     __syncthreads();
 #pragma unroll
     for (int tap = 0; tap < K * K; ++tap) shared[tap * kThreads + threadIdx.x] = sums[tap];
     shared[K * K * kThreads + threadIdx.x] = total;
     __syncthreads();
     const int parts = call.tiling.parts, channels = parts * kLanes, groups = kGroups / parts;
-    float* to = call.partial + (int64_t(share) * call.rows + call.row[branch]) * call.padded + place.first;
+    const int slice = blockIdx.x % call.tiling.slices, share = blockIdx.x / call.tiling.slices;
+    float* to = call.partial + (int64_t(share) * call.rows + call.row[branch]) * call.padded + slice * channels;
     for (int i = threadIdx.x; i < (K * K + 1) * channels; i += kThreads) {
       const int row = i / channels, channel = i % channels;
       const float* from = shared + row * kThreads + channel / kLanes * groups * kLanes + channel % kLanes;
@@ -76,7 +76,7 @@ struct Correlation<T, P, REACH, K, REST...> {
       for (int g = 0; g < groups; ++g) sum += from[g * kLanes];
       to[int64_t(row) * call.padded + channel] = sum;
     }
-    rest.finish(shared, call, branch + 1, share, place);
+    rest.finish(shared, call, branch + 1);
   }
 };
 
@@ -86,64 +86,108 @@ __host__ __device__ constexpr int step_elements(int parts, int branches) {
   return kRowsOfStep<P> * (row_elements<P, kReach>(parts) + branches * row_elements<P, 0>(parts));
 }
 
-// One tile: rows top - REACH .. bottom + REACH of x, where they are in the image, pass by.
+// What a thread copies of the rows of COUNT dy: vectors of all of them are shared out, so that one copy serves most.
+template <typename T, int P, int COUNT>
+class GradientCopy {
+ public:
+  __device__ __forceinline__ GradientCopy(const SumsCall<T>& call, const Place<P>& place, int branch, int row) {
+    const Tiling& t = call.tiling;
+    const int of_pixel = t.parts * kVectors;
+#pragma unroll
+    for (int i = 0; i < kCopies; ++i) {
+      const int at = threadIdx.x + i * kThreads, k = at / kOfImage, pixel = at % kOfImage / of_pixel;
+      const int vector = at % kOfImage % of_pixel, part = vector / kVectors;
+      const int column = place.first_pixel + pixel, channel = place.first + vector * kVector;
+      to_[i] = -1;
+      if (k < COUNT && column < t.width && channel < t.channels) {
+        to_[i] = k * row_elements<P, 0>(t.parts) + (part * place.pixels + pixel) * kLanes + vector % kVectors * kVector;
+        ahead_[i] = call.kernel[branch + k] / 2;
+        const int64_t rows = int64_t(place.image) * t.height + row + ahead_[i];
+        from_[i] = call.dy[branch + k] + rows * t.row() + column * t.channels + channel;
+      }
+    }
+  }
+
+  // Row `at` + K / 2 of each branch, where it is in the band, to shared memory; `below` the rows that are next.
+  __device__ __forceinline__ void operator()(const Tiling& t, const Place<P>& place, T* to, int at, int below) const {
+#pragma unroll
+    for (int i = 0; i < kCopies; ++i)
+      if (to_[i] >= 0 && at + ahead_[i] >= place.top && at + ahead_[i] < place.bottom)
+        copy_async<16>(to + to_[i], from_[i] + below * t.row(), true);
+  }
+
+  __device__ __forceinline__ void next_rows(const Tiling& t, int rows) {
+#pragma unroll
+    for (int i = 0; i < kCopies; ++i) from_[i] += rows * t.row();
+  }
+
+ private:
+  static constexpr int kVector = 16 / int(sizeof(T)), kVectors = kLanes / kVector;
+  static constexpr int kOfImage = row_elements<P, 0>(1) / kVector, kCopies = ceil_div(COUNT * kOfImage, kThreads);
+
+  const T* from_[kCopies];
+  int to_[kCopies], ahead_[kCopies];
+};
+
+// Row `row` of x, if it is before `end`, and what of dy comes with it, where channels are no whole vectors.
+template <typename T, int P>
+__device__ __forceinline__ void copy_one_by_one(const SumsCall<T>& call, const Place<P>& place, int branch, int count,
+                                                T* to, int row, int end) {
+  const Tiling& t = call.tiling;
+  const int64_t image = int64_t(place.image) * t.height * t.row();
+  if (row >= 0 && row < end) RowCopy<T, P, kReach>(t, place, row).one_by_one(t, place, to, call.x[branch] + image);
+  to += t.margined;
+#pragma unroll 1
+  for (int k = 0; k < count; ++k, to += row_elements<P, 0>(t.parts)) {
+    const int there = row + call.kernel[branch + k] / 2;
+    if (there >= place.top && there < place.bottom)
+      RowCopy<T, P, 0>(t, place, there).one_by_one(t, place, to, call.dy[branch + k] + image);
+  }
+}
+
+// The tile of a strip: rows top - REACH .. bottom + REACH of x, where they are in the image, pass by.
 template <typename T, int P, int REACH, int... KERNELS>
 __device__ __forceinline__ void correlate_tile(Correlation<T, P, REACH, KERNELS...>& branches, const SumsCall<T>& call,
-                                               int branch, const Place<P>& place, T* slots) {
-  constexpr int kCount = sizeof...(KERNELS), kSizes[] = {KERNELS...};
-  constexpr int kRows = kRowsOfStep<P>, kSlots = kStepsOfRing<P>;
+                                               int branch, int strip, T* slots) {
+  constexpr int kRows = kRowsOfStep<P>, kSlots = kStepsOfRing<P>, kCount = sizeof...(KERNELS);
   const Tiling& t = call.tiling;
-  const int size_x = row_elements<P, kReach>(t.parts), size_dy = row_elements<P, 0>(t.parts);
+  const Place<P> place(t, strip, blockIdx.x % t.slices);
+  const int size_x = t.margined, size_dy = row_elements<P, 0>(t.parts);
   const int size_row = size_x + kCount * size_dy, size = kRows * size_row;
   const int first = place.top - REACH, end = min(place.bottom + REACH, t.height);
-  const int64_t image = int64_t(place.image) * t.height * t.row();
+  const T* const x = call.x[branch] + int64_t(place.image) * t.height * t.row();
   RowCopy<T, P, kReach> copy_x(t, place, first);
-  RowCopy<T, P, 0> copy_dy(t, place, first);
-  const T *x = call.x[branch] + image, *dy[kCount];
-#pragma unroll
-  for (int k = 0; k < kCount; ++k) dy[k] = call.dy[branch + k] + image;
-  int next = first, filling = 0, taking = 0;
-  const auto inside = [&](int row, int top, int bottom) { return row >= top && row < bottom; };
-  auto fill = [&] {
-    T* const to = slots + filling;
+  GradientCopy<T, P, kCount> copy_dy(call, place, branch, first);
+  int slot = 0;  // that is filled next
+  auto fill = [&](int next) {
+    T* const to = slots + slot;
     if (t.vectors) {
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        if (inside(next + r, 0, end)) copy_x.by_vectors(t, to + r * size_row, x, r);
-#pragma unroll
-        for (int k = 0; k < kCount; ++k)
-          if (inside(next + r + kSizes[k] / 2, place.top, place.bottom))
-            copy_dy.by_vectors(t, to + r * size_row + size_x + k * size_dy, dy[k], r + kSizes[k] / 2);
+        if (next + r >= 0 && next + r < end) copy_x.by_vectors(t, to + r * size_row, x, r);
+        copy_dy(t, place, to + r * size_row + size_x, next + r, r);
       }
     } else {
+      const Place<P> same(t, unseen(strip), blockIdx.x % t.slices);
 #pragma unroll 1
-      for (int r = 0; r < kRows; ++r) {
-        if (inside(next + r, 0, end)) copy_x.one_by_one(t, place, to + r * size_row, x, r);
-#pragma unroll 1
-        for (int k = 0; k < kCount; ++k) {
-          const int ahead = r + call.kernel[branch + k] / 2;
-          if (inside(next + ahead, place.top, place.bottom))
-            copy_dy.one_by_one(t, place, to + r * size_row + size_x + k * size_dy, call.dy[branch + k] + image, ahead);
-        }
-      }
+      for (int row = next; row < next + kRows; ++row)
+        copy_one_by_one<T, P>(call, same, branch, kCount, to + (row - next) * size_row, row, end);
     }
-    copy_x.next_row(t, kRows);
-    copy_dy.next_row(t, kRows);
+    copy_x.next_rows(t, kRows);
+    copy_dy.next_rows(t, kRows);
     commit_async();
-    next += kRows;
-    filling = filling == (kSlots - 1) * size ? 0 : filling + size;
+    slot = slot == (kSlots - 1) * size ? 0 : slot + size;
   };
   __syncthreads();  // the tile before is done with
   clear(slots, kSlots * size);
   __syncthreads();
-  for (int i = 0; i < kSlots - 1; ++i) fill();
+  for (int i = 0; i < kSlots - 1; ++i) fill(first + i * kRows);
   const int own_x = place.template in_row<kReach>(), own_dy = size_x + place.template in_row<0>();
   for (int at = first; at < end; at += kRows) {
     wait_async<kSlots - 2>();
     __syncthreads();
-    fill();
-    const T* step = slots + taking;
-    taking = taking == (kSlots - 1) * size ? 0 : taking + size;
+    fill(at + (kSlots - 1) * kRows);
+    const T* step = slots + slot;  // the ring is full: the one to be filled next is the oldest
     each_row<REACH>(t, place, at, [&](int r, int row, auto met) {
       float x[P + 2 * REACH];
       load_window<P, REACH, kLanes>(x, step + r * size_row + own_x);
@@ -155,15 +199,15 @@ __device__ __forceinline__ void correlate_tile(Correlation<T, P, REACH, KERNELS.
 // Branches from `branch` on, which share x: one share, of blockIdx.x.
 template <typename T, int P, int REACH, int... KERNELS>
 __device__ __forceinline__ void correlate_share(const SumsCall<T>& call, int branch, unsigned char* shared) {
-  const int slice = blockIdx.x % call.tiling.slices, share = blockIdx.x / call.tiling.slices;
+  const int share = blockIdx.x / call.tiling.slices;
   const int run = share / call.shares, part = share % call.shares;
   const int begin = run * call.inner + int(int64_t(part) * call.inner / call.shares);
   const int end = run * call.inner + int(int64_t(part + 1) * call.inner / call.shares);
   Correlation<T, P, REACH, KERNELS...> branches;
   branches.begin();
   for (int strip = begin; strip < end; ++strip)
-    correlate_tile(branches, call, branch, Place<P>(call.tiling, strip, slice), reinterpret_cast<T*>(shared));
-  branches.finish(reinterpret_cast<float*>(shared), call, branch, share, Place<P>(call.tiling, begin, slice));
+    correlate_tile(branches, call, branch, strip, reinterpret_cast<T*>(shared));
+  branches.finish(reinterpret_cast<float*>(shared), call, branch);
 }
 
 constexpr int kSharedSumsPixels = 2, kEachSumsPixels = 4;

@@ -41,8 +41,8 @@ __device__ __forceinline__ float row_of_taps(const float (&x)[P + 2 * REACH], co
   return sum;
 }
 
-// Moves outputs [K][P] on by a row of x: y[j] is then row at - K/2 + j, and y[0] is done. The new row begins at `start`.
-// The move is free: it is the addend of the first multiply-add.
+// Moves outputs [K][P] on by a row of x: y[j] is then row at - K/2 + j, and y[0] is done. The new row begins at
+// `start`. The move is free: it is the addend of the first multiply-add.
 template <int K, int P, int REACH, bool ALL>
 __device__ __forceinline__ void advance(float (&y)[K][P], const float (&x)[P + 2 * REACH], const float (&w)[K * K],
                                         float start, Met<ALL> met) {

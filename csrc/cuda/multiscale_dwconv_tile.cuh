@@ -2,8 +2,8 @@
 //
 // A block of 192 threads is 8 groups of 24 lanes. A lane has one channel and P neighbouring pixels of a row, and walks
 // down the rows of a band: what belongs to a channel (83 weights, or 83 sums) stays in registers all the way. The 8
-// groups are side by side in one slice of 24 channels (parts = 1), or shared out to 2 or 4 slices, so that narrow images
-// fill a block and 48 channels of 16 bits are whole sectors of 32 bytes:
+// groups are side by side in one slice of 24 channels (parts = 1), or shared out to 2 or 4 slices, so that narrow
+// images fill a block and 48 channels of 16 bits are whole sectors of 32 bytes:
 //
 //   parts = 1    [8 P pixels][24 channels]          parts = 2    [4 P pixels][24] [4 P pixels][24]
 //
@@ -32,6 +32,7 @@ struct Tiling {
   int strips;  // and in pixels of a row
   int bands;   // and in rows,
   int band;    // of so many
+  int margined;  // elements of a row in shared memory with its margins: row_elements<P, kReach>(parts)
   bool vectors;  // rows are whole vectors of 16 bytes at multiples of 16 bytes
 
   __host__ __device__ int64_t tiles_of_image() const { return int64_t(slices) * strips * bands; }
@@ -75,6 +76,15 @@ __host__ __device__ constexpr int row_elements(int parts) {
   return (kGroups * P + 2 * HALO * parts) * kLanes;
 }
 
+// The same number, which the compiler cannot know to be: what is worked out from it need not wait in registers, and it
+// is not worked out again where it does.
+__device__ __forceinline__ int unseen(int v) {
+#ifdef __CUDACC__
+  asm volatile("" : "+r"(v));
+#endif
+  return v;
+}
+
 // Offsets in bytes are unsigned and of 32 bits: beside an address that all threads share they cost one addition.
 template <typename T>
 __device__ __forceinline__ T* moved(T* from, unsigned bytes) {
@@ -82,8 +92,8 @@ __device__ __forceinline__ T* moved(T* from, unsigned bytes) {
   return reinterpret_cast<T*>(reinterpret_cast<Byte*>(from) + bytes);
 }
 
-// What a thread copies of every row: worked out once, an addition a row. Rows are asked for from the top down. What lies
-// outside the image does so in every row, so that it is zeroed once (clear) and never copied.
+// What a thread copies of every row: worked out once, an addition a row. Rows are asked for from the top down. What
+// lies outside the image does so in every row, so that it is zeroed once (clear) and never copied.
 template <typename T, int P, int HALO>
 class RowCopy {
  public:
@@ -125,7 +135,9 @@ class RowCopy {
     }
   }
 
-  __device__ __forceinline__ void next_row(const Tiling& t, int rows = 1) { row_ += unsigned(rows) * unsigned(t.row()) * unsigned(sizeof(T)); }
+  __device__ __forceinline__ void next_rows(const Tiling& t, int rows) {
+    row_ += unsigned(rows) * unsigned(t.row()) * unsigned(sizeof(T));
+  }
 
  private:
   unsigned row_, from_[kCopies];

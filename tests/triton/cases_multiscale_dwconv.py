@@ -41,6 +41,13 @@ def sliced(draw: Draw) -> Arguments:
     return {"x": taken["x"][:, 1:6, 1:, :7], "weights": weights, "biases": biases, "scale": taken["scale"][:, 5:]}
 
 
+def unaligned(draw: Draw) -> Arguments:
+    """Dense images of whole vectors whose first element lies at no multiple of 16 bytes."""
+    taken = arguments(draw, (1, 24, 9, 19), scaled=True)
+    flat = draw(9 * 19 * 24 + 1)
+    return taken | {"x": flat[1:].view(1, 9, 19, 24).permute(0, 3, 1, 2)}
+
+
 def frozen(draw: Draw) -> Arguments:
     """No parameter wants a gradient but the scale."""
     taken = arguments(draw, (2, 5, 4, 6), (3,), scaled=True)
@@ -69,7 +76,23 @@ CASES = [
     _case("large-kernel", 1, 3, 4, 5, kernels=(1, 11), one_each=True),
     _case("float32-parameters", 2, 24, 3, 5, scaled=True, parameters=torch.float32),
     _case("plain-layout", 2, 7, 5, 9, scaled=True, contiguous=True, gradient="contiguous"),
+    # Of csrc/cuda: tiles of 32 x 24, 16 x 48 and 8 x 96 pixels x channels (half as many pixels where x is shared),
+    # bands that begin and end inside an image, blocks of channels that are partly empty, branches in another order,
+    # shares of sums that hold several tiles, and images that are no multiple of anything.
+    _case("bands", 1, 24, 37, 21, scaled=True),
+    _case("bands-each", 1, 48, 37, 21, one_each=True),
+    _case("narrow", 3, 96, 9, 5, scaled=True),
+    _case("narrow-each", 2, 200, 19, 3, one_each=True, scaled=True),
+    _case("c192", 1, 192, 6, 16, scaled=True),
+    _case("c32", 1, 32, 10, 35),
+    _case("turned-order", 2, 8, 12, 18, kernels=(7, 3, 5), scaled=True),
+    _case("one-branch", 2, 24, 21, 34, kernels=(7,), scaled=True),
+    _case("two-branches", 1, 16, 10, 9, kernels=(5, 3), one_each=True),
+    _case("twice-the-same", 1, 16, 10, 9, kernels=(5, 5), one_each=True, scaled=True),
+    _case("many-images", 120, 2, 4, 33),
+    _case("many-images-scaled", 140, 1, 2, 33, scaled=True),
     Case("multiscale_dwconv", "sliced", sliced, gradient="expanded"),
+    Case("multiscale_dwconv", "unaligned", unaligned),
     Case("multiscale_dwconv", "frozen", frozen),
     *(
         Case(
