@@ -16,7 +16,7 @@ namespace {
 
 using namespace channel_attention;
 
-constexpr int64_t kBlocks = 512;  // of a launch: sums over pixels are cut into parts until there are so many
+constexpr int64_t kBlocks = 1024;  // of a launch: sums over pixels are cut into parts until there are so many
 constexpr int64_t kMostSplits = 64;  // of an image, whose sums one block adds
 
 // What the public function says better, for those who call the operators without it.
@@ -47,11 +47,11 @@ bool on_vectors(std::initializer_list<const void*> pointers) {
   return true;
 }
 
-// function(cut): the widest cut of channels that `in` and `outs` are multiples of; that of any where `vectors` is false.
-// float takes 24 of the input at a time, which leaves room for two blocks on GPUs with 100 KiB of shared memory.
-template <typename T, typename Function>
+// function(cut): the widest cut of channels that `in` and `outs` are multiples of, in up to WIDE of the input; that of
+// any where `vectors` is false.
+template <typename T, int WIDE, typename Function>
 void by_cut(bool vectors, int in, int outs, Function&& function) {
-  constexpr int wide = sizeof(T) == 2 ? 48 : 24;
+  constexpr int wide = sizeof(T) == 2 ? WIDE : 24;  // float: for the room of two blocks
   if (!vectors || in % 24 || outs % 24) return function(Cut<T, 32, 32, false>{});
   if (in % wide == 0 && outs % 48 == 0) return function(Cut<T, wide, 48, true>{});
   return function(Cut<T, 24, 24, true>{});
@@ -130,7 +130,7 @@ class Passes {
     g.a = data_of<T>(u) + 2 * c, g.a_stride = 3 * c, g.taps = depthwise_.parameter.from(18 * int64_t(c));
     g.b = data_of<T>(dy), g.size = size_;
     g.images = 1, g.groups = images_, g.heads = 1, g.ins = g.outs = c;
-    by_cut<T>(on_vectors({g.a, g.b}), c, c, [&](auto cut) {
+    by_cut<T, 24>(on_vectors({g.a, g.b}), c, c, [&](auto cut) {
       g.splits = splits<decltype(cut)>(g, size_.tiles(), kMostSplits);
       parts = floats({images_, g.splits, c, c});
       g.out = room_of<float>(parts);
@@ -188,7 +188,7 @@ class Passes {
     g.a = data_of<T>(d), g.a_stride = 3 * c, g.taps = depthwise_.parameter, g.b = data_of<T>(x_);
     g.centre = data_of<T>(u), g.size = size_;
     g.images = images_, g.groups = 1, g.heads = 1, g.ins = 3 * c, g.outs = c;
-    by_cut<T>(on_vectors({g.a, g.b, g.centre}), 3 * c, c, [&](auto cut) {
+    by_cut<T, 24>(on_vectors({g.a, g.b, g.centre}), 3 * c, c, [&](auto cut) {
       g.splits = splits<decltype(cut)>(g, int64_t(images_) * size_.tiles(), kBlocks);
       products = floats({g.splits, 3 * c, c}), taps = floats({g.splits, 3 * c, 9});
       g.out = room_of<float>(products), g.dtaps = room_of<float>(taps);
@@ -220,7 +220,7 @@ class Passes {
   }
   static Parameter<T> own(const Tensor& matrix) { return {matrix.const_data_ptr(), std::is_same_v<T, float>}; }
   void project_all(const Projection<T>& g) const {
-    by_cut<T>(on_vectors({g.a, g.out}), g.in, g.outs, [&](auto cut) { project<decltype(cut)>(g, stream_); });
+    by_cut<T, 48>(on_vectors({g.a, g.out}), g.in, g.outs, [&](auto cut) { project<decltype(cut)>(g, stream_); });
   }
   Small<T> small(Tensor& gram, Tensor& attn, Tensor& folded) const {
     Small<T> g{};

@@ -6,6 +6,8 @@
 // that they belong to, so that an element costs three loads from shared memory instead of nine.
 #pragma once
 
+#include <algorithm>
+
 #include "cuda/async.h"
 #include "cuda/device.h"
 
@@ -34,6 +36,8 @@ struct Cut {
   using T = Data;
   static constexpr int kIn = K, kOut = M;
   static constexpr bool kVectors = VECTORS;
+  // Tiles under way: in float two would take the room of the second block on GPUs with 100 KiB of shared memory.
+  static constexpr int kStages = sizeof(T) == 2 ? 2 : 1;
   static constexpr int kEach = VECTORS ? 2 : 1;  // channels of a walking thread
   static constexpr int kInPadded = ceil_div(K, 16) * 16;
   static constexpr int kPad = 16 / int(sizeof(T));  // a row starts at another bank than the one before
