@@ -26,6 +26,8 @@ void check(const Tensor& x, const Tensor& qkv, const Tensor& depthwise, const st
   const int64_t c = x.size(1);
   STD_TORCH_CHECK(heads > 0 && c % heads == 0 && c / heads <= kMostInHead,
                   "channel_attention: heads must divide the channels, into at most 96 each");
+  const int64_t tiles = x.size(0) * ceil_div<int64_t>(x.size(2), kHigh) * ceil_div<int64_t>(x.size(3), kWide);
+  STD_TORCH_CHECK(tiles * 3 * c < int64_t(1) << 31, "channel_attention: x has too many tiles for a grid");
   STD_TORCH_CHECK(qkv.numel() == 3 * c * c && depthwise.numel() == 27 * c && projection.numel() == c * c &&
                       (!temperature || temperature->numel() == heads),
                   "channel_attention: the weights do not fit x");

@@ -45,7 +45,7 @@ template <typename Plan>
 __device__ __forceinline__ void bring_matrix(typename Plan::T* right, const Projection<typename Plan::T>& g,
                                              int64_t matrix, int in_half, int first, int first_out, int wide) {
   constexpr int K = Plan::kIn, M = Plan::kOut;
-#pragma unroll 2
+#pragma unroll(Plan::kBlocks > 2 ? 1 : 4)  // loads at a time; with one block of channels it is brought once
   for (int i = threadIdx.x; i < M * K; i += kThreads) {
     const int k = first + i % K, m = first_out + i / K % wide, out_half = i / K / wide;
     const bool inside = k < g.in && m < g.outs;
@@ -85,7 +85,7 @@ __device__ __forceinline__ void bring_out(typename Plan::T* outputs, const float
 }
 
 template <typename Plan>
-__global__ void __launch_bounds__(kThreads, 2) project_kernel(Projection<typename Plan::T> g) {
+__global__ void __launch_bounds__(kThreads, Plan::kBlocks) project_kernel(Projection<typename Plan::T> g) {
   using T = typename Plan::T;
   using Room = ProjectionRoom<Plan>;
   constexpr int K = Plan::kIn, M = Plan::kOut, pitch = Plan::kInPitch, V = Plan::kEach;
@@ -94,11 +94,10 @@ __global__ void __launch_bounds__(kThreads, 2) project_kernel(Projection<typenam
   T* right = left + Room::kLeft;                  // [M][pitch]
   T* outputs = right + Room::kRight;
   const int wide = M / g.halves, out_blocks = ceil_div(g.outs, wide), in_blocks = ceil_div(g.in, K);
-  const int block = blockIdx.x % (g.groups * out_blocks), group = block / out_blocks;
+  const int block = int(blockIdx.x) % (g.groups * out_blocks), group = block / out_blocks;
   const int first_out = block % out_blocks * wide, inputs = g.halves * in_blocks;
-  const int64_t first_tile = int64_t(blockIdx.x / (g.groups * out_blocks)) * g.run;
-  const int64_t tiles_left = int64_t(g.images) * g.size.tiles() - first_tile;
-  const int steps = int(min(int64_t(g.run), tiles_left)) * inputs;
+  const int first_tile = int(blockIdx.x) / (g.groups * out_blocks) * g.run;
+  const int steps = min(g.run, g.images * g.size.tiles() - first_tile) * inputs;
 
   const auto bring_step = [&](int step) {
     const Place at = g.size.place(first_tile + step / inputs);
@@ -124,7 +123,7 @@ __global__ void __launch_bounds__(kThreads, 2) project_kernel(Projection<typenam
   const int channel = threadIdx.x % lanes * V;
   Weights<V> w;
   float sums[M / 8][4];
-  int64_t of_right = -1;  // the image whose matrix is there
+  int of_right = -1;  // the image whose matrix is there
   bring_step(0);
 #pragma unroll 1
   for (int step = 0; step < steps; ++step) {
@@ -132,7 +131,7 @@ __global__ void __launch_bounds__(kThreads, 2) project_kernel(Projection<typenam
     const int in_half = step % inputs / in_blocks, first = step % in_blocks * K;
     const T* tile = tiles + step % Plan::kStages * Room::kTile;
     if (Plan::kStages > 1 && step + 1 < steps) bring_step(step + 1);
-    const int64_t image = g.m_image > 0 ? at.image : 0;
+    const int image = g.m_image > 0 ? at.image : 0;
     if (inputs > 1 || image != of_right) {
       of_right = image;
       bring_matrix<Plan>(right, g, image * g.m_image + group * g.m_group, in_half, first, first_out, wide);

@@ -58,7 +58,7 @@ __device__ __forceinline__ void add_walkers(float* room, const float (&mine)[COU
 }
 
 template <typename Plan, Of OF>
-__global__ void __launch_bounds__(kThreads, 2) sum_kernel(Sum<typename Plan::T> g) {
+__global__ void __launch_bounds__(kThreads, OF == Of::kGram ? Plan::kBlocks : 2) sum_kernel(Sum<typename Plan::T> g) {
   using T = typename Plan::T;
   using Room = SumRoom<Plan, OF>;
   constexpr int K = Plan::kIn, M = Plan::kOut, V = Plan::kEach, in_pitch = Plan::kInPitch, out_pitch = Plan::kOutPitch;
@@ -88,13 +88,13 @@ __global__ void __launch_bounds__(kThreads, 2) sum_kernel(Sum<typename Plan::T> 
   float own[OF == Of::kWeights ? 9 * V : V] = {};  // of the taps' gradient; of squares
 
   const int64_t total = int64_t(g.images) * g.size.tiles();
-  const int64_t begin = split * total / g.splits, end = (split + 1) * total / g.splits;
-  const auto place = [&](int64_t index) {
+  const int begin = int(split * total / g.splits), end = int((split + 1) * total / g.splits);
+  const auto place = [&](int index) {
     Place at = g.size.place(index);
-    at.image += int64_t(group) * g.images;
+    at.image += group * g.images;
     return at;
   };
-  const auto bring_tile = [&](int64_t index) {
+  const auto bring_tile = [&](int index) {
     const Place at = place(index);
     const int64_t pixel = at.image * g.size.pixels();
     T* tile = stages + (index - begin) % Plan::kStages * Room::kStage;
@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(kThreads, 2) sum_kernel(Sum<typename Plan::T> 
 
   bring_tile(begin);  // no share is without tiles
 #pragma unroll 1
-  for (int64_t index = begin; index < end; ++index) {
+  for (int index = begin; index < end; ++index) {
     const Place at = place(index);
     const T* tile = stages + (index - begin) % Plan::kStages * Room::kStage;
     const T* centre = tile + Room::kTile;

@@ -38,6 +38,8 @@ struct Cut {
   static constexpr bool kVectors = VECTORS;
   // Tiles under way: in float two would take the room of the second block on GPUs with 100 KiB of shared memory.
   static constexpr int kStages = sizeof(T) == 2 ? 2 : 1;
+  // Blocks on a multiprocessor: three where registers allow it without spilling.
+  static constexpr int kBlocks = sizeof(T) == 2 && K <= 24 && M <= 24 ? 3 : 2;
   static constexpr int kEach = VECTORS ? 2 : 1;  // channels of a walking thread
   static constexpr int kInPadded = ceil_div(K, 16) * 16;
   static constexpr int kPad = 16 / int(sizeof(T));  // a row starts at another bank than the one before
@@ -45,17 +47,17 @@ struct Cut {
 };
 
 struct Place {  // of a tile
-  int64_t image;
-  int y, x;
+  int image, y, x;
 };
 
+// There are less than 2^31 tiles (channel_attention.cu sees to it); pixels and elements may be more.
 struct Size {
   int height, width;
   __host__ __device__ int across() const { return ceil_div(width, kWide); }
   __host__ __device__ int tiles() const { return across() * ceil_div(height, kHigh); }  // of an image
   __host__ __device__ int64_t pixels() const { return int64_t(height) * width; }
-  __device__ __forceinline__ Place place(int64_t tile) const {
-    const int of_image = int(tile % tiles());
+  __device__ __forceinline__ Place place(int tile) const {
+    const int of_image = tile % tiles();
     return {tile / tiles(), of_image / across() * kHigh, of_image % across() * kWide};
   }
 };
