@@ -36,7 +36,8 @@ struct SumRoom {  // in elements of T, all multiples of 16 bytes
   static constexpr int kCentre = OF == Of::kWeights ? kPixels * Plan::kIn : 0;
   static constexpr int kLeft = kPixels * Plan::kInPitch, kRight = kPixels * Plan::kOutPitch;
   static constexpr int kStage = kTile + kCentre + (OF == Of::kGram ? 0 : kRight);  // what comes for a tile
-  static constexpr int kBytes = int(sizeof(typename Plan::T)) * (Plan::kStages * kStage + kLeft + (OF == Of::kGram ? kRight : 0));
+  static constexpr int kResults = kLeft + (OF == Of::kGram ? kRight : 0);  // of the 3x3
+  static constexpr int kBytes = int(sizeof(typename Plan::T)) * (Plan::kStages * kStage + kResults);
   // What ends a block reuses it: sums [in padded][out], then a walker's own.
   static constexpr int kEnd = 4 * std::max(Plan::kInPadded * Plan::kOut, kWalkers * 9 * Plan::kEach);
   static_assert(kEnd <= kBytes);
@@ -98,14 +99,15 @@ __global__ void __launch_bounds__(kThreads, OF == Of::kGram ? Plan::kBlocks : 2)
     const Place at = place(index);
     const int64_t pixel = at.image * g.size.pixels();
     T* tile = stages + (index - begin) % Plan::kStages * Room::kStage;
-    bring<T, K, 1, Plan::kVectors>(tile, tile_pitch, g.a + pixel * g.a_stride + first_in, g.a_stride, ins, g.size, at);
+    const int64_t row = pixel * g.a_stride;
+    bring<T, K, 1, Plan::kVectors>(tile, tile_pitch, g.a + row + first_in, g.a_stride, ins, g.size, at);
     if constexpr (OF == Of::kGram)
-      bring<T, K, 1, Plan::kVectors>(tile + K, tile_pitch, g.b + pixel * g.a_stride + first_out, g.a_stride, outs, g.size, at);
+      bring<T, K, 1, Plan::kVectors>(tile + K, tile_pitch, g.b + row + first_out, g.a_stride, outs, g.size, at);
     else
       bring<T, M, 0, Plan::kVectors>(tile + Room::kTile + Room::kCentre, out_pitch, g.b + pixel * g.outs + first_out,
                                      g.outs, outs, g.size, at);
     if constexpr (OF == Of::kWeights)
-      bring<T, K, 0, Plan::kVectors>(tile + Room::kTile, K, g.centre + pixel * g.a_stride + first_in, g.a_stride, ins, g.size, at);
+      bring<T, K, 0, Plan::kVectors>(tile + Room::kTile, K, g.centre + row + first_in, g.a_stride, ins, g.size, at);
     commit_async();
   };
 

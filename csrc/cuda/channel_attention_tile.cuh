@@ -26,7 +26,9 @@ struct Parameter {
   __device__ __forceinline__ float at(int64_t i) const {
     return single ? static_cast<const float*>(data)[i] : widen(static_cast<const T*>(data)[i]);
   }
-  Parameter from(int64_t i) const { return {static_cast<const char*>(data) + i * (single ? 4 : int64_t(sizeof(T))), single}; }
+  Parameter from(int64_t i) const {
+    return {static_cast<const char*>(data) + i * (single ? 4 : int64_t(sizeof(T))), single};
+  }
 };
 
 // How channels are cut: K of the input and M of the output at a time. VECTORS: all counts and strides of channels are
