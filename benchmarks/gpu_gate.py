@@ -36,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="walk the steps on the CPU with tiny shapes")
     parser.add_argument("--out", type=Path, help="folder of the results; else $OUT, else benchmarks/results/gate")
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds of all steps")
+    parser.add_argument("--only", help="names of steps, with commas between; the report comes always")
     options = parser.parse_args(arguments)
     import torch
 
@@ -54,10 +55,18 @@ def main(arguments: list[str] | None = None) -> int:
     device = torch.device("cpu" if options.dry_run else "cuda")
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     deadline = Deadline(options.limit)
-    steps = plan(out, options.dry_run, environment())
+    steps = chosen(plan(out, options.dry_run, environment()), options.only)
     done = [announced(step, deadline, out / "log.txt") for step in steps]
     finish(out, done, describe_machine(device))
     return exit_status(done)
+
+
+def chosen(steps: list[Step], only: str | None) -> list[Step]:
+    """Those named, and the report. SystemExit for a name that is no step's."""
+    wanted = {step.name for step in steps} if only is None else {*only.split(","), steps[-1].name}
+    if unknown := wanted - {step.name for step in steps}:
+        raise SystemExit(f"gpu-gate: no step is called {', '.join(sorted(unknown))}")
+    return [step for step in steps if step.name in wanted]
 
 
 def environment() -> dict[str, str]:
@@ -81,13 +90,13 @@ def environment() -> dict[str, str]:
 def plan(out: Path, dry: bool, env: dict[str, str]) -> list[Step]:
     """The steps in order; what matters most comes first."""
     python = [sys.executable, "-m"]
-    rows = str(out / "rows.jsonl")
+    rows, skip = str(out / "rows.jsonl"), "dry run" if dry else ""
     has_cuda = any((ROOT / "csrc" / "cuda").glob("*.cu"))
     request = "none" if dry else "cuda" if has_cuda and shutil.which("nvcc") else "cpu"
     build = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
     pytest = [*python, "pytest", "-q", "-p", "no:cacheprovider"]
     first = "tests/test_gpu_parity.py"
-    chosen = [first, "-k", "cpu and skaf_gate"] if dry else [first, "-m", "gpu and not slow"]
+    selected = [first, "-k", "cpu and skaf_gate"] if dry else [first, "-m", "gpu and not slow"]
     others = ["tests", f"--ignore={first}", "-m", "gpu and not slow"]
     # On all cores, so that the steps after it do not wait for one compiler after another.
     warm = [*python, "triton_harness.warm", "--seconds", "30"]
@@ -108,15 +117,18 @@ def plan(out: Path, dry: bool, env: dict[str, str]) -> list[Step]:
     network = [*timed, "benchmarks/bench_model.py"]
     report = [*python, "benchmarks.report", rows, "--rows", "--csv", str(out / "results.csv")]
     report += ["--plot", str(out / "results.png"), "--save", str(out / "results.json")]
-    later, skip = REPORT_SECONDS, "dry run" if dry else ""
+    both = [*python, "benchmarks.backends", "--out", str(out / "backends.json")]
+    later = REPORT_SECONDS
     steps = [
         Step("versions", [*python, "aminet_fast.info"], 30),
-        Step("build", build, 130, {"AMINET_FAST_BUILD": request}),
+        Step("build", build, 110, {"AMINET_FAST_BUILD": request}),
         Step("kernels", warm, 45, skip=skip),
-        Step(PARITY, [*pytest, *chosen], 90),
+        # -v: what failed is in the log when the step is stopped before its end.
+        Step(PARITY, [*pytest, "-v", *selected], 110),
         Step("memcheck", sanitized("memcheck"), 40, checked, absent),
         Step("racecheck", sanitized("racecheck"), 25, checked, absent or ("dry run" if dry else "")),
         Step("operators", [*timed, *operators], 150, keep_back=later + 60),
+        Step("backends", both, 90, skip=skip, keep_back=later),
         Step("network", [*network, "-k", "inference" if dry else "not compiled"], 60, keep_back=later),
         Step("graphs", [*pytest, *others], 60, skip=skip, keep_back=later),
         Step("all cases", [*pytest, "tests", "-m", "gpu and slow"], 60, skip=skip, keep_back=later),

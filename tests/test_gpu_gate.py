@@ -113,6 +113,7 @@ def test_dry_run_walks_every_step(tmp_path: Path) -> None:
     statuses = {step["name"]: step["status"] for step in about["steps"]}
     assert {n for n, s in statuses.items() if s == SKIPPED} == {
         "kernels",
+        "backends",
         "graphs",
         "all cases",
         "racecheck",
@@ -127,3 +128,11 @@ def test_dry_run_walks_every_step(tmp_path: Path) -> None:
     }  # fmt: skip
     assert "Budgets" in done.stdout
     assert done.stdout.rstrip().splitlines()[-1].startswith("results in ")
+
+
+def test_steps_can_be_chosen(tmp_path: Path) -> None:
+    steps = gpu_gate.plan(tmp_path, True, {})
+    assert [step.name for step in gpu_gate.chosen(steps, "parity,build")] == ["build", "parity", "report"]
+    assert gpu_gate.chosen(steps, None) == steps
+    with pytest.raises(SystemExit, match="no step is called profit"):
+        gpu_gate.chosen(steps, "profit")

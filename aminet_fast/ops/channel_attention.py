@@ -30,7 +30,8 @@ library.define(
 library.define(
     "channel_attention_bwd(Tensor dy, Tensor x, Tensor qkv_weight, Tensor dw_weight, Tensor? temperature,"
     " Tensor proj_weight, Tensor gram, Tensor attn, Tensor kept, int heads, bool need_x, bool need_qkv,"
-    ' bool need_dw, str backend="auto") -> (Tensor dx, Tensor dqkv_weight, Tensor ddw_weight, Tensor dtemperature, Tensor dproj_weight)'
+    ' bool need_dw, str backend="auto")'
+    " -> (Tensor dx, Tensor dqkv_weight, Tensor ddw_weight, Tensor dtemperature, Tensor dproj_weight)"
 )
 backends.register("channel_attention", "cpu", "cpu", lambda: load("_C")[1])
 MOST_IN_HEAD = 96  # csrc/cuda/channel_attention_small.cuh
