@@ -45,10 +45,13 @@ def _about(*arguments: Any) -> tuple[Tensor, int]:
 def _refuses(*arguments: Any) -> str:
     heads = next(argument for argument in arguments if type(argument) is int)
     x = arguments[0]
+    n, c, h, w = x.shape
     if x.dtype == torch.float64:
         return "float64 is for the CPU"
-    if x.shape[1] // heads > MOST_IN_HEAD:
+    if c // heads > MOST_IN_HEAD:
         return f"heads of more than {MOST_IN_HEAD} channels"
+    if n * -(-h // 8) * -(-w // 16) * 3 * c >= 1 << 31:
+        return "more tiles of pixels than a launch has blocks"
     return ""
 
 

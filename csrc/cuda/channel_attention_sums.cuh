@@ -35,7 +35,9 @@ struct SumRoom {  // in elements of T, all multiples of 16 bytes
   static constexpr int kTile = (kWide + 2) * (kHigh + 2) * Plan::kIn * kSides;
   static constexpr int kCentre = OF == Of::kWeights ? kPixels * Plan::kIn : 0;
   static constexpr int kLeft = kPixels * Plan::kInPitch, kRight = kPixels * Plan::kOutPitch;
-  static constexpr int kBytes = int(sizeof(typename Plan::T)) * (kTile + kCentre + kLeft + kRight);
+  static constexpr int kStage = kTile + kCentre + (OF == Of::kGram ? 0 : kRight);  // what comes for a tile
+  static constexpr int kResults = kLeft + (OF == Of::kGram ? kRight : 0);  // of the 3x3
+  static constexpr int kBytes = int(sizeof(typename Plan::T)) * (Plan::kStages * kStage + kResults);
   // What ends a block reuses it: sums [in padded][out], then a walker's own.
   static constexpr int kEnd = 4 * std::max(Plan::kInPadded * Plan::kOut, kWalkers * 9 * Plan::kEach);
   static_assert(kEnd <= kBytes);
@@ -57,17 +59,15 @@ __device__ __forceinline__ void add_walkers(float* room, const float (&mine)[COU
 }
 
 template <typename Plan, Of OF>
-__global__ void __launch_bounds__(kThreads, 2) sum_kernel(Sum<typename Plan::T> g) {
+__global__ void __launch_bounds__(kThreads, OF == Of::kGram ? Plan::kBlocks : 2) sum_kernel(Sum<typename Plan::T> g) {
   using T = typename Plan::T;
   using Room = SumRoom<Plan, OF>;
   constexpr int K = Plan::kIn, M = Plan::kOut, V = Plan::kEach, in_pitch = Plan::kInPitch, out_pitch = Plan::kOutPitch;
   constexpr int tiles_m = Plan::kInPadded / 16, parts_n = M / 8 % 2 == 0 ? 2 : 1, tiles_n = M / 8 / parts_n;
   constexpr int tile_pitch = K * Room::kSides, lanes = tile_pitch / V;
   static_assert(OF != Of::kGram || (K == M && in_pitch == out_pitch));
-  AMINET_DYNAMIC_SHARED(T, tile);
-  T* centre = tile + Room::kTile;
-  T* left = centre + Room::kCentre;
-  T* right = left + Room::kLeft;
+  AMINET_DYNAMIC_SHARED(T, stages);
+  T* left = stages + Plan::kStages * Room::kStage;
 
   const int in_blocks = ceil_div(g.ins, K), out_blocks = ceil_div(g.outs, M), blocks = in_blocks * out_blocks;
   const int head = blockIdx.x % (g.heads * blocks) / blocks;
@@ -89,19 +89,37 @@ __global__ void __launch_bounds__(kThreads, 2) sum_kernel(Sum<typename Plan::T> 
   float own[OF == Of::kWeights ? 9 * V : V] = {};  // of the taps' gradient; of squares
 
   const int64_t total = int64_t(g.images) * g.size.tiles();
-  for (int64_t index = split * total / g.splits; index < (split + 1) * total / g.splits; ++index) {
+  const int begin = int(split * total / g.splits), end = int((split + 1) * total / g.splits);
+  const auto place = [&](int index) {
     Place at = g.size.place(index);
-    at.image += int64_t(group) * g.images;
+    at.image += group * g.images;
+    return at;
+  };
+  const auto bring_tile = [&](int index) {
+    const Place at = place(index);
     const int64_t pixel = at.image * g.size.pixels();
-    bring<T, K, 1, Plan::kVectors>(tile, tile_pitch, g.a + pixel * g.a_stride + first_in, g.a_stride, ins, g.size, at);
+    T* tile = stages + (index - begin) % Plan::kStages * Room::kStage;
+    const int64_t row = pixel * g.a_stride;
+    bring<T, K, 1, Plan::kVectors>(tile, tile_pitch, g.a + row + first_in, g.a_stride, ins, g.size, at);
     if constexpr (OF == Of::kGram)
-      bring<T, K, 1, Plan::kVectors>(tile + K, tile_pitch, g.b + pixel * g.a_stride + first_out, g.a_stride, outs, g.size, at);
+      bring<T, K, 1, Plan::kVectors>(tile + K, tile_pitch, g.b + row + first_out, g.a_stride, outs, g.size, at);
     else
-      bring<T, M, 0, Plan::kVectors>(right, out_pitch, g.b + pixel * g.outs + first_out, g.outs, outs, g.size, at);
+      bring<T, M, 0, Plan::kVectors>(tile + Room::kTile + Room::kCentre, out_pitch, g.b + pixel * g.outs + first_out,
+                                     g.outs, outs, g.size, at);
     if constexpr (OF == Of::kWeights)
-      bring<T, K, 0, Plan::kVectors>(centre, K, g.centre + pixel * g.a_stride + first_in, g.a_stride, ins, g.size, at);
+      bring<T, K, 0, Plan::kVectors>(tile + Room::kTile, K, g.centre + row + first_in, g.a_stride, ins, g.size, at);
     commit_async();
-    wait_async<0>();
+  };
+
+  bring_tile(begin);  // no share is without tiles
+#pragma unroll 1
+  for (int index = begin; index < end; ++index) {
+    const Place at = place(index);
+    const T* tile = stages + (index - begin) % Plan::kStages * Room::kStage;
+    const T* centre = tile + Room::kTile;
+    T* right = OF == Of::kGram ? left + Room::kLeft : const_cast<T*>(centre) + Room::kCentre;
+    if (Plan::kStages > 1 && index + 1 < end) bring_tile(index + 1);
+    Plan::kStages > 1 && index + 1 < end ? wait_async<1>() : wait_async<0>();
     __syncthreads();
     for (int column = threadIdx.x / lanes; walks && column < kWide; column += kWalkers / lanes) {
       float above[V], here[V] = {}, below[V] = {};
@@ -148,9 +166,10 @@ __global__ void __launch_bounds__(kThreads, 2) sum_kernel(Sum<typename Plan::T> 
       }
     }
     __syncthreads();
+    if (Plan::kStages == 1 && index + 1 < end) bring_tile(index + 1);
   }
 
-  float* room = reinterpret_cast<float*>(tile);  // [in padded][M]
+  float* room = reinterpret_cast<float*>(stages);  // [in padded][M]
   const int lane = threadIdx.x % 32;
 #pragma unroll 1
   for (int turn = 0; turn < 8 / parts_n; ++turn) {

@@ -6,6 +6,8 @@
 // that they belong to, so that an element costs three loads from shared memory instead of nine.
 #pragma once
 
+#include <algorithm>
+
 #include "cuda/async.h"
 #include "cuda/device.h"
 
@@ -24,7 +26,9 @@ struct Parameter {
   __device__ __forceinline__ float at(int64_t i) const {
     return single ? static_cast<const float*>(data)[i] : widen(static_cast<const T*>(data)[i]);
   }
-  Parameter from(int64_t i) const { return {static_cast<const char*>(data) + i * (single ? 4 : int64_t(sizeof(T))), single}; }
+  Parameter from(int64_t i) const {
+    return {static_cast<const char*>(data) + i * (single ? 4 : int64_t(sizeof(T))), single};
+  }
 };
 
 // How channels are cut: K of the input and M of the output at a time. VECTORS: all counts and strides of channels are
@@ -34,6 +38,10 @@ struct Cut {
   using T = Data;
   static constexpr int kIn = K, kOut = M;
   static constexpr bool kVectors = VECTORS;
+  // Tiles under way: in float two would take the room of the second block on GPUs with 100 KiB of shared memory.
+  static constexpr int kStages = sizeof(T) == 2 ? 2 : 1;
+  // Blocks on a multiprocessor: three where registers allow it without spilling.
+  static constexpr int kBlocks = sizeof(T) == 2 && K <= 24 && M <= 24 ? 3 : 2;
   static constexpr int kEach = VECTORS ? 2 : 1;  // channels of a walking thread
   static constexpr int kInPadded = ceil_div(K, 16) * 16;
   static constexpr int kPad = 16 / int(sizeof(T));  // a row starts at another bank than the one before
@@ -41,17 +49,17 @@ struct Cut {
 };
 
 struct Place {  // of a tile
-  int64_t image;
-  int y, x;
+  int image, y, x;
 };
 
+// There are less than 2^31 tiles (channel_attention.cu sees to it); pixels and elements may be more.
 struct Size {
   int height, width;
   __host__ __device__ int across() const { return ceil_div(width, kWide); }
   __host__ __device__ int tiles() const { return across() * ceil_div(height, kHigh); }  // of an image
   __host__ __device__ int64_t pixels() const { return int64_t(height) * width; }
-  __device__ __forceinline__ Place place(int64_t tile) const {
-    const int of_image = int(tile % tiles());
+  __device__ __forceinline__ Place place(int tile) const {
+    const int of_image = tile % tiles();
     return {tile / tiles(), of_image / across() * kHigh, of_image % across() * kWide};
   }
 };
