@@ -5,6 +5,7 @@
 
 #include "cuda/skaf_descriptor_float.cuh"
 #include "cuda/skaf_descriptor_input.cuh"
+#include "cuda/skaf_descriptor_means.cuh"
 #include "cuda/skaf_descriptor_parameters.cuh"
 #include "cuda/skaf_descriptor_tiles.cuh"
 
@@ -188,10 +189,12 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> backward_parameters(const T
   }
   const Tasks tasks = tasks_of(convs);
   const int runs = static_cast<int>(ceil_div<int64_t>(at.pixels(), kRun)), keys = convs.total + 1;
-  const int sets = ceil_div(tasks.first[2], kBlockTasks), length = convs.taps * convs.padded + 1;
+  const int sets = ceil_div(tasks.first[2], kBlockTasks), length = correlation_length(convs);
   const int splits = static_cast<int>(std::clamp<int64_t>(kSplitBlocks / sets, 1, runs));
-  const int64_t rows = at.images * at.height * ceil_div(at.width, kSegment);
-  const int correlations = static_cast<int>(std::min<int64_t>(kSplitBlocks, rows));
+  const bool single = x.scalar_type() == ScalarType::Float;
+  const int64_t strips = ceil_div<int64_t>(at.images * at.height * ceil_div(at.width, single ? kSegment : kStrip),
+                                           single ? 1 : kStripWarps);
+  const int correlations = static_cast<int>(std::min<int64_t>(kSplitBlocks, strips));
   Tensor sorted = room_beside(x, {static_cast<int64_t>(runs) * kRun * 4}, ScalarType::Int);
   Tensor bounds = room_beside(x, {static_cast<int64_t>(runs) * keys}, ScalarType::Int);
   Tensor parts = room_beside(x, {static_cast<int64_t>(splits) * tasks.first[2] * 32 * kVector}, ScalarType::Float);
@@ -206,8 +209,12 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> backward_parameters(const T
     const auto add = convs.inputs % kVector == 0 ? tasks_kernel<T, true> : tasks_kernel<T, false>;
     AMINET_LAUNCH(add, dim3(sets, splits), 32 * kWarps, 2 * keys * sizeof(int), device.stream, data_of<T>(x), pixels,
                   data_of<int>(bounds), room_of<float>(parts), room_of<float>(bias_parts), at, convs, tasks, runs);
-    AMINET_LAUNCH((correlate_kernel<T>), dim3(correlations, ceil_div(convs.window * convs.padded, 256)), 256, 0,
-                  device.stream, data_of<T>(x), data_of<T>(dm), room_of<float>(mean_parts), at, convs);
+    if constexpr (std::is_same_v<T, float>)
+      AMINET_LAUNCH((correlate_kernel<T>), dim3(correlations, ceil_div(convs.window * convs.padded, 256)), 256, 0,
+                    device.stream, data_of<T>(x), data_of<T>(dm), room_of<float>(mean_parts), at, convs);
+    else
+      AMINET_LAUNCH((strips_kernel<T>), dim3(correlations, ceil_div(convs.padded, kStripChannels)), 32 * kStripWarps, 0,
+                    device.stream, data_of<T>(x), data_of<T>(dm), room_of<float>(mean_parts), at, convs);
     AMINET_LAUNCH((sum_kernel<float>), dim3(ceil_div(length, 32)), 256, 0, device.stream, data_of<float>(mean_parts),
                   room_of<float>(mean), length, correlations, static_cast<float>(convs.total));
     AMINET_LAUNCH((finish_kernel<T>), dim3(convs.total, ceil_div(convs.taps * convs.padded, 256)), 256, 0,

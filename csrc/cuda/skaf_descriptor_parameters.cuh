@@ -15,7 +15,6 @@ constexpr int kWarps = 8;
 constexpr int kTasks = 4;  // of a warp
 constexpr int kBlockTasks = kWarps * kTasks;
 constexpr int kFar = 1 << 15;  // rows that no image has
-constexpr int kSegment = 64;  // pixels of a row that are correlated at a time
 
 struct alignas(16) Pixel {
   int place;  // in its run
@@ -98,8 +97,7 @@ __device__ __forceinline__ void load_channels(float (&to)[kVector], const T* fro
     for (int j = 0; j < kVector; j += kWide) {
       Vector<T, kWide> v = {};
       if (inside) v = load<kWide>(from + j);
-#pragma unroll
-      for (int e = 0; e < kWide; ++e) to[j + e] = widen(v[e]);
+      widen_all(to + j, v);
     }
   } else {
 #pragma unroll
@@ -187,47 +185,6 @@ __global__ void __launch_bounds__(32 * kWarps, 3)
     if (lane == 0 && task - either(tasks.first, conv) < convs.outputs(conv))
       biases[static_cast<int64_t>(blockIdx.y) * convs.total + channel[j]] = gains[j];
   }
-}
-
-// parts [splits][taps * padded + 1]: sums of dmean[q - d] * x[q], and of dmean. A thread has a row of taps and a channel.
-template <typename T>
-__global__ void __launch_bounds__(256)
-    correlate_kernel(const T* x, const T* dm, float* parts, Image at, Convs convs) {
-  constexpr int kSpread = kSegment + kMostWindow - 1;
-  AMINET_SHARED(float, means, [kMostWindow][kSpread]);
-  const int radius = convs.window / 2, item = blockIdx.y * blockDim.x + threadIdx.x;
-  const int tap_y = item / convs.padded, c = item % convs.padded;
-  const int segments = ceil_div(at.width, kSegment);
-  float acc[kMostWindow] = {}, sum = 0.f;
-  for (int64_t i = blockIdx.x; i < at.images * at.height * segments; i += gridDim.x) {
-    const int64_t row = i / segments, image = row / at.height;
-    const int y = static_cast<int>(row % at.height), first = static_cast<int>(i % segments) * kSegment;
-    __syncthreads();
-    for (int k = threadIdx.x; k < convs.window * kSpread; k += blockDim.x) {
-      const int from = y - (k / kSpread - radius), px = first + k % kSpread - radius;
-      const bool inside = from >= 0 && from < at.height && px >= 0 && px < at.width;
-      means[k / kSpread][k % kSpread] = inside ? widen(dm[image * 2 * at.area() + from * at.width + px]) : 0.f;
-    }
-    __syncthreads();
-    if (tap_y >= convs.window || c >= convs.inputs) continue;
-    const int count = min(kSegment, at.width - first);
-    const T* from = x + (row * at.width + first) * convs.inputs + c;
-#pragma unroll 4
-    for (int p = 0; p < count; ++p) {
-      const float value = widen(from[static_cast<int64_t>(p) * convs.inputs]);
-#pragma unroll
-      for (int j = 0; j < kMostWindow; ++j)
-        if (j < convs.window) acc[j] += means[tap_y][p + 2 * radius - j] * value;
-      sum += means[tap_y][p + radius];
-    }
-  }
-  if (tap_y >= convs.window) return;
-  const int length = convs.taps * convs.padded;
-  float* to = parts + blockIdx.x * static_cast<int64_t>(length + 1);
-#pragma unroll
-  for (int j = 0; j < kMostWindow; ++j)
-    if (j < convs.window) to[(tap_y * convs.window + j) * convs.padded + c] = acc[j];
-  if (tap_y == radius && c == 0) to[length] = sum;
 }
 
 // Where gradients go, of the weights' own layout, in float or T.
