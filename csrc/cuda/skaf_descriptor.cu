@@ -188,14 +188,15 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> backward_parameters(const T
     for (int d = 0; d < 4; ++d) to.stride[i].of[d] = dweights[i].stride(d);
   }
   const Tasks tasks = tasks_of(convs);
-  const int runs = static_cast<int>(ceil_div<int64_t>(at.pixels(), kRun)), keys = convs.total + 1;
+  const int run = run_of(convs), keys = convs.total + 1;
+  const int runs = static_cast<int>(ceil_div<int64_t>(at.pixels(), run));
   const int sets = ceil_div(tasks.first[2], kBlockTasks), length = correlation_length(convs);
   const int splits = static_cast<int>(std::clamp<int64_t>(kSplitBlocks / sets, 1, runs));
   const bool single = x.scalar_type() == ScalarType::Float;
   const int64_t strips = ceil_div<int64_t>(at.images * at.height * ceil_div(at.width, single ? kSegment : kStrip),
                                            single ? 1 : kStripWarps);
   const int correlations = static_cast<int>(std::min<int64_t>(kSplitBlocks, strips));
-  Tensor sorted = room_beside(x, {static_cast<int64_t>(runs) * kRun * 4}, ScalarType::Int);
+  Tensor sorted = room_beside(x, {static_cast<int64_t>(runs) * run * 4}, ScalarType::Int);
   Tensor bounds = room_beside(x, {static_cast<int64_t>(runs) * keys}, ScalarType::Int);
   Tensor parts = room_beside(x, {static_cast<int64_t>(splits) * tasks.first[2] * 32 * kVector}, ScalarType::Float);
   Tensor bias_parts = room_beside(x, {static_cast<int64_t>(splits) * convs.total}, ScalarType::Float);
@@ -204,11 +205,13 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> backward_parameters(const T
   by_dtype(x, [&](auto type) {
     using T = typename decltype(type)::type;
     Pixel* pixels = reinterpret_cast<Pixel*>(room_of<int>(sorted));
-    AMINET_LAUNCH((sort_kernel<T>), dim3(runs), kRun, (kRun / 32 + 1) * keys * sizeof(int), device.stream,
-                  data_of<T>(dm), data_of<int>(argmax), pixels, room_of<int>(bounds), at, convs.total);
+    AMINET_LAUNCH((sort_kernel<T>), dim3(runs), kSorters, keys * (sizeof(int) + run / 32 * sizeof(uint16_t)),
+                  device.stream, data_of<T>(dm), data_of<int>(argmax), pixels, room_of<int>(bounds), at, convs.total,
+                  run);
     const auto add = convs.inputs % kVector == 0 ? tasks_kernel<T, true> : tasks_kernel<T, false>;
-    AMINET_LAUNCH(add, dim3(sets, splits), 32 * kWarps, 2 * keys * sizeof(int), device.stream, data_of<T>(x), pixels,
-                  data_of<int>(bounds), room_of<float>(parts), room_of<float>(bias_parts), at, convs, tasks, runs);
+    AMINET_LAUNCH(add, dim3(sets, splits), 32 * kWarps, 2 * (run * sizeof(Pixel) + keys * sizeof(int)), device.stream,
+                  data_of<T>(x), pixels, data_of<int>(bounds), room_of<float>(parts), room_of<float>(bias_parts), at,
+                  convs, tasks, runs, run);
     if constexpr (std::is_same_v<T, float>)
       AMINET_LAUNCH((correlate_kernel<T>), dim3(correlations, ceil_div(convs.window * convs.padded, 256)), 256, 0,
                     device.stream, data_of<T>(x), data_of<T>(dm), room_of<float>(mean_parts), at, convs);
