@@ -18,6 +18,8 @@ _HOME = {
     "decelerate": "modules",
     "freeze": "freezing",
     "get_config": "presets",
+    "graph": "graphs",
+    "graph_step": "graph_training",
     "list_configs": "presets",
     "load_model": "model",
     "pad_to_multiple": "model",
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from .config import AMINetConfig as AMINetConfig
     from .freezing import freeze as freeze
     from .freezing import unfreeze as unfreeze
+    from .graph_training import graph_step as graph_step
+    from .graphs import graph as graph
     from .model import AMINet as AMINet
     from .model import load_model as load_model
     from .model import pad_to_multiple as pad_to_multiple

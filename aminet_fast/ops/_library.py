@@ -22,8 +22,8 @@ library = torch.library.Library(NAMESPACE, "FRAGMENT")
 # What csrc/cuda registers: compiled for GPUs, and for the tests' emulator.
 COMPILED, EMULATED = "aminet_fast_cuda", "aminet_fast_emulated"
 libraries = {name: torch.library.Library(name, "FRAGMENT") for name in (COMPILED, EMULATED)}
-refusals: dict[str, Callable[..., str]] = {}  # by name: why the compiled kernels do not take the arguments, "" if they do
-_implemented: set[str] = set()  # operators whose kernel for CUDA tensors chooses between two
+# Operators whose kernel for CUDA tensors chooses between two: why the compiled one does not take a call, "" if it does.
+_implemented: dict[str, Callable[..., str]] = {}
 
 Needs = tuple[Any, ...]  # of an operator's inputs: whether each wants a gradient, nested as they are
 OLDEST = (8, 0)  # compute capability that the Triton kernels are compiled for in tests
@@ -164,8 +164,7 @@ def cuda_kernels(
         assert found == 1, f"{schema} does not end in an argument `backend`"
         for namespace in (COMPILED, EMULATED):
             libraries[namespace].define(without)
-        refusals[name] = refuses
-        _implemented.add(name)
+        _implemented[name] = refuses
         library.impl(name, partial(_launch, operator, name, about, refuses), "CUDA")
 
 

@@ -14,6 +14,7 @@ from ..reference.rdfe import rdfe_front_ref
 from ._library import (
     Needs,
     check_image,
+    cuda_kernels,
     describe,
     differentiable,
     empty_as,
@@ -31,6 +32,26 @@ library.define(
     ' bool need_y, bool need_parameters, str backend="auto") -> (Tensor dy, Tensor[] dparameters)'
 )
 backends.register("rdfe_front", "cpu", "cpu", lambda: load("_C")[1])
+
+
+def _about(y: Tensor, parameters: list[Tensor]) -> tuple[Tensor, int]:
+    return y, y.shape[1]
+
+
+def _refuses(y: Tensor, parameters: list[Tensor]) -> str:
+    """Why csrc/cuda/rdfe_front.cu does not take these."""
+    sizes = tuple(weight.shape[-1] for weight in parameters[: (len(parameters) - 6) // 4])
+    if sizes != (3, 5, 7):
+        return f"it is for branches of 3, 5 and 7 taps, not of {', '.join(map(str, sizes))}"
+    c, hidden, n = y.shape[1], parameters[6].shape[0], y.shape[0]
+    if 3 * c + hidden > 12288:
+        return f"the unit's {3 * c} means and {hidden} hidden values are more than shared memory has"
+    if n > 65535 or y.numel() // c > 2**31 - 1:
+        return "there are more images or pixels than a grid has blocks"
+    return ""
+
+
+cuda_kernels("rdfe_front", ("fwd",), about=_about, refuses=_refuses)
 triton_kernels("rdfe_front")
 
 

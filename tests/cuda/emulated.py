@@ -31,16 +31,14 @@ class Emulated(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.ran: list[str] = []
-        self.refused: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func._schema.name.removeprefix("aminet_fast::")
-        key = f"{_library.EMULATED}::{name}"
-        if name == func._schema.name or not torch._C._dispatch_has_kernel_for_dispatch_key(key, "CPU"):
+        if name == func._schema.name or name not in _library._implemented:
             return func(*args, **(kwargs or {}))
         given, _ = _library._without_backend(True, args)
-        if problem := _library.refusals[name](*given):
-            self.refused.append(problem)
+        if problem := _library._implemented[name](*given):  # another kernel serves the call, as on a GPU
+            self.ran.append(f"{name} refused: {problem}")
             return func(*args, **(kwargs or {}))
         self.ran.append(name)
         return getattr(torch.ops.aminet_fast_emulated, name)(*given)
@@ -56,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--define", action="append", default=[], help="for the compiler: FAULT=1")
     options = parser.parse_args(argv)
     source = build.ROOT / "csrc" / "cuda" / f"{options.operator}.cu"
-    torch.ops.load_library(build.library(source, options.sanitizer, options.define))
+    torch.ops.load_library(build.sanitized_library(source, options.sanitizer, options.define))
     backends.register(options.operator, "cpu", "cuda", lambda: "")
     cases = [case for case in cases_of(options.operator) if case.interpreted and options.case in (None, case.name)]
     if options.fast:
@@ -74,14 +72,13 @@ def tried(case: Case, dtype: torch.dtype) -> bool:
     try:
         with Emulated() as emulated:
             check_numbers(case, dtype, backend="cuda")
-        assert emulated.ran or emulated.refused, "no emulated kernel ran"
+        assert emulated.ran, "no emulated kernel ran"
     except Exception:
         traceback.print_exc(file=sys.stdout)
         print(f"FAILED {case} {dtype}", flush=True)
         return False
     print(
-        f"ok {case} {dtype} {time.perf_counter() - start:.1f} s: {', '.join(dict.fromkeys(emulated.ran or emulated.refused))}",
-        flush=True,
+        f"ok {case} {dtype} {time.perf_counter() - start:.1f} s: {', '.join(dict.fromkeys(emulated.ran))}", flush=True
     )
     return True
 

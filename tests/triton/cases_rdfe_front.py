@@ -63,6 +63,19 @@ SHAPES = [
     ("c40", (1, 40, 6, 17)),
 ]
 
+# For the compiled kernels: strips of 16 and 32 columns, bands of 16 rows and a rest, blocks of 24 channels and a rest, the
+# network's numbers of channels; heights that a step of 4 rows does not divide. Triton's have nothing to show there.
+CUDA_SHAPES = [
+    ("odd-c24", (1, 24, 37, 21)),
+    ("strips-c24", (2, 24, 18, 70)),
+    ("one-strip-c24", (1, 24, 5, 32)),
+    ("odd-c48", (1, 48, 37, 21)),
+    ("c96", (1, 96, 7, 33)),
+    ("c192", (2, 192, 8, 8)),
+    ("c49", (1, 49, 3, 18)),
+    ("c250", (1, 250, 3, 3)),
+]
+
 
 def case(name: str, shape: tuple[int, int, int, int], gradient: str = "like", **options: object) -> Case:
     return Case("rdfe_front", name, partial(arguments, shape=shape, **options), gradient=gradient)
@@ -73,6 +86,7 @@ def case(name: str, shape: tuple[int, int, int, int], gradient: str = "like", **
 ONE_BRANCH = case("one-branch", (1, 4, 5, 5), kernels=(5,), hidden=3)
 CASES = [
     *(case(name, shape) for name, shape in SHAPES),
+    *(replace(case(name, shape), compile=False) for name, shape in CUDA_SHAPES),
     replace(ONE_BRANCH, dtypes=(torch.float32, torch.bfloat16)),
     replace(ONE_BRANCH, name="one-branch-float16", dtypes=(torch.float16,), loosen=2.0),
     case("four-branches", (1, 4, 3, 5), kernels=(3, 1, 5, 3)),

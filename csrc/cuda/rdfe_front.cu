@@ -1,0 +1,177 @@
+// aminet_fast_cuda::rdfe_front_fwd; the schema and what is refused are in aminet_fast/ops/rdfe_front.py.
+#include "cuda/tensors.h"
+
+#include <algorithm>
+#include <tuple>
+#include <vector>
+
+#include "cuda/rdfe_front_forward.cuh"
+#include "cuda/rdfe_front_fuse.cuh"
+#include "cuda/rdfe_front_sums.cuh"
+
+namespace aminet {
+namespace {
+
+using namespace rdfe;
+using List = std::vector<Tensor>;
+constexpr int PLACES = 2 * 132;  // of blocks on an H100: bands are as high as fills them
+
+// The operator's list of parameters as the kernels read them; holds the memory.
+struct Parameters {
+  List kept;
+  Depthwise first, second;
+  Unit unit;
+  Parameter fuse, fuse_bias;
+
+  Parameters(const Tensor& y, const List& given) {
+    STD_TORCH_CHECK(given.size() == 4 * BRANCHES + 6, "rdfe_front: 18 parameters of three branches");
+    const int64_t C = y.size(1), hidden = given[2 * BRANCHES].size(0);
+    kept.reserve(given.size());
+    const auto next = [&](int64_t elements) -> Parameter {
+      const Tensor& p = given[kept.size()];
+      const bool wide = p.scalar_type() == ScalarType::Float;
+      STD_TORCH_CHECK(p.numel() == elements && (wide || p.scalar_type() == y.scalar_type()),
+                      "rdfe_front: a parameter has another size or dtype than it must have");
+      kept.push_back(p.is_contiguous() ? p : torch::stable::contiguous(p));
+      return {kept.back().const_data_ptr(), wide};
+    };
+    const auto depthwise = [&](Depthwise& d) {
+      for (int k = 0; k < BRANCHES; ++k) d.weight[k] = next(C * kernel_of(k) * kernel_of(k));
+      for (int k = 0; k < BRANCHES; ++k) d.bias[k] = next(C);
+    };
+    depthwise(first);
+    unit.reduce_weight = next(hidden * BRANCHES * C);
+    unit.reduce_bias = next(hidden);
+    unit.expand_weight = next(C * hidden);
+    unit.expand_bias = next(C);
+    unit.hidden = static_cast<int>(hidden);
+    depthwise(second);
+    fuse = next(BRANCHES * C * C);
+    fuse_bias = next(C);
+  }
+};
+
+Sizes sizes_of(const Tensor& y) {
+  return {static_cast<int>(y.size(0)), static_cast<int>(y.size(1)), static_cast<int>(y.size(2)),
+          static_cast<int>(y.size(3))};
+}
+
+// What one block may have: less than half of an H100's on GPUs for desktops.
+int shared_memory_of_a_block() {
+#ifdef __CUDACC__
+  int device = 0, bytes = 0;
+  checked(cudaGetDevice(&device));
+  checked(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  return bytes;
+#else
+  return 227 * 1024;
+#endif
+}
+
+Tensor floats(const Tensor& y, std::initializer_list<int64_t> size) {
+  return torch::stable::new_empty(y, std::vector<int64_t>(size), ScalarType::Float);
+}
+
+Cut cut_of(const Sizes& s, int columns) {
+  const int across = ceil_div(s.width, columns), blocks = ceil_div(s.channels, BLOCK);
+  const int64_t others = int64_t(s.images) * across * blocks;
+  const int wanted = static_cast<int>(std::max<int64_t>(1, ceil_div<int64_t>(PLACES, others)));
+  // Each band walks 6 rows more of f_k: not for fewer than 16.
+  const int rows = std::min(s.height, std::max(16, ceil_div(ceil_div(s.height, wanted), STEP) * STEP));
+  return {across, ceil_div(s.height, rows), rows, blocks};
+}
+
+unsigned blocks_of(const Sizes& s, const Cut& cut) {
+  return static_cast<unsigned>(int64_t(s.images) * cut.across * cut.bands * cut.blocks);
+}
+
+template <typename T, int V>
+void add_up(const Tensor& y, Tensor& parts, const Sizes& s, cudaStream_t stream) {
+  const int groups = std::min(ceil_div(s.channels, V), SUM_CHANNELS / V), turns = ceil_div(s.channels, groups * V);
+  const dim3 grid(Parts(s.height).count() * turns, s.images);
+  AMINET_LAUNCH((window_parts<T, V>), grid, SUM_THREADS, 0, stream, data_of<T>(y), room_of<float>(parts), s, groups);
+}
+
+// What is between y and z.
+struct Between {
+  Tensor &a, &sums;
+  Tensor packed;  // the fusion's weights, of y's dtype
+};
+
+template <typename T>
+void run_unit(const Tensor& y, const Parameters& p, Between& between, const Sizes& s, cudaStream_t stream) {
+  Tensor parts = floats(y, {s.images, Parts(s.height).count(), LARGEST, s.channels});
+  constexpr int V = 16 / sizeof(T);
+  s.channels % V == 0 ? add_up<T, V>(y, parts, s, stream) : add_up<T, 1>(y, parts, s, stream);
+  const int bytes = (BRANCHES * s.channels + p.unit.hidden) * static_cast<int>(sizeof(float));
+  AMINET_LAUNCH((attend<T>), s.images, SUM_THREADS, bytes, stream, data_of<float>(parts), room_of<float>(between.sums),
+                room_of<float>(between.a), p.first, p.unit, p.fuse, room_of<T>(between.packed), s);
+}
+
+template <typename T, int COLUMNS>
+void run_filter(const Tensor& y, const Parameters& p, const Between& between, Tensor& f, const Sizes& s,
+                cudaStream_t stream) {
+  using S = Strip<T, COLUMNS>;
+  const Cut cut = cut_of(s, COLUMNS);
+  AMINET_LAUNCH((filter<T, COLUMNS>), blocks_of(s, cut), S::THREADS, S::BYTES, stream, data_of<T>(y),
+                data_of<float>(between.a), p.first, p.second, room_of<T>(f), s, cut);
+}
+
+template <typename T, int OUTPUTS>
+void run_fuse(const Tensor& y, const Parameters& p, const Between& between, const Tensor& f, Tensor& z, const Sizes& s,
+              cudaStream_t stream) {
+  const int64_t pixels = int64_t(s.images) * s.height * s.width;
+  const dim3 grid(static_cast<unsigned>(ceil_div<int64_t>(pixels, FUSE_PIXELS)), ceil_div(s.channels, OUTPUTS));
+  if constexpr (std::is_same_v<T, float>) {
+    AMINET_LAUNCH((fuse_exactly<T>), grid, FUSE_THREADS, 0, stream, data_of<T>(f), data_of<T>(between.packed),
+                  p.fuse_bias, data_of<T>(y), room_of<T>(z), pixels, s.channels);
+  } else {
+    constexpr int BYTES = 2 * (FUSE_PIXELS + OUTPUTS) * DEPTH_ROW * static_cast<int>(sizeof(T));
+    AMINET_LAUNCH((fuse<T, OUTPUTS>), grid, FUSE_THREADS, BYTES, stream, data_of<T>(f), data_of<T>(between.packed),
+                  p.fuse_bias, data_of<T>(y), room_of<T>(z), pixels, s.channels);
+  }
+}
+
+template <typename T>
+void run_front(const Tensor& y, const Parameters& p, const Between& between, Tensor& z, const Sizes& s,
+               cudaStream_t stream) {
+  if constexpr (sizeof(T) == 2)
+    if (s.channels == BLOCK && s.width > WIDE / 2 && shared_memory_of_a_block() >= FRONT_BYTES<T>) {
+      const Cut cut = cut_of(s, WIDE);
+      AMINET_LAUNCH((front<T>), blocks_of(s, cut), (Strip<T, WIDE>::THREADS), FRONT_BYTES<T>, stream, data_of<T>(y),
+                    data_of<float>(between.a), p.first, p.second, data_of<T>(between.packed), p.fuse_bias,
+                    room_of<T>(z), s, cut);
+      return;
+    }
+  Tensor f = torch::stable::new_empty(y, {s.images, s.height, s.width, BRANCHES, s.channels});
+  if (sizeof(T) == 4 || s.width <= WIDE / 2)
+    run_filter<T, WIDE / 2>(y, p, between, f, s, stream);
+  else if constexpr (sizeof(T) == 2)
+    run_filter<T, WIDE>(y, p, between, f, s, stream);
+  if (sizeof(T) == 4 || s.channels <= EXACT_OUTPUTS)
+    run_fuse<T, EXACT_OUTPUTS>(y, p, between, f, z, s, stream);
+  else if constexpr (sizeof(T) == 2)
+    run_fuse<T, 2 * EXACT_OUTPUTS>(y, p, between, f, z, s, stream);
+}
+
+std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& input, const List& parameters) {
+  STD_TORCH_CHECK(input.dim() == 4, "rdfe_front: y must be [N, C, H, W]");
+  const OnDeviceOf device(input);
+  const Tensor y = laid_out(input, MemoryFormat::ChannelsLast);
+  const Parameters p(y, parameters);
+  const Sizes s = sizes_of(y);
+  Tensor z = empty_image(y, s.images, s.channels, s.height, s.width);
+  Tensor a = floats(y, {s.images, s.channels}), sums = floats(y, {s.images, LARGEST, LARGEST, s.channels});
+  by_dtype(y, [&](auto type) {
+    using T = typename decltype(type)::type;
+    Between between = {a, sums, torch::stable::new_empty(y, {s.channels, BRANCHES * s.channels})};
+    run_unit<T>(y, p, between, s, device.stream);
+    run_front<T>(y, p, between, z, s, device.stream);
+  });
+  return {laid_out(z, format_of(input)), a, sums};
+}
+
+}  // namespace
+}  // namespace aminet
+
+AMINET_CUDA_LIBRARY(m) { m.impl("rdfe_front_fwd", TORCH_BOX(&aminet::forward)); }

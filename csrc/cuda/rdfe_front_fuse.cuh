@@ -1,0 +1,151 @@
+// z = F f' + bias + y:  [pixels, 3 C] by [3 C, C], where f' went through memory.
+#pragma once
+
+#include "cuda/async.h"
+#include "cuda/mma.h"
+#include "cuda/rdfe_front_shared.cuh"
+
+namespace aminet::rdfe {
+
+constexpr int FUSE_THREADS = 256, FUSE_PIXELS = 128;
+constexpr int DEPTH = 48, DEPTH_ROW = DEPTH + 8;  // of a product's operands; rows 28 words apart: no bank conflicts
+
+// ROWS rows of a matrix [rows, length] from `row` on, DEPTH columns from `column` on, to [ROWS][DEPTH_ROW].
+template <int ROWS, typename T>
+__device__ __forceinline__ void load_operand(const T* from, int64_t rows, int length, int64_t row, int column, T* to) {
+  constexpr int VECTOR = 8, GROUPS = DEPTH / VECTOR;
+  if (length % VECTOR == 0) {
+    for (int i = threadIdx.x; i < ROWS * GROUPS; i += FUSE_THREADS) {
+      const int r = i / GROUPS, k = i % GROUPS * VECTOR;
+      const bool inside = row + r < rows && column + k < length;
+      copy_async<16>(to + r * DEPTH_ROW + k, inside ? from + (row + r) * length + column + k : from, inside);
+    }
+  } else {
+    for (int i = threadIdx.x; i < ROWS * DEPTH; i += FUSE_THREADS) {
+      const int r = i / DEPTH, k = i % DEPTH;
+      const bool inside = row + r < rows && column + k < length;
+      to[r * DEPTH_ROW + k] = inside ? from[(row + r) * length + column + k] : narrow<T>(0.f);
+    }
+  }
+}
+
+// z of two neighbouring outputs of a pixel.
+template <typename T>
+__device__ __forceinline__ void finish_pair(float first, float second, int64_t pixel, int out, const T* y,
+                                            const Parameter& bias, T* z, int channels) {
+  if (out >= channels) return;
+  const int64_t at = pixel * channels + out;
+  if (channels % 2 == 0) {
+    const auto residual = load<2>(y + at);
+    Vector<T, 2> pair;
+    pair[0] = narrow<T>(first + bias.at<T>(out) + widen(residual[0]));
+    pair[1] = narrow<T>(second + bias.at<T>(out + 1) + widen(residual[1]));
+    store(z + at, pair);
+  } else {
+    z[at] = narrow<T>(first + bias.at<T>(out) + widen(y[at]));
+    if (out + 1 < channels) z[at + 1] = narrow<T>(second + bias.at<T>(out + 1) + widen(y[at + 1]));
+  }
+}
+
+// On tensor cores: a block has FUSE_PIXELS pixels and OUTPUTS outputs, a warp 16 pixels.
+template <typename T, int OUTPUTS>
+__global__ void __launch_bounds__(FUSE_THREADS)
+    fuse(const T* f, const T* weights, Parameter bias, const T* y, T* z, int64_t pixels, int channels) {
+  AMINET_DYNAMIC_SHARED(T, room);
+  constexpr int STAGE = (FUSE_PIXELS + OUTPUTS) * DEPTH_ROW, TILES = OUTPUTS / 8;
+  const int length = BRANCHES * channels, lane = threadIdx.x % LANES, warp = threadIdx.x / LANES;
+  const int64_t first = int64_t(blockIdx.x) * FUSE_PIXELS;
+  const int first_out = blockIdx.y * OUTPUTS;
+  const auto fetch = [&](int k) {
+    T* to = room + k / DEPTH % 2 * STAGE;
+    load_operand<FUSE_PIXELS>(f, pixels, length, first, k, to);
+    load_operand<OUTPUTS>(weights, int64_t(channels), length, int64_t(first_out), k, to + FUSE_PIXELS * DEPTH_ROW);
+    commit_async();
+  };
+  float sums[TILES][4] = {};
+  fetch(0);
+  for (int k = 0; k < length; k += DEPTH) {
+    if (k + DEPTH < length) {
+      fetch(k + DEPTH);
+      wait_async<1>();
+    } else {
+      wait_async<0>();
+    }
+    __syncthreads();
+    const T* left = room + k / DEPTH % 2 * STAGE;
+    const T* right = left + FUSE_PIXELS * DEPTH_ROW;
+#pragma unroll
+    for (int d = 0; d < DEPTH; d += 16) {
+      uint32_t a[4];
+      load_matrices<4>(a, left + (warp * 16 + lane % 16) * DEPTH_ROW + d + lane / 16 * 8);
+#pragma unroll
+      for (int tile = 0; tile < TILES; tile += 2) {
+        uint32_t b[4];  // of two tiles of outputs
+        load_matrices<4>(b, right + (tile * 8 + lane % 8 + lane / 16 * 8) * DEPTH_ROW + d + lane / 8 % 2 * 8);
+        mma<T>(sums[tile], a, {b[0], b[1]});
+        mma<T>(sums[tile + 1], a, {b[2], b[3]});
+      }
+    }
+    __syncthreads();
+  }
+#pragma unroll
+  for (int tile = 0; tile < TILES; ++tile)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int64_t pixel = first + warp * 16 + half * 8 + lane / 4;
+      if (pixel < pixels)
+        finish_pair(sums[tile][2 * half], sums[tile][2 * half + 1], pixel, first_out + tile * 8 + lane % 4 * 2, y, bias,
+                    z, channels);
+    }
+}
+
+constexpr int EXACT_OUTPUTS = 48, EXACT_DEPTH = 24, EXACT_ROW = FUSE_PIXELS + 4;
+
+// In float32 and exactly: a thread has 8 pixels and 3 outputs, 16 apart.
+template <typename T>
+__global__ void __launch_bounds__(FUSE_THREADS)
+    fuse_exactly(const T* f, const T* weights, Parameter bias, const T* y, T* z, int64_t pixels, int channels) {
+  AMINET_SHARED(float, left, [EXACT_DEPTH][EXACT_ROW]);
+  AMINET_SHARED(float, right, [EXACT_DEPTH][EXACT_OUTPUTS]);
+  const int length = BRANCHES * channels, tx = threadIdx.x % 16, ty = threadIdx.x / 16;
+  const int64_t first = int64_t(blockIdx.x) * FUSE_PIXELS;
+  const int first_out = blockIdx.y * EXACT_OUTPUTS;
+  float sums[8][3] = {};
+  for (int start = 0; start < length; start += EXACT_DEPTH) {
+    for (int i = threadIdx.x; i < FUSE_PIXELS * EXACT_DEPTH; i += FUSE_THREADS) {
+      const int pixel = i / EXACT_DEPTH, k = i % EXACT_DEPTH;
+      const bool inside = first + pixel < pixels && start + k < length;
+      left[k][pixel] = inside ? widen(f[(first + pixel) * length + start + k]) : 0.f;
+    }
+    for (int i = threadIdx.x; i < EXACT_OUTPUTS * EXACT_DEPTH; i += FUSE_THREADS) {
+      const int out = i / EXACT_DEPTH, k = i % EXACT_DEPTH;
+      const bool inside = first_out + out < channels && start + k < length;
+      right[k][out] = inside ? widen(weights[int64_t(first_out + out) * length + start + k]) : 0.f;
+    }
+    __syncthreads();
+#pragma unroll 4
+    for (int k = 0; k < EXACT_DEPTH; ++k) {
+      const auto low = load<4>(&left[k][ty * 8]), high = load<4>(&left[k][ty * 8 + 4]);
+#pragma unroll
+      for (int o = 0; o < 3; ++o) {
+        const float w = right[k][tx + 16 * o];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) sums[i][o] += low[i] * w, sums[4 + i][o] += high[i] * w;
+      }
+    }
+    __syncthreads();
+  }
+#pragma unroll
+  for (int i = 0; i < 8; ++i)
+#pragma unroll
+    for (int o = 0; o < 3; ++o) {
+      const int64_t pixel = first + ty * 8 + i;
+      const int out = first_out + tx + 16 * o;
+      if (pixel < pixels && out < channels) {
+        const int64_t at = pixel * channels + out;
+        z[at] = narrow<T>(sums[i][o] + bias.at<T>(out) + widen(y[at]));
+      }
+    }
+}
+
+}  // namespace aminet::rdfe
