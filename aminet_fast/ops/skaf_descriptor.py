@@ -46,8 +46,8 @@ def _refuses(*arguments: Any) -> str:
     data, weights = arguments[0], next(a for a in arguments if isinstance(a, list))
     if len(weights) > 2 or max(weight.shape[-1] for weight in weights) > 7:
         return "more than two convolutions, or one larger than 7x7"
-    if sum(weight.shape[0] for weight in weights) > 1024:
-        return "more than 1024 channels to take the maximum of"
+    if sum(weight.shape[0] for weight in weights) > 512:
+        return "more than 512 channels to take the maximum of"
     if max(data.shape[2:]) >= 2**15:
         return "images of 32768 rows or columns"
     if data.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32":

@@ -17,6 +17,24 @@ __host__ __device__ __forceinline__ T either(const T* both, int conv) {
   return conv ? both[1] : both[0];
 }
 
+// All of a vector in float. Of two bfloat16 in a register, one is its upper half and one its lower: one instruction each.
+template <typename T, int N>
+__device__ __forceinline__ void widen_all(float* to, const Vector<T, N>& v) {
+#pragma unroll
+  for (int j = 0; j < N; j += 2) {
+    if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+      uint32_t both;
+      __builtin_memcpy(&both, &v[j], sizeof both);
+      const uint32_t lower = both << 16, upper = both & 0xffff0000u;
+      __builtin_memcpy(&to[j], &lower, sizeof lower);
+      __builtin_memcpy(&to[j + 1], &upper, sizeof upper);
+    } else {
+      to[j] = widen(v[j]);
+      to[j + 1] = widen(v[j + 1]);
+    }
+  }
+}
+
 // u's channels are those of one convolution after those of the other; the taps of both are counted in the larger's window.
 struct Convs {
   int count;

@@ -74,18 +74,19 @@ struct Shape {
 // Entry of the table: the unit's place in the tile (16 bits), its tap (8), its channels' unit in the chunk (8).
 __device__ __forceinline__ uint32_t entry_of(const Convs& convs, const Sums& s, int i) {
   const bool inside = i < s.inner * kStage;
-  const int radius = convs.window / 2, reach = s.small < 0 ? -1 : either(convs.size, s.small) / 2;
   const int taps = inside ? s.taps_inside : convs.taps - s.taps_inside;
   const int v = inside ? i : i - s.inner * kStage;
   const bool there = v < taps * s.units;
   const int number = there ? v / s.units : taps - 1, unit = there ? v % s.units : s.units - 1;
-  int tap = 0;
+  const int size = s.small < 0 ? 0 : either(convs.size, s.small), inset = (convs.window - size) / 2;
+  int tap = number;  // the ring's: rows above, then what is left and right, then rows below
   if (inside) {
-    const int size = 2 * reach + 1;
-    tap = (number / size + radius - reach) * convs.window + number % size + radius - reach;
-  } else {
-    for (int seen = -1; tap < convs.taps; ++tap)
-      if (ring_of(tap, convs.window) > reach && ++seen == number) break;
+    tap = (number / size + inset) * convs.window + number % size + inset;
+  } else if (size > 0 && number >= inset * convs.window) {
+    const int beside = number - inset * convs.window, of_row = beside % (2 * inset);
+    tap = beside < 2 * inset * size
+              ? (beside / (2 * inset) + inset) * convs.window + of_row + (of_row < inset ? 0 : size)
+              : number + s.taps_inside;
   }
   const int place = (tap / convs.window * (kTileWidth + convs.window - 1) + tap % convs.window) * s.stride + unit;
   // What fills a stage up reads some of the same convolution's pixels, times weights of zero.
@@ -97,22 +98,27 @@ __device__ __forceinline__ uint32_t entry_of(const Convs& convs, const Sums& s, 
 template <typename T>
 __device__ __forceinline__ void load_tile(unsigned char* tile, const T* image, const Image& at, const Convs& convs,
                                           const Sums& s, int chunk, int first_y, int first_x, int rows) {
-  const int radius = convs.window / 2, width = kTileWidth + 2 * radius, count = (rows + 2 * radius) * width * s.units;
+  const int radius = convs.window / 2, width = kTileWidth + 2 * radius, lane = threadIdx.x % 32;
   const bool whole = convs.inputs % kVector == 0;
-  for (int i = threadIdx.x; i < count; i += blockDim.x) {
-    const int pixel = i / s.units, unit = i - pixel * s.units;
-    const int y = first_y - radius + pixel / width, x = first_x - radius + pixel % width;
-    const int c = (chunk * s.units + unit) * kVector;
-    const bool inside = y >= 0 && y < at.height && x >= 0 && x < at.width && c < convs.inputs;
-    unsigned char* to = tile + (pixel * s.stride + unit) * kUnitBytes;
-    const T* from = inside ? image + static_cast<int64_t>(y * at.width + x) * convs.inputs + c : image;
-    if (whole) {
-      copy_async<kUnitBytes>(to, from, inside);
-    } else {
-      Vector<T, kVector> v;
+  const int inverse = 65536 / s.units + 1;  // dividing by units costs more than all else here
+  for (int row = threadIdx.x / 32; row < rows + 2 * radius; row += blockDim.x / 32) {
+    const int y = first_y - radius + row;
+    const bool row_inside = y >= 0 && y < at.height;
+    const T* row_from = image + static_cast<int64_t>(row_inside ? y : 0) * at.width * convs.inputs;
+    for (int i = lane; i < width * s.units; i += 32) {
+      const int pixel = i * inverse >> 16, unit = i - pixel * s.units;
+      const int x = first_x - radius + pixel, c = (chunk * s.units + unit) * kVector;
+      const bool inside = row_inside && x >= 0 && x < at.width && c < convs.inputs;
+      unsigned char* to = tile + ((row * width + pixel) * s.stride + unit) * kUnitBytes;
+      const T* from = inside ? row_from + x * convs.inputs + c : image;
+      if (whole) {
+        copy_async<kUnitBytes>(to, from, inside);
+      } else {
+        Vector<T, kVector> v;
 #pragma unroll
-      for (int j = 0; j < kVector; ++j) v[j] = inside && c + j < convs.inputs ? from[j] : narrow<T>(0.f);
-      store(reinterpret_cast<T*>(to), v);
+        for (int j = 0; j < kVector; ++j) v[j] = inside && c + j < convs.inputs ? from[j] : narrow<T>(0.f);
+        store(reinterpret_cast<T*>(to), v);
+      }
     }
   }
 }

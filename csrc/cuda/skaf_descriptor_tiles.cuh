@@ -79,20 +79,22 @@ __global__ void __launch_bounds__(32 * WM * WN * WK, BLOCKS)
   multiply.begin(convs, s, blockIdx.y);
   load_tile(tiles, x, at, convs, s, 0, first_y, first_x, S::rows);
   __syncthreads();  // the table
-  const int each = s.inner + s.outer, count = s.chunks * each;
-  auto load_stage = [&](int stage) {
-    if (stage < count)
-      multiply.load_stage(ring + stage % kStages * S::stage_units * kUnitBytes, packed, table, convs, s, stage / each,
-                          stage % each);
+  const int each = s.inner + s.outer;
+  int next_chunk = 0, next = 0, place = 0;  // of the stage that is loaded next
+  auto load_stage = [&] {
+    if (next_chunk < s.chunks)
+      multiply.load_stage(ring + place * S::stage_units * kUnitBytes, packed, table, convs, s, next_chunk, next);
     commit_async();
+    if (++next == each) next = 0, ++next_chunk;
+    if (++place == kStages) place = 0;
   };
-  for (int stage = 0; stage < kStages - 1; ++stage) load_stage(stage);
+  for (int i = 0; i < kStages - 1; ++i) load_stage();
 
+  int here = 0;  // of the stage that is multiplied
   for (int chunk = 0; chunk < s.chunks; ++chunk) {
     const unsigned char* tile =
         tiles + chunk % 2 * tile_bytes + (warp_m * MT * row_units + lane % 16 * s.stride) * kUnitBytes;
     for (int r = 0; r < each; ++r) {
-      const int stage = chunk * each + r;
       if (r == 0)
         wait_async<0>();  // the tile too
       else
@@ -100,9 +102,9 @@ __global__ void __launch_bounds__(32 * WM * WN * WK, BLOCKS)
       __syncthreads();
       if (r == 0 && chunk + 1 < s.chunks)
         load_tile(tiles + (chunk + 1) % 2 * tile_bytes, x, at, convs, s, chunk + 1, first_y, first_x, S::rows);
-      load_stage(stage + kStages - 1);
-      const unsigned char* weights =
-          ring + (stage % kStages * S::stage_units + warp_n * NT * 8 * (kStage + 1)) * kUnitBytes;
+      load_stage();
+      const unsigned char* weights = ring + (here * S::stage_units + warp_n * NT * 8 * (kStage + 1)) * kUnitBytes;
+      if (++here == kStages) here = 0;
       if (r < s.inner)
         multiply.template stage<NT>(tile, weights, table + r * kStage, row_units, warp_k);
       else
