@@ -14,7 +14,8 @@ namespace {
 
 using namespace rdfe;
 using List = std::vector<Tensor>;
-constexpr int PLACES = 2 * 132;  // of blocks on an H100: bands are as high as fills them
+constexpr int PLACES = 132;  // of blocks on an H100: bands are as high as fills them
+constexpr int COLUMNS = 16;  // of a strip, whose shared memory any GPU has
 
 // The operator's list of parameters as the kernels read them; holds the memory.
 struct Parameters {
@@ -72,16 +73,29 @@ Tensor floats(const Tensor& y, std::initializer_list<int64_t> size) {
   return torch::stable::new_empty(y, std::vector<int64_t>(size), ScalarType::Float);
 }
 
-Cut cut_of(const Sizes& s, int columns) {
-  const int across = ceil_div(s.width, columns), blocks = ceil_div(s.channels, BLOCK);
-  const int64_t others = int64_t(s.images) * across * blocks;
+// Rows of a band such that there are blocks for a GPU, of which there are `others` a band of all images. Each band makes
+// f_k of 6 rows more: not for fewer than 16.
+int band_rows(const Sizes& s, int64_t others) {
   const int wanted = static_cast<int>(std::max<int64_t>(1, ceil_div<int64_t>(PLACES, others)));
-  // Each band walks 6 rows more of f_k: not for fewer than 16.
-  const int rows = std::min(s.height, std::max(16, ceil_div(ceil_div(s.height, wanted), STEP) * STEP));
+  return std::min(s.height, std::max(16, ceil_div(ceil_div(s.height, wanted), 8) * 8));
+}
+
+Cut cut_of(const Sizes& s) {
+  const int across = ceil_div(s.width, COLUMNS), blocks = ceil_div(s.channels, BLOCK);
+  const int rows = band_rows(s, int64_t(s.images) * across * blocks);
   return {across, ceil_div(s.height, rows), rows, blocks};
 }
 
-unsigned blocks_of(const Sizes& s, const Cut& cut) {
+template <typename W>
+Views views_of(const Sizes& s) {
+  const int across = s.width <= W::COLUMNS ? 1 : 1 + ceil_div(s.width - W::COLUMNS, W::COLUMNS - 2 * MARGIN);
+  const int blocks = ceil_div(s.channels, W::CHANNELS);
+  const int rows = band_rows(s, int64_t(s.images) * across * blocks);
+  return {across, ceil_div(s.height, rows), rows, blocks};
+}
+
+template <typename Grid>
+unsigned blocks_of(const Sizes& s, const Grid& cut) {
   return static_cast<unsigned>(int64_t(s.images) * cut.across * cut.bands * cut.blocks);
 }
 
@@ -108,12 +122,28 @@ void run_unit(const Tensor& y, const Parameters& p, Between& between, const Size
                 room_of<float>(between.a), p.first, p.unit, p.fuse, room_of<T>(between.packed), s);
 }
 
-template <typename T, int COLUMNS>
+// f' by windows of 8 SEGMENTS columns.
+template <typename T, int SEGMENTS>
 void run_filter(const Tensor& y, const Parameters& p, const Between& between, Tensor& f, const Sizes& s,
                 cudaStream_t stream) {
+  using W = Window<SEGMENTS, VECTOR, 1>;
+  const Views views = views_of<W>(s);
+  AMINET_LAUNCH((filter<T, SEGMENTS>), blocks_of(s, views), W::THREADS, W::BYTES, stream, data_of<T>(y),
+                data_of<float>(between.a), p.first, p.second, room_of<T>(f), s, views);
+}
+
+template <typename T>
+void run_filters(const Tensor& y, const Parameters& p, const Between& between, Tensor& f, const Sizes& s,
+                 cudaStream_t stream) {
+  if constexpr (sizeof(T) == 2)
+    if (s.channels % VECTOR == 0) {
+      if (s.width <= 16) return run_filter<T, 2>(y, p, between, f, s, stream);
+      if (s.width <= 32) return run_filter<T, 4>(y, p, between, f, s, stream);
+      return run_filter<T, 8>(y, p, between, f, s, stream);
+    }
   using S = Strip<T, COLUMNS>;
-  const Cut cut = cut_of(s, COLUMNS);
-  AMINET_LAUNCH((filter<T, COLUMNS>), blocks_of(s, cut), S::THREADS, S::BYTES, stream, data_of<T>(y),
+  const Cut cut = cut_of(s);
+  AMINET_LAUNCH((filter_exactly<T, COLUMNS>), blocks_of(s, cut), S::THREADS, S::BYTES, stream, data_of<T>(y),
                 data_of<float>(between.a), p.first, p.second, room_of<T>(f), s, cut);
 }
 
@@ -136,18 +166,15 @@ template <typename T>
 void run_front(const Tensor& y, const Parameters& p, const Between& between, Tensor& z, const Sizes& s,
                cudaStream_t stream) {
   if constexpr (sizeof(T) == 2)
-    if (s.channels == BLOCK && s.width > WIDE / 2 && shared_memory_of_a_block() >= FRONT_BYTES<T>) {
-      const Cut cut = cut_of(s, WIDE);
-      AMINET_LAUNCH((front<T>), blocks_of(s, cut), (Strip<T, WIDE>::THREADS), FRONT_BYTES<T>, stream, data_of<T>(y),
+    if (s.channels == Wide::CHANNELS && s.width > 64 && shared_memory_of_a_block() >= Wide::BYTES) {
+      const Views views = views_of<Wide>(s);
+      AMINET_LAUNCH((front<T>), blocks_of(s, views), Wide::THREADS, Wide::BYTES, stream, data_of<T>(y),
                     data_of<float>(between.a), p.first, p.second, data_of<T>(between.packed), p.fuse_bias,
-                    room_of<T>(z), s, cut);
+                    room_of<T>(z), s, views);
       return;
     }
   Tensor f = torch::stable::new_empty(y, {s.images, s.height, s.width, BRANCHES, s.channels});
-  if (sizeof(T) == 4 || s.width <= WIDE / 2)
-    run_filter<T, WIDE / 2>(y, p, between, f, s, stream);
-  else if constexpr (sizeof(T) == 2)
-    run_filter<T, WIDE>(y, p, between, f, s, stream);
+  run_filters<T>(y, p, between, f, s, stream);
   if (sizeof(T) == 4 || s.channels <= EXACT_OUTPUTS)
     run_fuse<T, EXACT_OUTPUTS>(y, p, between, f, z, s, stream);
   else if constexpr (sizeof(T) == 2)

@@ -173,11 +173,10 @@ __device__ __forceinline__ void filter_second(const T* f, const float* weights, 
 }
 
 // Walks a block's strip from top to bottom: for every STEP rows of output, put(row, column of the strip, branch, channel
-// of the block, pair of f') by the thread that has them, for columns and rows beyond the image too, and then finish(row)
-// by all threads.
-template <typename T, int COLUMNS, typename Put, typename Finish>
-__device__ __forceinline__ void walk(const T* y, const float* a, const Depthwise& first, const Depthwise& second,
-                                     const Sizes& s, const Place& at, T* room, Put put, Finish finish) {
+// of the block, pair of f') by the thread that has them, for columns and rows beyond the image too.
+template <typename T, int COLUMNS, typename Put>
+__device__ __forceinline__ void walk_strip(const T* y, const float* a, const Depthwise& first, const Depthwise& second,
+                                           const Sizes& s, const Place& at, T* room, Put put) {
   using S = Strip<T, COLUMNS>;
   T *ring = room, *f = ring + S::Y;
   float *weights1 = reinterpret_cast<float*>(f + S::F), *weights2 = weights1 + (TAPS + BRANCHES) * BLOCK;
@@ -198,7 +197,6 @@ __device__ __forceinline__ void walk(const T* y, const float* a, const Depthwise
     filter_second<0, T, COLUMNS>(f, weights2, at, row, put);
     filter_second<1, T, COLUMNS>(f, weights2, at, row, put);
     filter_second<2, T, COLUMNS>(f, weights2, at, row, put);
-    finish(row);
   }
 }
 
