@@ -15,6 +15,7 @@ namespace {
 using namespace rdfe;
 using List = std::vector<Tensor>;
 constexpr int PLACES = 132;  // of blocks on an H100: bands are as high as fills them
+constexpr unsigned FRONT_BLOCKS = 64;  // with fewer, of 24 channels each, two kernels of smaller blocks are faster
 constexpr int COLUMNS = 16;  // of a strip, whose shared memory any GPU has
 
 // The operator's list of parameters as the kernels read them; holds the memory.
@@ -69,15 +70,23 @@ int shared_memory_of_a_block() {
 #endif
 }
 
+// x, or a copy where it does not begin at a multiple of 16 bytes.
+Tensor on_vectors(const Tensor& x) {
+  if (reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0) return x;
+  Tensor copy = empty_image(x, x.size(0), x.size(1), x.size(2), x.size(3));
+  torch::stable::copy_(copy, x);
+  return copy;
+}
+
 Tensor floats(const Tensor& y, std::initializer_list<int64_t> size) {
   return torch::stable::new_empty(y, std::vector<int64_t>(size), ScalarType::Float);
 }
 
 // Rows of a band such that there are blocks for a GPU, of which there are `others` a band of all images. Each band makes
-// f_k of 6 rows more: not for fewer than 16.
+// f_k of 6 rows more: not for fewer than 8.
 int band_rows(const Sizes& s, int64_t others) {
   const int wanted = static_cast<int>(std::max<int64_t>(1, ceil_div<int64_t>(PLACES, others)));
-  return std::min(s.height, std::max(16, ceil_div(ceil_div(s.height, wanted), 8) * 8));
+  return std::min(s.height, ceil_div(ceil_div(s.height, wanted), 8) * 8);
 }
 
 Cut cut_of(const Sizes& s) {
@@ -166,8 +175,9 @@ template <typename T>
 void run_front(const Tensor& y, const Parameters& p, const Between& between, Tensor& z, const Sizes& s,
                cudaStream_t stream) {
   if constexpr (sizeof(T) == 2)
-    if (s.channels == Wide::CHANNELS && s.width > 64 && shared_memory_of_a_block() >= Wide::BYTES) {
-      const Views views = views_of<Wide>(s);
+    if (const Views views = views_of<Wide>(s); s.channels == Wide::CHANNELS && s.width > 64 &&
+                                               blocks_of(s, views) >= FRONT_BLOCKS &&
+                                               shared_memory_of_a_block() >= Wide::BYTES) {
       AMINET_LAUNCH((front<T>), blocks_of(s, views), Wide::THREADS, Wide::BYTES, stream, data_of<T>(y),
                     data_of<float>(between.a), p.first, p.second, data_of<T>(between.packed), p.fuse_bias,
                     room_of<T>(z), s, views);
@@ -184,7 +194,7 @@ void run_front(const Tensor& y, const Parameters& p, const Between& between, Ten
 std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& input, const List& parameters) {
   STD_TORCH_CHECK(input.dim() == 4, "rdfe_front: y must be [N, C, H, W]");
   const OnDeviceOf device(input);
-  const Tensor y = laid_out(input, MemoryFormat::ChannelsLast);
+  const Tensor y = on_vectors(laid_out(input, MemoryFormat::ChannelsLast));
   const Parameters p(y, parameters);
   const Sizes s = sizes_of(y);
   Tensor z = empty_image(y, s.images, s.channels, s.height, s.width);

@@ -40,6 +40,7 @@ __global__ void __launch_bounds__(256, 2)
   const int lane = threadIdx.x % LANES, warp = threadIdx.x / LANES;
   const auto finish = [&](int row) {
     constexpr int GROUPS = W::PIXELS / 8;  // of pixels
+#pragma unroll 1
     for (int i = warp; i < BRANCHES * GROUPS; i += W::WARPS) {
       const int branch = i / GROUPS, pixel = i % GROUPS * 8;
       uint32_t pair[1];  // two channels of pixel lane / 4
@@ -78,13 +79,16 @@ template <typename T>
 __global__ void __launch_bounds__(Wide::THREADS, 1)
     front(const T* y, const float* a, Depthwise first, Depthwise second, const T* fuse, Parameter bias, T* z, Sizes s,
           Views views) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900  // older ones do not have the shared memory, see run_front
   using W = Wide;
   AMINET_DYNAMIC_SHARED(T, all);
   const Room<T, W> room(all);
-  const View at = views.view<W>(s, blockIdx.x);
+  View at = views.view<W>(s, blockIdx.x);
+  s.channels = at.held = W::CHANNELS, at.channel = 0;  // constants take no registers
   const int lane = threadIdx.x % LANES, warp = threadIdx.x / LANES, tile = warp % 3, c = tile * 8 + lane % 4 * 2;
   const float bias0 = bias.at<T>(c), bias1 = bias.at<T>(c + 1);
   const auto finish = [&](int row) {
+#pragma unroll 1
     for (int pixel = warp / 3 * 16; pixel < W::PIXELS; pixel += W::WARPS / 3 * 16) {
       float sums[4] = {bias0, bias1, bias0, bias1};
       fuse_tile(room.out, fuse, tile, pixel, sums);
@@ -100,6 +104,7 @@ __global__ void __launch_bounds__(Wide::THREADS, 1)
     }
   };
   walk<T, W>(y, a, first, second, s, at, room, finish);
+#endif
 }
 
 }  // namespace aminet::rdfe

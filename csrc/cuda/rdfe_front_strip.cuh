@@ -51,6 +51,7 @@ template <typename T, int THREADS>
 __device__ __forceinline__ void load_weights(const Depthwise& from, const Place& at, float* to) {
   for (int branch = 0; branch < BRANCHES; ++branch) {
     const int taps = kernel_of(branch) * kernel_of(branch);
+#pragma unroll 1
     for (int i = threadIdx.x; i < taps * BLOCK; i += THREADS) {
       const int c = i / taps, tap = i % taps;
       to[(first_tap(branch) + tap) * BLOCK + c] =
@@ -69,6 +70,7 @@ __device__ __forceinline__ void load_rows(const T* y, T* ring, const Sizes& s, c
   const T* image = y + int64_t(at.n) * s.height * s.width * s.channels + at.channel;
   const bool whole = s.channels % VECTOR == 0;
   const int each = whole ? GROUPS : BLOCK;
+#pragma unroll 1
   for (int i = threadIdx.x; i < count * PIXELS * each; i += S::THREADS) {
     const int row = first + i / (PIXELS * each), pixel = i / each % PIXELS, x = at.x + pixel - 2 * REACH;
     const int channel = i % each * (whole ? VECTOR : 1);
@@ -186,6 +188,7 @@ __device__ __forceinline__ void walk_strip(const T* y, const float* a, const Dep
   float* scale = weights2 + (TAPS + BRANCHES) * BLOCK;
   for (int c = threadIdx.x; c < BLOCK; c += S::THREADS)
     scale[c] = c < at.held ? a[int64_t(at.n) * s.channels + at.channel + c] : 0.f;
+#pragma unroll 1
   for (int i = threadIdx.x; i < S::F; i += S::THREADS) f[i] = narrow<T>(0.f);
   for (int row = at.top - LEAD; row < at.bottom; row += STEP) {
     wait_async<0>();

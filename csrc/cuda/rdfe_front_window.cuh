@@ -10,6 +10,7 @@ namespace aminet::rdfe {
 
 constexpr int MARGIN = 4;  // columns of a window on either side of what it has outputs of; a kernel reaches 3
 constexpr int VECTOR = 8;  // values of 16 bytes
+constexpr int PAIRS_OF_3 = 4, SMALL = 3 * PAIRS_OF_3;  // pairs of taps in 3 rows
 
 // A window of 8 SEGMENTS columns of an image, of CHANNELS channels, EACH of which are a warp's own.
 template <int SEGMENTS_, int CHANNELS_, int EACH_>
@@ -35,7 +36,7 @@ struct Window {
   static constexpr int STAGE = STEP * ROW * CHANNELS;
   static constexpr int VALUES = STAGE + CHANNELS * (Y_PLANE + F_PLANE + BRANCHES * OUT_PLANE);
   static constexpr int SCALARS = CHANNELS * 8;  // floats: biases of both convolutions and a
-  static constexpr int BYTES = VALUES * 2 + SCALARS * int(sizeof(float));
+  static constexpr int BYTES = VALUES * 2 + (SCALARS + CHANNELS * 2 * SMALL) * 4;
 };
 
 // Where a block is: columns from x on; outputs of columns `left` ... `right` - 1 of rows `top` ... `bottom` - 1.
@@ -66,12 +67,14 @@ template <typename T, typename W>
 struct Room {
   T *stage, *y, *f, *out;  // [STEP][ROW][CHANNELS]; [CHANNELS][Y_PLANE], [F_PLANE]; [BRANCHES][CHANNELS][OUT_PLANE]
   float* scalars;          // [CHANNELS][bias, bias, bias, bias', bias', bias', a, -]
+  uint32_t* small;         // [CHANNELS][2][SMALL]
   __device__ __forceinline__ explicit Room(T* all)
       : stage(all),
         y(stage + W::STAGE),
         f(y + W::CHANNELS * W::Y_PLANE),
         out(f + W::CHANNELS * W::F_PLANE),
-        scalars(reinterpret_cast<float*>(all + W::VALUES)) {}
+        scalars(reinterpret_cast<float*>(all + W::VALUES)),
+        small(reinterpret_cast<uint32_t*>(scalars + W::SCALARS)) {}
 };
 
 template <typename T>
@@ -95,12 +98,13 @@ __device__ __forceinline__ void band_matrix(const void* weight, int64_t row, int
   }
 }
 
+// Of a channel's kernels of 5 and 7 taps, in registers for as long as a block lives. Those of 3 taps have only 4 pairs of
+// taps a row, from (-, tap 0) to (tap 2, -): there are not enough registers for them, and they wait in shared memory.
 struct Bands {
-  uint32_t of3[3][2], of5[5][2], of7[7][2];
+  uint32_t of5[5][2], of7[7][2];
 
   template <typename T>
   __device__ __forceinline__ void make(const Depthwise& d, int64_t channel, bool there) {
-    fill<T>(d.weight[0], channel, there, of3);
     fill<T>(d.weight[1], channel, there, of5);
     fill<T>(d.weight[2], channel, there, of7);
   }
@@ -114,30 +118,40 @@ struct Bands {
       for (int i = 0; i < SIZE; ++i) band_matrix<T, T>(p.data, channel * SIZE + i, SIZE, there, to[i]);
     }
   }
-  template <int BRANCH>
-  __device__ __forceinline__ const uint32_t (&row(int i) const)[2] {
-    if constexpr (BRANCH == 0)
-      return of3[i];
-    else if constexpr (BRANCH == 1)
-      return of5[i];
-    else
-      return of7[i];
-  }
 };
 
-// The left operand [16 segments, 16 columns read]: TILE rows of a ring from `row` on, row counted from the ring's slot 0.
-template <typename W, int ROWS, typename T>
-__device__ __forceinline__ void load_segments(uint32_t (&a)[4], const T* ring, int row) {
-  const int lane = threadIdx.x % LANES, position = lane % 16;
-  const int slot = (row + position / W::SEGMENTS) % ROWS;
-  load_matrices<4>(a, ring + slot * W::ROW + (position % W::SEGMENTS + lane / 16) * VECTOR);
+__device__ __forceinline__ void band_matrices_of_3(const uint32_t* table, uint32_t (&b)[3][2]) {
+  const int lane = threadIdx.x % LANES, first = lane % 4 * 2 - lane / 4 - MARGIN + 1;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int pair = first + 8 * half + 1;
+#pragma unroll
+    for (int i = 0; i < 3; ++i) b[i][half] = pair >= 0 && pair < PAIRS_OF_3 ? table[i * PAIRS_OF_3 + pair] : 0u;
+  }
 }
+
+// Reads the left operand [16 segments, 16 columns read], of TILE rows of a ring and then of those one row further down.
+template <typename T, typename W, int ROWS>
+struct Segments {
+  const T *at, *end;
+  __device__ __forceinline__ Segments(const T* ring, int row) {
+    const int lane = threadIdx.x % LANES, position = lane % 16, segment = position % W::SEGMENTS + lane / 16;
+    at = ring + (row + position / W::SEGMENTS) % ROWS * W::ROW + segment * VECTOR;
+    end = ring + ROWS * W::ROW;
+  }
+  __device__ __forceinline__ void read(uint32_t (&a)[4]) {
+    load_matrices<4>(a, at);
+    at += W::ROW;
+    if (at >= end) at -= ROWS * W::ROW;
+  }
+};
 
 // STEP rows of y from `row` on, pixels as they are in memory; zeros outside of the image.
 template <typename T, typename W>
 __device__ __forceinline__ void fetch(const T* y, T* stage, const Sizes& s, const View& at, int row) {
   constexpr int GROUPS = W::CHANNELS / VECTOR;
   const T* image = y + int64_t(at.n) * s.height * s.width * s.channels + at.channel;
+#pragma unroll 1
   for (int i = threadIdx.x; i < W::STEP * W::ROW * GROUPS; i += W::THREADS) {
     const int r = row + i / (W::ROW * GROUPS), x = at.x - MARGIN + i / GROUPS % W::ROW, c = i % GROUPS * VECTOR;
     const bool inside = r >= 0 && r < s.height && x >= 0 && x < s.width && c < at.held;
@@ -151,6 +165,7 @@ template <typename T, typename W>
 __device__ __forceinline__ void turn(const T* stage, T* y, int place) {
   constexpr int GROUPS = W::CHANNELS / VECTOR, OF_ROW = (W::SEGMENTS + 1) * GROUPS;
   const int lane = threadIdx.x % LANES;
+#pragma unroll 1
   for (int i = threadIdx.x / LANES; i < W::STEP * OF_ROW; i += W::WARPS) {
     const int r = i / OF_ROW, chunk = i % OF_ROW / GROUPS, group = i % GROUPS;
     uint32_t pair[1];  // two pixels of channel lane / 4
@@ -160,25 +175,28 @@ __device__ __forceinline__ void turn(const T* stage, T* y, int place) {
   }
 }
 
-// a f_k of one channel for the next STEP rows of each branch, which are behind y's by its reach; outside of the image 0.
-// place: of y's first row, `row` of the image, in rings.
-template <typename T, typename W>
-__device__ __forceinline__ void filter_first(const T* y, T* f, const Bands& bands, const float* scalars, const Sizes& s,
-                                             const View& at, int row, int place) {
+// a f_k of one channel for the next STEP rows of branches FIRST ... LAST, which are behind y's by their reach; outside of
+// the image 0. place: of y's first row, `row` of the image, in rings.
+template <int FIRST, int LAST, typename T, typename W>
+__device__ __forceinline__ void filter_first(const T* y, T* f, const Bands& bands, const uint32_t* small, const float* scalars,
+                                             const Sizes& s, const View& at, int row, int place) {
+  constexpr int READ = kernel_of(LAST) + (W::TILES - 1) * W::TILE;
   const int lane = threadIdx.x % LANES;
   float sums[W::TILES][BRANCHES][4] = {};
-  uint32_t next[4];
-  load_segments<W, W::Y_ROWS>(next, y, place);
+  uint32_t next[4], of3[3][2];
+  if (FIRST == 0) band_matrices_of_3(small, of3);
+  Segments<T, W, W::Y_ROWS> segments(y, place);
+  segments.read(next);
 #pragma unroll
-  for (int i = 0; i < LARGEST + (W::TILES - 1) * W::TILE; ++i) {
+  for (int i = 0; i < READ; ++i) {
     const uint32_t a[4] = {next[0], next[1], next[2], next[3]};
-    if (i + 1 < LARGEST + (W::TILES - 1) * W::TILE) load_segments<W, W::Y_ROWS>(next, y, place + i + 1);
+    if (i + 1 < READ) segments.read(next);
 #pragma unroll
     for (int tile = 0; tile < W::TILES; ++tile) {
       const int tap = i - tile * W::TILE;
-      if (tap >= 0 && tap < 7) mma<T>(sums[tile][2], a, bands.of7[tap]);
-      if (tap >= 0 && tap < 5) mma<T>(sums[tile][1], a, bands.of5[tap]);
-      if (tap >= 0 && tap < 3) mma<T>(sums[tile][0], a, bands.of3[tap]);
+      if (LAST >= 2 && tap >= 0 && tap < 7) mma<T>(sums[tile][2], a, bands.of7[tap]);
+      if (FIRST <= 1 && LAST >= 1 && tap >= 0 && tap < 5) mma<T>(sums[tile][1], a, bands.of5[tap]);
+      if (FIRST <= 0 && tap >= 0 && tap < 3) mma<T>(sums[tile][0], a, of3[tap]);
     }
   }
   const float scale = scalars[6];
@@ -189,7 +207,7 @@ __device__ __forceinline__ void filter_first(const T* y, T* f, const Bands& band
       const int position = lane / 4 + 8 * half, r = tile * W::TILE + position / W::SEGMENTS;
       const int column = position % W::SEGMENTS * 8 + lane % 4 * 2, x = at.x + column;
 #pragma unroll
-      for (int branch = 0; branch < BRANCHES; ++branch) {
+      for (int branch = FIRST; branch <= LAST; ++branch) {
         const int image_row = row + r + branch + 1;
         const bool inside = image_row >= 0 && image_row < s.height;
         const float bias = scalars[branch];
@@ -201,24 +219,23 @@ __device__ __forceinline__ void filter_first(const T* y, T* f, const Bands& band
     }
 }
 
-// f' of one channel and branch, STEP rows; place: of the first one in rings.
-template <int BRANCH, typename T, typename W>
-__device__ __forceinline__ void filter_second(const T* f, T* out, const Bands& bands, float bias, int place) {
-  constexpr int SIZE = kernel_of(BRANCH), READ = SIZE + (W::TILES - 1) * W::TILE, ROWS = W::f_rows(BRANCH);
+// f' of one channel and branch of SIZE taps, STEP rows; place: of the first one in rings.
+template <int SIZE, typename T, typename W>
+__device__ __forceinline__ void filter_second(const T* f, T* out, const uint32_t (&bands)[SIZE][2], float bias, int place) {
+  constexpr int BRANCH = SIZE / 2 - 1, READ = SIZE + (W::TILES - 1) * W::TILE;
   const int lane = threadIdx.x % LANES;
-  const T* ring = f + W::first_f(BRANCH);
   float sums[W::TILES][4] = {};
   uint32_t next[4];
-  place += ROWS - SIZE / 2;
-  load_segments<W, ROWS>(next, ring, place);
+  Segments<T, W, W::f_rows(BRANCH)> segments(f + W::first_f(BRANCH), place - SIZE / 2);
+  segments.read(next);
 #pragma unroll
   for (int i = 0; i < READ; ++i) {
     const uint32_t a[4] = {next[0], next[1], next[2], next[3]};
-    if (i + 1 < READ) load_segments<W, ROWS>(next, ring, place + i + 1);
+    if (i + 1 < READ) segments.read(next);
 #pragma unroll
     for (int tile = 0; tile < W::TILES; ++tile) {
       const int tap = i - tile * W::TILE;
-      if (tap >= 0 && tap < SIZE) mma<T>(sums[tile], a, bands.template row<BRANCH>(tap));
+      if (tap >= 0 && tap < SIZE) mma<T>(sums[tile], a, bands[tap]);
     }
   }
 #pragma unroll
@@ -226,7 +243,7 @@ __device__ __forceinline__ void filter_second(const T* f, T* out, const Bands& b
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int position = lane / 4 + 8 * half;
-      T* to = out + (tile * 16 + position) * 8 + lane % 4 * 2;  // segments follow each other, row after row
+      T* to = out + BRANCH * W::CHANNELS * W::OUT_PLANE + (tile * 16 + position) * 8 + lane % 4 * 2;  // segments follow each other, row after row
       *reinterpret_cast<uint32_t*>(to) = packed<T>(sums[tile][2 * half] + bias, sums[tile][2 * half + 1] + bias);
     }
 }
@@ -244,8 +261,17 @@ __device__ __forceinline__ void prepare(const Room<T, W>& room, const float* a, 
     }
     room.scalars[i * 8 + 6] = there ? a[int64_t(at.n) * s.channels + c] : 0.f;
   }
+  for (int i = threadIdx.x; i < W::CHANNELS * 2 * SMALL; i += W::THREADS) {
+    const int c = i / (2 * SMALL), row = i % SMALL / PAIRS_OF_3, tap = i % PAIRS_OF_3 - 1;
+    const Parameter weight = i % (2 * SMALL) < SMALL ? first.weight[0] : second.weight[0];
+    const auto value = [&](int j) {
+      return c < at.held && j >= 0 && j < 3 ? weight.at<T>((int64_t(at.channel + c) * 3 + row) * 3 + j) : 0.f;
+    };
+    room.small[i] = packed<T>(value(tap), value(tap + 1));
+  }
   // f_k beside and above the image.
   uint32_t* f = reinterpret_cast<uint32_t*>(room.f);
+#pragma unroll 1
   for (int i = threadIdx.x; i < W::CHANNELS * W::F_PLANE / 2; i += W::THREADS) f[i] = 0;
 }
 
@@ -276,8 +302,16 @@ __device__ __forceinline__ void walk(const T* y, const float* a, const Depthwise
 #pragma unroll
     for (int i = 0; i < W::EACH; ++i) {
       const int c = own + i;
-      filter_first<T, W>(room.y + c * W::Y_PLANE, room.f + c * W::F_PLANE, bands[i][0], room.scalars + c * 8, s, at,
-                         row, place);
+      const T* from = room.y + c * W::Y_PLANE;
+      T* f = room.f + c * W::F_PLANE;
+      const float* scalars = room.scalars + c * 8;
+      const uint32_t* small = room.small + c * 2 * SMALL;
+      if constexpr (W::EACH == 1) {
+        filter_first<0, 2, T, W>(from, f, bands[i][0], small, scalars, s, at, row, place);
+      } else {  // fewer sums at a time, for want of registers
+        filter_first<2, 2, T, W>(from, f, bands[i][0], small, scalars, s, at, row, place);
+        filter_first<0, 1, T, W>(from, f, bands[i][0], small, scalars, s, at, row, place);
+      }
     }
     if (row < at.top) continue;
     __syncwarp();
@@ -287,9 +321,11 @@ __device__ __forceinline__ void walk(const T* y, const float* a, const Depthwise
       const T* f = room.f + c * W::F_PLANE;
       const float* bias = room.scalars + c * 8 + 3;
       T* out = room.out + c * W::OUT_PLANE;
-      filter_second<0, T, W>(f, out, bands[i][1], bias[0], place);
-      filter_second<1, T, W>(f, out + W::CHANNELS * W::OUT_PLANE, bands[i][1], bias[1], place);
-      filter_second<2, T, W>(f, out + 2 * W::CHANNELS * W::OUT_PLANE, bands[i][1], bias[2], place);
+      uint32_t of3[3][2];
+      band_matrices_of_3(room.small + (c * 2 + 1) * SMALL, of3);
+      filter_second<3, T, W>(f, out, of3, bias[0], place);
+      filter_second<5, T, W>(f, out, bands[i][1].of5, bias[1], place);
+      filter_second<7, T, W>(f, out, bands[i][1].of7, bias[2], place);
     }
     __syncthreads();
     finish(row);
