@@ -144,16 +144,16 @@ void run_filter(const Tensor& y, const Parameters& p, const Between& between, Te
 template <typename T>
 void run_filters(const Tensor& y, const Parameters& p, const Between& between, Tensor& f, const Sizes& s,
                  cudaStream_t stream) {
-  if constexpr (sizeof(T) == 2)
-    if (s.channels % VECTOR == 0) {
-      if (s.width <= 16) return run_filter<T, 2>(y, p, between, f, s, stream);
-      if (s.width <= 32) return run_filter<T, 4>(y, p, between, f, s, stream);
-      return run_filter<T, 8>(y, p, between, f, s, stream);
-    }
-  using S = Strip<T, COLUMNS>;
-  const Cut cut = cut_of(s);
-  AMINET_LAUNCH((filter_exactly<T, COLUMNS>), blocks_of(s, cut), S::THREADS, S::BYTES, stream, data_of<T>(y),
-                data_of<float>(between.a), p.first, p.second, room_of<T>(f), s, cut);
+  if constexpr (sizeof(T) == 2) {
+    if (s.width <= 16) return run_filter<T, 2>(y, p, between, f, s, stream);
+    if (s.width <= 32) return run_filter<T, 4>(y, p, between, f, s, stream);
+    return run_filter<T, 8>(y, p, between, f, s, stream);
+  } else {
+    using S = Strip<T, COLUMNS>;
+    const Cut cut = cut_of(s);
+    AMINET_LAUNCH((filter_exactly<T, COLUMNS>), blocks_of(s, cut), S::THREADS, S::BYTES, stream, data_of<T>(y),
+                  data_of<float>(between.a), p.first, p.second, room_of<T>(f), s, cut);
+  }
 }
 
 template <typename T, int OUTPUTS>
@@ -177,8 +177,8 @@ void run_front(const Tensor& y, const Parameters& p, const Between& between, Ten
   if constexpr (sizeof(T) == 2)
     if (const Views views = views_of<Wide>(s); s.channels == Wide::CHANNELS && s.width > 64 &&
                                                blocks_of(s, views) >= FRONT_BLOCKS &&
-                                               shared_memory_of_a_block() >= Wide::BYTES) {
-      AMINET_LAUNCH((front<T>), blocks_of(s, views), Wide::THREADS, Wide::BYTES, stream, data_of<T>(y),
+                                               shared_memory_of_a_block() >= FRONT_BYTES) {
+      AMINET_LAUNCH((front<T>), blocks_of(s, views), Wide::THREADS, FRONT_BYTES, stream, data_of<T>(y),
                     data_of<float>(between.a), p.first, p.second, data_of<T>(between.packed), p.fuse_bias,
                     room_of<T>(z), s, views);
       return;

@@ -1,13 +1,12 @@
 // The kernels that filter: from y to f' in memory, and, at 24 channels in 16 bits, from y to z.
 #pragma once
 
-#include "cuda/mma.h"
+#include "cuda/rdfe_front_bands.cuh"
 #include "cuda/rdfe_front_strip.cuh"
-#include "cuda/rdfe_front_window.cuh"
 
 namespace aminet::rdfe {
 
-// f' [image, row, column, branch, C] by multiplications and additions in float32, of any C.
+// f' [image, row, column, branch, C] by multiplications and additions in float32.
 template <typename T, int COLUMNS>
 __global__ void __launch_bounds__(Strip<T, COLUMNS>::THREADS, 2)
     filter_exactly(const T* y, const float* a, Depthwise first, Depthwise second, T* f, Sizes s, Cut cut) {
@@ -28,7 +27,7 @@ __global__ void __launch_bounds__(Strip<T, COLUMNS>::THREADS, 2)
   walk_strip<T, COLUMNS>(y, a, first, second, s, at, room, put);
 }
 
-// f' [image, row, column, branch, C] on tensor cores; C a multiple of 8.
+// f' [image, row, column, branch, C] on tensor cores.
 template <typename T, int SEGMENTS>
 __global__ void __launch_bounds__(256, 2)
     filter(const T* y, const float* a, Depthwise first, Depthwise second, T* f, Sizes s, Views views) {
@@ -45,10 +44,16 @@ __global__ void __launch_bounds__(256, 2)
       const int branch = i / GROUPS, pixel = i % GROUPS * 8;
       uint32_t pair[1];  // two channels of pixel lane / 4
       load_matrices<1, true>(pair, room.out + (branch * VECTOR + lane % 8) * W::OUT_PLANE + pixel);
-      const int own = pixel + lane / 4, r = row + own / W::COLUMNS, x = at.x + own % W::COLUMNS;
-      if (r < at.bottom && x >= at.left && x < at.right)
-        *reinterpret_cast<uint32_t*>(f + (((int64_t(at.n) * s.height + r) * s.width + x) * BRANCHES + branch) * s.channels +
-                                     at.channel + lane % 4 * 2) = pair[0];
+      const int own = pixel + lane / 4, r = row + own / W::COLUMNS, x = at.x + own % W::COLUMNS, c = lane % 4 * 2;
+      if (r >= at.bottom || !at.owns<W>(x, s.width) || c >= at.held) continue;
+      T* to = f + (((int64_t(at.n) * s.height + r) * s.width + x) * BRANCHES + branch) * s.channels + at.channel + c;
+      if (s.channels % 2 == 0) {
+        *reinterpret_cast<uint32_t*>(to) = pair[0];
+      } else {
+        const auto both = *reinterpret_cast<const Vector<T, 2>*>(pair);
+        to[0] = both[0];
+        if (c + 1 < at.held) to[1] = both[1];
+      }
     }
   };
   walk<T, W>(y, a, first, second, s, at, room, finish);
@@ -57,21 +62,34 @@ __global__ void __launch_bounds__(256, 2)
 using Wide = Window<16, 24, 2>;
 constexpr int INPUTS = BRANCHES * Wide::CHANNELS;  // of the fusion
 
-// The fusion's product for a warp: sums of 8 outputs, `tile` of 3, of 16 pixels.
+constexpr int FUSE_STEPS = (INPUTS + 15) / 16;       // of 16 inputs; the last one has 8
+constexpr int FUSE_WORDS = 3 * FUSE_STEPS * LANES * 2;  // F as the products' right operands [tile of 8 outputs][step][lane][2]
+constexpr int FRONT_BYTES = Wide::BYTES + FUSE_WORDS * 4;
+
 template <typename T>
-__device__ __forceinline__ void fuse_tile(const T* out, const T* fuse, int tile, int pixel, float (&sums)[4]) {
+__device__ __forceinline__ void load_fuse(const T* fuse, uint32_t* to) {
+#pragma unroll 1
+  for (int i = threadIdx.x; i < FUSE_WORDS; i += Wide::THREADS) {
+    const int half = i % 2, lane = i / 2 % LANES, step = i / (2 * LANES) % FUSE_STEPS, tile = i / (2 * LANES * FUSE_STEPS);
+    const int input = step * 16 + half * 8 + lane % 4 * 2;
+    to[i] = input < INPUTS ? *reinterpret_cast<const uint32_t*>(fuse + (tile * 8 + lane / 4) * INPUTS + input) : 0u;
+  }
+}
+
+// The fusion's product for a warp: 8 outputs, whose weights are b, of 16 pixels; f: f' of the first pixel.
+template <typename T>
+__device__ __forceinline__ void fuse_tile(const T* f, const uint32_t (&b)[FUSE_STEPS][2], float (&sums)[4]) {
   const int lane = threadIdx.x % LANES;
-  const T* left = out + (lane % 8 + lane / 16 * 8) * Wide::OUT_PLANE + pixel + lane / 8 % 2 * 8;
-  const T* right = fuse + (tile * 8 + lane / 4) * INPUTS + lane % 4 * 2;
+  const T* left = f + (lane % 8 + lane / 16 * 8) * Wide::OUT_PLANE + lane / 8 % 2 * 8;
 #pragma unroll
-  for (int step = 0; step < 4; ++step) {
+  for (int step = 0; step < FUSE_STEPS - 1; ++step) {
     uint32_t a[4];
     load_matrices<4, true>(a, left + step * 16 * Wide::OUT_PLANE);
-    mma<T>(sums, a, {*reinterpret_cast<const uint32_t*>(right + step * 16), *reinterpret_cast<const uint32_t*>(right + step * 16 + 8)});
+    mma<T>(sums, a, b[step]);
   }
   uint32_t last[2];  // 72 inputs are four and a half times 16
-  load_matrices<2, true>(last, out + (64 + lane % 8) * Wide::OUT_PLANE + pixel + lane / 8 % 2 * 8);
-  mma<T>(sums, {last[0], last[1], 0u, 0u}, {*reinterpret_cast<const uint32_t*>(right + 64), 0u});
+  load_matrices<2, true>(last, f + (64 + lane % 8) * Wide::OUT_PLANE + lane / 8 % 2 * 8);
+  mma<T>(sums, {last[0], last[1], 0u, 0u}, b[FUSE_STEPS - 1]);
 }
 
 // z of 24 channels. fuse: [24, 72] of T.
@@ -83,19 +101,27 @@ __global__ void __launch_bounds__(Wide::THREADS, 1)
   using W = Wide;
   AMINET_DYNAMIC_SHARED(T, all);
   const Room<T, W> room(all);
+  uint32_t* weights = room.small + W::CHANNELS * 2 * SMALL;
   View at = views.view<W>(s, blockIdx.x);
   s.channels = at.held = W::CHANNELS, at.channel = 0;  // constants take no registers
   const int lane = threadIdx.x % LANES, warp = threadIdx.x / LANES, tile = warp % 3, c = tile * 8 + lane % 4 * 2;
-  const float bias0 = bias.at<T>(c), bias1 = bias.at<T>(c + 1);
+  load_fuse(fuse, weights);
   const auto finish = [&](int row) {
+    uint32_t b[FUSE_STEPS][2];
+#pragma unroll
+    for (int step = 0; step < FUSE_STEPS; ++step) {
+      const auto pair = load<2>(weights + ((tile * FUSE_STEPS + step) * LANES + lane) * 2);
+      b[step][0] = pair[0], b[step][1] = pair[1];
+    }
+    const float bias0 = bias.at<T>(c), bias1 = bias.at<T>(c + 1);
 #pragma unroll 1
     for (int pixel = warp / 3 * 16; pixel < W::PIXELS; pixel += W::WARPS / 3 * 16) {
       float sums[4] = {bias0, bias1, bias0, bias1};
-      fuse_tile(room.out, fuse, tile, pixel, sums);
+      fuse_tile(room.out + pixel, b, sums);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int own = pixel + lane / 4 + 8 * half, r = row + own / W::COLUMNS, x = at.x + own % W::COLUMNS;
-        if (r >= at.bottom || x < at.left || x >= at.right) continue;
+        if (r >= at.bottom || !at.owns<W>(x, s.width)) continue;
         const int64_t to = ((int64_t(at.n) * s.height + r) * s.width + x) * W::CHANNELS + c;
         const auto residual = load<2>(y + to);
         *reinterpret_cast<uint32_t*>(z + to) =
