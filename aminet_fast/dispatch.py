@@ -43,16 +43,36 @@ class Row:
             return False
         return _within(channels, self.channels) and _within(pixels, self.pixels) and capability >= self.capability
 
+    def __str__(self) -> str:
+        """The calls that it is for, in words."""
+        names = " and ".join(f"{self.operator}_{suffix}" for suffix in self.passes) or self.operator
+        words = [names, " or ".join(self.dtypes), _range("channels", self.channels), _range("pixels", self.pixels)]
+        if self.capability > (0, 0):
+            words.append("sm_{}{} or newer".format(*self.capability))
+        return ", ".join(filter(None, words))
+
 
 def _within(value: int, bounds: tuple[int | None, int | None]) -> bool:
     least, most = bounds
     return (least is None or value >= least) and (most is None or value <= most)
 
 
+def _range(what: str, bounds: tuple[int | None, int | None]) -> str:
+    """ "24 to 96 channels", or nothing."""
+    least, most = bounds
+    if least is None and most is None:
+        return ""
+    if least == most:
+        return f"{least} {what}"
+    return f"{least} {what} or more" if most is None else f"{'up' if least is None else least} to {most} {what}"
+
+
 def _row(entry: dict[str, Any]) -> Row:
     if unknown := set(entry) - _FIELDS:
         raise ValueError(f"{TABLE.name}: unknown fields {sorted(unknown)} in {entry}")
-    if entry["backend"] not in ("triton", "cuda") or not entry["reason"]:
+    if not entry.get("operator"):
+        raise ValueError(f"{TABLE.name}: no operator in {entry}")
+    if entry.get("backend") not in ("triton", "cuda") or not entry.get("reason"):
         raise ValueError(f"{TABLE.name}: backend must be triton or cuda, with a reason, in {entry}")
     values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in entry.items()}
     return Row(**values)

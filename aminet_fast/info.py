@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from . import __version__, backends
+from . import __version__, backends, dispatch
 from ._extension import build_facts, load
 from .config import AMINetConfig
 from .presets import get_config, list_configs
@@ -90,6 +90,12 @@ def _operators() -> dict[str, str]:
     return answer
 
 
+def _dispatch() -> dict[str, str]:
+    """Rows of the table; the first that fits a call decides."""
+    rows = {f"{number}. {row}": f"{row.backend}: {row.reason}" for number, row in enumerate(dispatch.table(), 1)}
+    return rows | {"every other call on CUDA devices": dispatch.DEFAULT}
+
+
 def _networks() -> dict[str, str]:
     default = AMINetConfig().to_dict()
     answer = {}
@@ -114,6 +120,7 @@ def collect() -> dict[str, dict[str, Any]]:
         "devices": _devices(),
         "compiled": _compiled(),
         "operators": _operators(),
+        "dispatch": _dispatch(),
         "networks": _networks(),
         "extras": _extras(),
         "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},

@@ -164,8 +164,10 @@ def outer_kernel(
         from_b = b + image * H * W * M
         done = nought
         coming = nought
-        above = nought  # the centres at row - 1, row and row + 1, within the unit
-        at = nought
+        # The centres at row - 1 and row, within the unit. Zeros of their own: of two variables that begin as one value
+        # and are shifted one to the other, Triton takes the first for constant.
+        above = tl.zeros([BW, BK], tl.float32)
+        at = tl.zeros([BW, BK], tl.float32)
         for step in range(last - first + 2):
             row = first - 1 + step
             left, middle, right = _three(from_a, row, column, channel, inside, H, W, a_stride)

@@ -43,10 +43,14 @@ def build(kind: str) -> Path:
     return base / "lib"
 
 
+def environment(kind: str) -> dict[str, str]:
+    """What a process needs to load what was compiled with these flags."""
+    return OPTIONS | {"LD_PRELOAD": " ".join(_library(name) for name in LIBRARIES[kind])}
+
+
 def run(kind: str, library: Path, pytest_arguments: list[str]) -> int:
     """The operators' tests against that tree; pytest's exit status, or the sanitizer's."""
-    preload = [_library(name) for name in LIBRARIES[kind]]
-    environ = os.environ | OPTIONS | {"LD_PRELOAD": " ".join(preload), "PYTHONPATH": str(library)}
+    environ = os.environ | environment(kind) | {"PYTHONPATH": str(library)}
     tests = sorted({str(path) for name in _operators(library) for path in ROOT.glob(f"tests/test_{name}*.py")})
     # The module's own main puts no working directory before PYTHONPATH, which would hide the instrumented tree.
     start = "import sys, pytest; sys.path[:] = [p for p in sys.path if p]; raise SystemExit(pytest.main(sys.argv[1:]))"

@@ -10,7 +10,17 @@ from torch import Tensor
 from .. import backends
 from .._extension import load
 from ..reference.attention import channel_attention_ref
-from ._library import Needs, check_image, describe, differentiable, empty_as, library, memory_format, triton_kernels
+from ._library import (
+    Needs,
+    check_image,
+    cuda_kernels,
+    describe,
+    differentiable,
+    empty_as,
+    library,
+    memory_format,
+    triton_kernels,
+)
 
 library.define(
     "channel_attention_fwd(Tensor x, Tensor qkv_weight, Tensor dw_weight, Tensor? temperature, Tensor proj_weight,"
@@ -20,9 +30,29 @@ library.define(
 library.define(
     "channel_attention_bwd(Tensor dy, Tensor x, Tensor qkv_weight, Tensor dw_weight, Tensor? temperature,"
     " Tensor proj_weight, Tensor gram, Tensor attn, Tensor kept, int heads, bool need_x, bool need_qkv,"
-    ' bool need_dw, str backend="auto") -> (Tensor dx, Tensor dqkv_weight, Tensor ddw_weight, Tensor dtemperature, Tensor dproj_weight)'
+    ' bool need_dw, str backend="auto")'
+    " -> (Tensor dx, Tensor dqkv_weight, Tensor ddw_weight, Tensor dtemperature, Tensor dproj_weight)"
 )
 backends.register("channel_attention", "cpu", "cpu", lambda: load("_C")[1])
+MOST_IN_HEAD = 96  # csrc/cuda/channel_attention_small.cuh
+
+
+def _about(*arguments: Any) -> tuple[Tensor, int]:
+    x = arguments[0]  # dy in the backward, which is alike
+    return x, x.shape[1]
+
+
+def _refuses(*arguments: Any) -> str:
+    heads = next(argument for argument in arguments if type(argument) is int)
+    x = arguments[0]
+    if x.dtype == torch.float64:
+        return "float64 is for the CPU"
+    if x.shape[1] // heads > MOST_IN_HEAD:
+        return f"heads of more than {MOST_IN_HEAD} channels"
+    return ""
+
+
+cuda_kernels("channel_attention", about=_about, refuses=_refuses)
 triton_kernels("channel_attention")
 
 # On the CPU: with so many channels making the 1x1 convolution's output again costs the backward more than keeping it:

@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import backends
 from .._extension import load
 from ..reference.rdfe import multiscale_dwconv_ref
-from ._library import Needs, check_image, describe, differentiable, library, triton_kernels
+from ._library import Needs, check_image, cuda_kernels, describe, differentiable, library, triton_kernels
 
 # x is one tensor for all branches, or one each; a bias with no elements stands for none.
 library.define(
@@ -25,6 +25,29 @@ library.define(
     " -> (Tensor[] dx, Tensor[] dweights, Tensor[] dbiases, Tensor dscale)"
 )
 backends.register("multiscale_dwconv", "cpu", "cpu", lambda: load("_C")[1])
+
+
+def _about(first: Sequence[Tensor], *_: Any) -> tuple[Tensor, int]:
+    return first[0], first[0].shape[1]
+
+
+def _refuses(first: Sequence[Tensor], second: Sequence[Any], third: Sequence[Tensor], *_: Any) -> str:
+    """Of the arguments (x, weights, ...) or (dy, x, weights, ...): what csrc/cuda/multiscale_dwconv.cu does not take."""
+    # The third of a forward call are biases [C].
+    x, weights = (second, third) if third[0].dim() == 4 else (first, second)
+    kernels = sorted(weight.shape[-1] for weight in weights)
+    if x[0].dtype == torch.float64:
+        return "its kernels are not for float64"
+    if len(kernels) > 3 or not {3, 5, 7}.issuperset(kernels):
+        return f"its kernels are for one to three branches of sizes 3, 5 and 7, not for {kernels}"
+    if len(x) != len(kernels) and kernels != [3, 5, 7]:
+        return f"its kernels are for 3, 5 and 7 together where branches share x, not for {kernels}"
+    if x[0].numel() // x[0].shape[0] >= 2**30:
+        return "an image has 2**30 elements or more"
+    return ""
+
+
+cuda_kernels("multiscale_dwconv", about=_about, refuses=_refuses)
 triton_kernels("multiscale_dwconv", float64=True)
 
 

@@ -14,6 +14,7 @@ from ..reference.skaf import skaf_descriptor_ref
 from ._library import (
     Needs,
     check_image,
+    cuda_kernels,
     describe,
     differentiable,
     empty_as,
@@ -33,6 +34,28 @@ library.define(
     " -> (Tensor[] dweights, Tensor[] dbiases)"
 )
 backends.register("skaf_descriptor", "cpu", "cpu", lambda: load("_C")[1])
+
+
+def _about(*arguments: Any) -> tuple[Tensor, int]:
+    """x, or dm, whose pixels are x's; and x's channels."""
+    weights = next(a for a in arguments if isinstance(a, list))
+    return arguments[0], weights[0].shape[1]
+
+
+def _refuses(*arguments: Any) -> str:
+    data, weights = arguments[0], next(a for a in arguments if isinstance(a, list))
+    if len(weights) > 2 or max(weight.shape[-1] for weight in weights) > 7:
+        return "more than two convolutions, or one larger than 7x7"
+    if sum(weight.shape[0] for weight in weights) > 1024:
+        return "more than 1024 channels to take the maximum of"
+    if max(data.shape[2:]) >= 2**15:
+        return "images of 32768 rows or columns"
+    if data.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32":
+        return "float32 with products in TF32; the compiled ones are exact"
+    return ""
+
+
+cuda_kernels("skaf_descriptor", ("fwd", "bwd_input", "bwd_parameters"), about=_about, refuses=_refuses)
 triton_kernels("skaf_descriptor", ("fwd", "bwd_input", "bwd_parameters", "prepack"))
 
 

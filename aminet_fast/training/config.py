@@ -47,6 +47,8 @@ class TrainConfig:
         device: Where to train; auto takes the GPU when there is one.
         channels_last: Keep pictures and weights in channels_last order, the faster one.
         compile: Pass the network through torch.compile.
+        cuda_graph: Capture the whole step in one CUDA graph, so that launches take no time of the CPU's; for one
+            process and accumulate 1. Without a GPU the step runs as it is.
         backend: What runs the network's operators: auto, cpu, triton, cuda, or reference for plain PyTorch; without it,
             AMINET_FAST_BACKEND, else auto.
         deterministic: Use only deterministic algorithms (slower on a GPU).
@@ -88,6 +90,7 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     channels_last: bool = True
     compile: bool = False
+    cuda_graph: bool = False
     backend: str | None = None
     deterministic: bool = False
     val_every: int = 1000
@@ -124,6 +127,10 @@ class TrainConfig:
         _require(all(0 <= b < 1 for b in self.betas), "betas", self.betas, "in [0, 1)")
         _require(0 <= self.seed < 2**32, "seed", self.seed, "in [0, 2**32)")
         _require(self.backend is None or self.backend in NAMES, "backend", self.backend, f"one of {', '.join(NAMES)}")
+        if self.cuda_graph and (self.accumulate != 1 or self.compile):
+            raise ValueError(
+                "cuda_graph captures a step of one batch and no compiled network: use it with --accumulate 1"
+            )
         if self.val is not None and (self.val.size, self.val.scale) != (self.data.size, self.data.scale):
             raise ValueError(
                 f"val is {self.val.size} pixels at scale {self.val.scale}, data {self.data.size} at {self.data.scale};"
@@ -195,6 +202,7 @@ _HARMLESS = {
     "val",
     "data",
     "device",
+    "cuda_graph",
 }
 
 

@@ -70,11 +70,14 @@ def _accelerator(config: TrainConfig) -> Accelerator:
             "device is 'cuda' and PyTorch sees no GPU; use --device cpu, or install a CUDA build of PyTorch"
         )
     cpu = config.device == "cpu" or not torch.cuda.is_available()
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=cpu,
         mixed_precision="bf16" if config.precision == "bf16" else "no",
         gradient_accumulation_steps=config.accumulate,
     )
+    if config.cuda_graph and accelerator.num_processes > 1:
+        raise ValueError("cuda_graph captures the step of one process; leave it out where there are several")
+    return accelerator
 
 
 def _prepare(config: TrainConfig, accelerator: Accelerator, folder: RunFolder, log: RunLog) -> Trainer:

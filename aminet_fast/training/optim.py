@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,13 @@ def init_normal(model: nn.Module, std: float = 0.02) -> None:
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Adam:
     # One fused kernel for some hundreds of small tensors; it needs no copy of the gradients as foreach does.
     return torch.optim.Adam(model.parameters(), lr=config.lr, betas=config.betas, fused=True)
+
+
+def plain_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Its state dict without the marks of a CUDA graph of the step, so that any run can go on from it."""
+    state = optimizer.state_dict()
+    groups = [{**group, "lr": float(group["lr"]), "capturable": False} for group in state["param_groups"]]
+    return {**state, "param_groups": groups}
 
 
 def learning_rate(config: TrainConfig, step: int, total: int) -> float:

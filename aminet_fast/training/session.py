@@ -15,7 +15,7 @@ from ..model import AMINet
 from . import rng
 from .config import TrainConfig
 from .ema import Shadow
-from .optim import build_optimizer, init_normal
+from .optim import build_optimizer, init_normal, plain_state
 
 
 class Session:
@@ -72,7 +72,7 @@ class Session:
             "config": self.config.to_dict(),
             "model_config": self.config.network().to_dict(),
             "model": self.net.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": plain_state(self.optimizer),
             "ema": self.shadow.average.state_dict() if self.config.ema is not None else None,
             "rng": gather_object([rng.capture()]),
             "faces": self.faces.fingerprint,

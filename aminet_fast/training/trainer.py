@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from ..graph_training import GraphedStep, graph_step
 from ..plot import PlotConfig, plot
 from .agreement import Agreement, exchange
 from .batches import Batch, to_device, train_batches
@@ -30,6 +31,7 @@ class Trainer:
         self.session, self.recorder, self.folder, self.log = session, recorder, folder, log
         self.config, self.accelerator = session.config, session.accelerator
         self.started = time.monotonic()
+        self._graph: GraphedStep | None = None
 
     def run(self, signals: StopSignals, callback: Callback | None) -> int:
         """Train to the last step, or until something asks for a stop. Returns the exit status."""
@@ -80,6 +82,8 @@ class Trainer:
         rate = learning_rate(config, s.step, s.total)
         for group in s.optimizer.param_groups:
             group["lr"] = rate
+        if config.cuda_graph:
+            return self._graphed_step(next(batches), signals)
         used: list[Batch] = []
         losses: list[torch.Tensor] = []
         for _ in range(config.accumulate):
@@ -98,12 +102,28 @@ class Trainer:
                     accelerator.clip_grad_norm_(s.model.parameters(), config.grad_clip)
                 s.prepared.step()
                 s.prepared.zero_grad()
-        agreed = agreement()
+        return self._stepped(agreement(), used, losses), used
+
+    def _graphed_step(self, batch: Batch, signals: StopSignals) -> tuple[Agreement, list[Batch]]:
+        """The same as one CUDA graph, which is captured at the first step."""
+        config, s = self.config, self.session
+        pictures = [to_device(batch[k], self.accelerator.device, config.channels_last) for k in ("input", "hr")]
+        if self._graph is None:
+            precision = torch.bfloat16 if config.precision == "bf16" else None
+            loss = LOSSES[config.loss]
+            options = {"autocast": precision, "max_norm": config.grad_clip}
+            self._graph = graph_step(s.net, s.optimizer, loss, pictures, **options)  # type: ignore[arg-type]
+        losses = [self._graph(*pictures)]
+        agreement = exchange(self.accelerator, losses, self._wishes(signals))
+        return self._stepped(agreement(), [batch], losses), [batch]
+
+    def _stepped(self, agreed: Agreement, used: list[Batch], losses: list[torch.Tensor]) -> Agreement:
+        s = self.session
         s.step += 1
         if not math.isfinite(agreed.loss):
             self._diverged("loss", used, [x.item() for x in losses])
         s.shadow.update(s.step)
-        return agreed, used
+        return agreed
 
     def _wishes(self, signals: StopSignals) -> tuple[bool, bool, bool]:
         """Told to stop, time up, checkpoint due: as this process sees it; only the main one has a clock."""

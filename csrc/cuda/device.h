@@ -48,7 +48,7 @@ inline void checked(cudaError_t code) {
 }
 
 template <typename T>
-constexpr T ceil_div(T a, T b) {
+__host__ __device__ constexpr T ceil_div(T a, T b) {
   return (a + b - 1) / b;
 }
 

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import sanitize
 import torch
 from torch.utils.cpp_extension import include_paths
 
@@ -21,8 +22,12 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "build_backend"))
 import build_plan
 
-FLAGS = ["-x", "c++", "-std=c++20", "-O1", "-g", "-fno-omit-frame-pointer", "-shared", "-fPIC", *build_plan.STABLE_ABI]
-SANITIZERS = {"": [], "address": ["-fsanitize=address,undefined"], "thread": ["-fsanitize=thread", "-Wno-tsan"]}
+FLAGS = ["-x", "c++", "-std=c++20", "-O1", "-g1", "-fno-omit-frame-pointer", "-shared", "-fPIC", *build_plan.STABLE_ABI]
+# Each library has an emulator of its own, also where several are in one process.
+FLAGS += ["-fvisibility=hidden", "-fno-gnu-unique", "-Wno-tsan"]
+# Without a sanitizer too: vectors at addresses that a GPU refuses, and indices past an array's end.
+CHECKED = ["-fsanitize=alignment,bounds", "-fno-sanitize-recover=undefined"]
+SANITIZERS = {"": CHECKED, **{kind: flags.split() for kind, flags in sanitize.FLAGS.items()}}
 
 
 def cuda_headers() -> str:
@@ -50,8 +55,9 @@ def library(source: Path, sanitizer: str = "", defines: Sequence[str] = ()) -> P
     command += [f"-I{path}" for path in includes]
     libraries = Path(torch.__file__).parent / "lib"
     linked = [f"-L{libraries}", f"-Wl,-rpath,{libraries}", "-ltorch", "-ltorch_cpu", "-lc10"]
+    environ = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}  # a sanitizer's, see below
     # What was not compiled into it is the preprocessor's to see: it follows every include.
-    text = subprocess.run([*command, "-E", "-P", str(source)], capture_output=True, check=True).stdout
+    text = subprocess.run([*command, "-E", "-P", str(source)], env=environ, capture_output=True, check=True).stdout
     name = hashlib.sha256(text + " ".join([*command, *linked]).encode()).hexdigest()[:16]
     folder = Path(
         os.environ.get("AMINET_EMULATED_CACHE") or Path(tempfile.gettempdir()) / f"aminet-emulated-{os.getuid()}"
@@ -60,6 +66,20 @@ def library(source: Path, sanitizer: str = "", defines: Sequence[str] = ()) -> P
     if not target.exists():
         folder.mkdir(parents=True, exist_ok=True)
         part = target.with_suffix(f".{os.getpid()}")
-        subprocess.run([*command, str(source), "-o", str(part), *linked], check=True)
+        subprocess.run([*command, str(source), "-o", str(part), *linked], env=environ, check=True)
         part.rename(target)
+    return target
+
+
+def sanitized_library(source: Path, sanitizer: str, defines: Sequence[str] = ()) -> Path:
+    """`library`; this very command starts once more if a sanitizer has to be in the process from its beginning."""
+    target = library(source, sanitizer, defines)
+    if sanitizer:
+        environ = sanitize.environment(sanitizer)
+        if os.environ.get("LD_PRELOAD") != environ["LD_PRELOAD"]:
+            # ThreadSanitizer needs addresses where it expects them.
+            prefix = ["setarch", "-R"] if sanitizer == "thread" else []
+            command = [*prefix, sys.executable, *sys.orig_argv[1:]]
+            sys.stdout.flush()
+            os.execvpe(command[0], command, os.environ | environ)
     return target

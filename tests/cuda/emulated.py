@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--define", action="append", default=[], help="for the compiler: FAULT=1")
     options = parser.parse_args(argv)
     source = build.ROOT / "csrc" / "cuda" / f"{options.operator}.cu"
-    torch.ops.load_library(build.library(source, options.sanitizer, options.define))
+    torch.ops.load_library(build.sanitized_library(source, options.sanitizer, options.define))
     backends.register(options.operator, "cpu", "cuda", lambda: "")
     cases = [case for case in cases_of(options.operator) if case.interpreted and options.case in (None, case.name)]
     if options.fast:

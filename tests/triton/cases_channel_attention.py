@@ -34,6 +34,12 @@ def sliced(draw: Draw) -> Arguments:
     return arguments(draw, 2, 6, 4, 5, 2) | {"x": draw(2, 9, 5, 5)[:, 1:7, 1:]}
 
 
+def beside(draw: Draw) -> Arguments:
+    """x without gaps, but at an address that no vector starts at."""
+    memory = draw(2 * 24 * 15 + 1)[1:]
+    return arguments(draw, 2, 24, 3, 5, 1) | {"x": memory.view(2, 3, 5, 24).permute(0, 3, 1, 2)}
+
+
 HALF = (torch.bfloat16, torch.float16)
 # In 16 bits u, q and k, v, M and y are rounded. Switched on one by one in float64, these put y at up to 1.25, 1.1, 1.0,
 # 1.2 and 0.35 times its tolerance; together, as in the kernels, at up to 1.7, and at 1.2 the gradient of a temperature
@@ -67,6 +73,15 @@ CASES = [
     *cases("head-of-80", 1, 80, 2, 3, 1),
     *cases("by-root", 2, 24, 4, 5, 1, loosen=BY_ROOT, normalised=False),
     *cases("by-root-heads", 1, 12, 9, 4, 4, loosen=1.0, normalised=False),
+    # Several tiles down and across, the last ones with a part of their pixels; shares of more than one tile.
+    *cases("37x21", 2, 24, 37, 21, 1),
+    *cases("c48-37x21", 1, 48, 37, 21, 2),
+    # Heads of other widths beside channels that come as vectors, and channels that do not.
+    *cases("four-heads-of-6", 1, 24, 9, 18, 4),
+    *cases("c72", 1, 72, 10, 3, 3),
+    *cases("head-of-33", 1, 33, 9, 2, 1),
+    Case("channel_attention", "beside-vectors", beside, dtypes=(torch.float32,)),
+    Case("channel_attention", "beside-vectors-16-bit", beside, dtypes=HALF, loosen=TOGETHER),
     *cases("plain-layout", 2, 7, 5, 3, 1, plain=True),
     Case("channel_attention", "float32-parameters", autocast, dtypes=HALF, loosen=TOGETHER),
     Case("channel_attention", "sliced", sliced, gradient="expanded", dtypes=(torch.float32,)),

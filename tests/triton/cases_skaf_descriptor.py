@@ -75,6 +75,12 @@ CASES = [
     case("three-sizes", 2, 5, 6, 4, kernels=(1, 9, 3), outputs=7),
     case("one-size", 1, 8, 4, 6, kernels=(3,), outputs=1),
     case("wide", 1, 8, 11, 10, kernels=(3, 5), outputs=70),
+    # Of the CUDA kernels: rows that are no whole vectors, three runs of sorted pixels; channels in two chunks, the
+    # second of one vector, outputs in several groups that are not full, by large tiles and by small ones.
+    case("c20", 2, 20, 18, 37),
+    case("c56", 1, 56, 9, 37, outputs=30),
+    case("c56-few", 1, 56, 5, 7, outputs=30),
+    case("larger-first", 1, 16, 6, 19, kernels=(7, 5), outputs=10),
     Case("skaf_descriptor", "plain-layout", plain, settled=settled, gradient="contiguous"),
     Case("skaf_descriptor", "sliced", sliced, settled=settled, gradient="expanded"),
     Case("skaf_descriptor", "float32-parameters", float32_parameters, settled=settled),

@@ -5,6 +5,7 @@ A driver that answers Triton's questions stands in for CUDA's. Of autotuned kern
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ class Launch:
     options: dict[str, Any]  # its constexprs
     used: Resources
     key: str  # of what was compiled: the same for the same code
+    idle: int = 0  # products with a constant zero
 
     def problems(self, one_block: dict[str, str], strict: bool = True) -> list[str]:
         """What is wrong with it, in words; strict: not even a few bytes may be spilled."""
@@ -39,6 +41,10 @@ class Launch:
         tuned = self.used.blocks > 0  # not for AMD
         if tuned and self.used.spilled > (0 if strict else FEW):
             found.append(f"spills {self.used.spilled} bytes at {self.used.registers} registers")
+        if strict and self.idle:
+            # In a loop, Triton takes a variable for constant that began as the same value as another and is set to it:
+            # `a = b = zeros; for ...: use(a); a = b; b = new`. Two calls of tl.zeros are two values.
+            found.append(f"multiplies {self.idle} times by zero: a variable that a loop carries was taken for constant")
         if self.used.shared > self.used.limit:
             found.append(f"takes {self.used.shared} bytes of shared memory, {self.used.limit} at most")
         if self.used.blocks == 1 and self.kernel not in one_block:
@@ -90,6 +96,12 @@ class Pointer(MockTensor):
         return self.offset
 
 
+def products_with_zero(ttir: str) -> int:
+    """How many products of tiles have a factor that is the constant zero."""
+    zeros = set(re.findall(r"(%\w+) = arith\.constant dense<0\.0+e\+00>", ttir))
+    return sum(not zeros.isdisjoint(factors) for factors in re.findall(r"= arith\.mulf (%\w+), (%\w+) ", ttir))
+
+
 def _argument(value: Any) -> Any:
     if isinstance(value, Tensor):
         return Pointer(value)
@@ -116,7 +128,8 @@ def compiled_launches(arch: int | str) -> Iterator[list[Launch]]:
         chosen = {p.name: given[p.name] for p in self.params if p.is_constexpr}
         chosen["num_warps"] = kernel.metadata.num_warps
         used = resources(kernel, arch)
-        launches.append(Launch(self.__name__, size + (1,) * (3 - len(size)), chosen, used, kernel.hash))
+        idle = products_with_zero(kernel.asm["ttir"])
+        launches.append(Launch(self.__name__, size + (1,) * (3 - len(size)), chosen, used, kernel.hash, idle))
         return kernel
 
     def tune_afresh(self: Any, *args: Any, **kwargs: Any) -> Any:

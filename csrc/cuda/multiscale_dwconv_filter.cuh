@@ -1,0 +1,302 @@
+// y_k = a * DW_k(x_k) + b_k, and with turned taps dx = a * sum_k DW_k^T(dy_k).
+//
+// Three kernels of one walk (multiscale_dwconv_tile.cuh): spread (one x, three y), summed (three dy, one dx), and each
+// (a block has one branch, its own x and its own y). Weights are registers, scaled by a before the walk.
+#pragma once
+
+#include "cuda/multiscale_dwconv_taps.cuh"
+#include "cuda/multiscale_dwconv_tile.cuh"
+
+namespace aminet::multiscale {
+
+template <typename T>
+struct FilterCall {
+  Tiling tiling;
+  const T* x[kBranches];
+  T* y[kBranches];
+  int kernel[kBranches];
+  Parameter weight[kBranches], bias[kBranches];  // bias.data may be null
+  Parameter scale;                               // data may be null
+  bool turned;
+};
+
+// Weights of a tile's channels [C, 1, K, K] to shared memory as [channel of tile][tap], 0 for channels that are not.
+// K * K is odd, so that lanes, which are channels, meet different banks.
+template <typename T, int K>
+__device__ __forceinline__ void stage_weights(float* to, const FilterCall<T>& call, int branch, int first) {
+  const int count = call.tiling.parts * kLanes * K * K;
+  const int64_t from = int64_t(first) * K * K, end = int64_t(call.tiling.channels) * K * K;
+  for (int i = threadIdx.x; i < count; i += kThreads) {
+    const int tap = i % (K * K);
+    to[call.turned ? i - tap + K * K - 1 - tap : i] = from + i < end ? call.weight[branch].template at<T>(from + i) : 0.f;
+  }
+}
+
+template <int K>
+__device__ __forceinline__ void take_weights(float (&w)[K * K], const float* staged, int channel, float scale) {
+#pragma unroll
+  for (int tap = 0; tap < K * K; ++tap) w[tap] = staged[channel * K * K + tap] * scale;
+}
+
+// The rows of COUNT images in shared memory, some of each a step; a step is [row][image][elements of a row].
+template <typename T, int P, int COUNT>
+class Ring {
+ public:
+  static constexpr int kRows = kRowsOfStep<P>, kSlots = kStepsOfRing<P>;
+
+  // Rows `first` .. `end` - 1 will come, of images `from`.
+  __device__ __forceinline__ Ring(const Tiling& t, const Place<P>& place, const T* const* from, T* shared, int first, int end)
+      : copy_(t, place, first), slots_(shared), next_(first), end_(end), size(row_elements<P, kReach>(t.parts)),
+        step_(kRows * COUNT * size), last_((kSlots - 1) * step_) {
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) from_[i] = from[i] + int64_t(place.image) * t.height * t.row();
+    clear(slots_, kSlots * kRows * COUNT * size);
+    __syncthreads();
+    for (int i = 0; i < kSlots - 1; ++i) fill(t, place);
+  }
+
+  // The next step's rows, once all threads' copies of them have come; begins another step.
+  __device__ __forceinline__ const T* take(const Tiling& t, const Place<P>& place) {
+    wait_async<kSlots - 2>();
+    __syncthreads();
+    fill(t, place);
+    const T* step = slots_ + taking_;
+    taking_ = taking_ == last_ ? 0 : taking_ + step_;
+    return step;
+  }
+
+ private:
+  __device__ __forceinline__ void fill(const Tiling& t, const Place<P>& place) {
+    if (t.vectors) {
+#pragma unroll
+      for (int r = 0; r < kRows; ++r)
+        if (next_ + r < end_) {
+#pragma unroll
+          for (int i = 0; i < COUNT; ++i) copy_.by_vectors(t, slots_ + filling_ + (r * COUNT + i) * size, from_[i], r);
+        }
+    } else {
+#pragma unroll 1
+      for (int r = 0; r < min(kRows, end_ - next_); ++r)
+        for (int i = 0; i < COUNT; ++i)
+          copy_.one_by_one(t, place, slots_ + filling_ + (r * COUNT + i) * size, from_[i], r);
+    }
+    copy_.next_row(t, kRows);
+    commit_async();
+    next_ += kRows;
+    filling_ = filling_ == last_ ? 0 : filling_ + step_;
+  }
+
+  RowCopy<T, P, kReach> copy_;
+  const T* from_[COUNT];
+  T* const slots_;
+  int next_, end_, filling_ = 0, taking_ = 0;
+
+ public:
+  const int size;  // elements of a row
+
+ private:
+  const int step_, last_;  // of a step, and where the last one begins
+};
+
+// Two values of 16 bits, the first in the lower half.
+__device__ __forceinline__ uint32_t packed(float a, float b, __nv_bfloat16) {
+  const __nv_bfloat162 both = __floats2bfloat162_rn(a, b);
+  return *reinterpret_cast<const uint32_t*>(&both);
+}
+__device__ __forceinline__ uint32_t packed(float a, float b, __half) {
+  const __half2 both = __floats2half2_rn(a, b);
+  return *reinterpret_cast<const uint32_t*>(&both);
+}
+
+// This lane's and its neighbour's (lane ^ 1) values of one of two pixels: of the first in even lanes, of the second in odd.
+__device__ __forceinline__ uint32_t paired(uint32_t pixels, bool odd) {
+  const uint32_t other = __shfl_xor_sync(0xffffffffu, pixels, 1);
+#ifdef __CUDACC__
+  return __byte_perm(pixels, other, odd ? 0x3276 : 0x5410);
+#else
+  return odd ? other >> 16 | (pixels & 0xffff0000u) : (pixels & 0xffffu) | other << 16;
+#endif
+}
+
+// Where a thread's pixels are in an image of y, from the top down. Of 16 bits, two lanes exchange halves, so that each
+// stores two channels of one pixel: half the stores and addresses.
+template <typename T, int P>
+class Output {
+ public:
+  __device__ __forceinline__ Output(const Tiling& t, const Place<P>& place, int row) {
+    odd_ = pairs(t) && threadIdx.x % 2 != 0;
+    const int column = place.first_pixel + place.pixel + odd_, channel = place.channel - odd_;
+    at_ = unsigned(row * t.row() + column * t.channels + channel) * unsigned(sizeof(T));
+#pragma unroll
+    for (int p = 0; p < P; ++p) live_[p] = channel < t.channels && column + p < t.width;
+  }
+
+  // P values to a row `above` the one that this points at; all threads come along.
+  __device__ __forceinline__ void put(const Tiling& t, T* image, int above, const float (&y)[P]) const {
+    T* const to = image - above * t.row();
+    const unsigned pixel = unsigned(t.channels) * unsigned(sizeof(T));
+    if constexpr (sizeof(T) == 2) {
+      if (pairs(t)) {
+#pragma unroll
+        for (int p = 0; p < P; p += 2) {
+          const uint32_t value = paired(packed(y[p], y[p + 1], T{}), odd_);
+          if (live_[p]) *reinterpret_cast<uint32_t*>(moved(to, at_ + p * pixel)) = value;
+        }
+        return;
+      }
+    }
+#pragma unroll
+    for (int p = 0; p < P; ++p)
+      if (live_[p]) *moved(to, at_ + p * pixel) = narrow<T>(y[p]);
+  }
+
+  __device__ __forceinline__ void next_row(const Tiling& t) { at_ += unsigned(t.row()) * unsigned(sizeof(T)); }
+
+ private:
+  __device__ __forceinline__ static bool pairs(const Tiling& t) { return sizeof(T) == 2 && t.vectors; }
+
+  unsigned at_;
+  bool odd_, live_[P];
+};
+
+// The branches of a walk that share their row of x.
+template <typename T, int P, int REACH, int... KERNELS>
+struct Walk {
+  __device__ __forceinline__ void stage(float*, const FilterCall<T>&, int, int) {}
+  __device__ __forceinline__ void begin(const float*, const FilterCall<T>&, int, const Place<P>&, float) {}
+  template <bool ALL>
+  __device__ __forceinline__ void step(const float (&)[P + 2 * REACH], const Tiling&, const Place<P>&,
+                                       const Output<T, P>&, int, Met<ALL>) {}
+};
+
+template <typename T, int P, int REACH, int K, int... REST>
+struct Walk<T, P, REACH, K, REST...> {
+  float w[K * K], y[K][P], bias;
+  T* image;
+  Walk<T, P, REACH, REST...> rest;
+
+  __device__ __forceinline__ void stage(float* to, const FilterCall<T>& call, int branch, int first) {
+    stage_weights<T, K>(to, call, branch, first);
+    rest.stage(to + call.tiling.parts * kLanes * K * K, call, branch + 1, first);
+  }
+
+  __device__ __forceinline__ void begin(const float* staged, const FilterCall<T>& call, int branch,
+                                        const Place<P>& place, float scale) {
+    take_weights<K>(w, staged, place.channel - place.first, scale);
+    const bool biased = call.bias[branch].data != nullptr && place.channel < call.tiling.channels;
+    bias = biased ? call.bias[branch].template at<T>(place.channel) : 0.f;
+#pragma unroll
+    for (int j = 0; j < K; ++j)
+#pragma unroll
+      for (int p = 0; p < P; ++p) y[j][p] = bias;
+    image = call.y[branch] + int64_t(place.image) * call.tiling.height * call.tiling.row();
+    rest.begin(staged + call.tiling.parts * kLanes * K * K, call, branch + 1, place, scale);
+  }
+
+  // Row `at` of x, at which `out` points, and the row of y that is done with it.
+  template <bool ALL>
+  __device__ __forceinline__ void step(const float (&x)[P + 2 * REACH], const Tiling& t, const Place<P>& place,
+                                       const Output<T, P>& out, int at, Met<ALL> met) {
+    advance<K, P, REACH>(y, x, w, bias, met);
+    if (ALL || (at - K / 2 >= place.top && at - K / 2 < place.bottom)) out.put(t, image, K / 2, y[0]);
+    rest.step(x, t, place, out, at, met);
+  }
+};
+
+template <typename T, int P>
+__device__ __forceinline__ float scale_of(const FilterCall<T>& call, const Place<P>& place) {
+  const bool scaled = call.scale.data != nullptr && place.channel < call.tiling.channels;
+  return scaled ? call.scale.template at<T>(int64_t(place.image) * call.tiling.channels + place.channel) : 1.f;
+}
+
+// Branches from `branch` on, which share x.
+template <typename T, int P, int REACH, int... KERNELS>
+__device__ __forceinline__ void walk(const FilterCall<T>& call, int branch, unsigned char* shared) {
+  const Tiling& t = call.tiling;
+  const Place<P> place(t, blockIdx.x / t.slices, blockIdx.x % t.slices);
+  float* staged = reinterpret_cast<float*>(shared);
+  constexpr int kTaps = (0 + ... + (KERNELS * KERNELS));
+  const int first = max(place.top - REACH, 0), end = min(place.bottom + REACH, t.height);
+  Ring<T, P, 1> ring(t, place, call.x + branch, reinterpret_cast<T*>(staged + t.parts * kLanes * kTaps), first, end);
+  Walk<T, P, REACH, KERNELS...> branches;
+  branches.stage(staged, call, branch, place.first);
+  __syncthreads();
+  branches.begin(staged, call, branch, place, scale_of(call, place));
+  Output<T, P> out(t, place, first);
+  const int own = place.template in_row<kReach>();
+  for (int at = first; at < place.bottom + REACH; at += kRowsOfStep<P>) {  // below the image nothing comes, but rows of y are done
+    const T* step = ring.take(t, place) + own;
+    each_row<REACH>(t, place, at, [&](int r, int row, auto met) {
+      float x[P + 2 * REACH];
+      load_window<P, REACH, kLanes>(x, step + r * ring.size);
+      branches.step(x, t, place, out, row, met);
+      out.next_row(t);
+    });
+  }
+}
+
+constexpr int kSpreadPixels = 2, kSummedPixels = 4, kEachPixels = 4;
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads, 2) spread(FilterCall<T> call) {
+  AMINET_DYNAMIC_SHARED(unsigned char, shared);
+  walk<T, kSpreadPixels, kReach, 3, 5, 7>(call, 0, shared);
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads, 2) each(FilterCall<T> call) {
+  AMINET_DYNAMIC_SHARED(unsigned char, shared);
+  const int branch = blockIdx.y;
+  switch (call.kernel[branch]) {
+    case 3: return walk<T, kEachPixels, 1, 3>(call, branch, shared);
+    case 5: return walk<T, kEachPixels, 2, 5>(call, branch, shared);
+    default: return walk<T, kEachPixels, 3, 7>(call, branch, shared);
+  }
+}
+
+// A row of each dy into the P pixels' rows of dx.
+template <typename T, int P, bool ALL>
+__device__ __forceinline__ void sum_rows(float (&y)[7][P], const T* rows, int size, const float (&w3)[9],
+                                         const float (&w5)[25], const float (&w7)[49], Met<ALL> met) {
+  float x7[P + 6], x5[P + 4], x3[P + 2];
+  load_window<P, 3, kLanes>(x7, rows + 2 * size);
+  advance<7, P, 3>(y, x7, w7, 0.f, met);
+  load_window<P, 2, kLanes>(x5, rows + size);
+  add_row<5, P, 2, 7>(y, x5, w5, met);
+  load_window<P, 1, kLanes>(x3, rows);
+  add_row<3, P, 1, 7>(y, x3, w3, met);
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads, 2) summed(FilterCall<T> call) {
+  AMINET_DYNAMIC_SHARED(unsigned char, shared);
+  constexpr int P = kSummedPixels;
+  const Tiling& t = call.tiling;
+  const Place<P> place(t, blockIdx.x / t.slices, blockIdx.x % t.slices);
+  const int channels = t.parts * kLanes, channel = place.channel - place.first;
+  float* staged = reinterpret_cast<float*>(shared);
+  const int first = max(place.top - kReach, 0), end = min(place.bottom + kReach, t.height);
+  Ring<T, P, kBranches> ring(t, place, call.x, reinterpret_cast<T*>(staged + channels * 83), first, end);
+  stage_weights<T, 3>(staged, call, 0, place.first);
+  stage_weights<T, 5>(staged + channels * 9, call, 1, place.first);
+  stage_weights<T, 7>(staged + channels * 34, call, 2, place.first);
+  __syncthreads();
+  float w3[9], w5[25], w7[49], y[7][P] = {};
+  const float scale = scale_of(call, place);
+  take_weights<3>(w3, staged, channel, scale);
+  take_weights<5>(w5, staged + channels * 9, channel, scale);
+  take_weights<7>(w7, staged + channels * 34, channel, scale);
+  T* const image = call.y[0] + int64_t(place.image) * t.height * t.row();
+  Output<T, P> out(t, place, first);
+  const int own = place.template in_row<kReach>();
+  for (int at = first; at < place.bottom + kReach; at += kRowsOfStep<P>) {
+    const T* step = ring.take(t, place) + own;
+    each_row<kReach>(t, place, at, [&](int r, int row, auto met) {
+      sum_rows<T, P>(y, step + r * kBranches * ring.size, ring.size, w3, w5, w7, met);
+      if (row - kReach >= place.top && row - kReach < place.bottom) out.put(t, image, kReach, y[0]);
+      out.next_row(t);
+    });
+  }
+}
+
+}  // namespace aminet::multiscale

@@ -1,0 +1,203 @@
+"""The table that chooses between Triton's kernels and compiled ones, and what a call asks for by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from triton_harness.case import first_case
+from triton_harness.checks import check_numbers
+
+from aminet_fast import backends, dispatch, info, ops
+from aminet_fast._extension import load
+from aminet_fast.ops import _library
+
+assert ops.__all__
+Write = Callable[..., None]
+ROW = {"operator": "some_op", "backend": "cuda", "reason": "measured"}
+CHOOSING = sorted(
+    name
+    for name in torch._C._dispatch_get_all_op_names()
+    if name.startswith("aminet_fast::") and _library._chooses(name.removeprefix("aminet_fast::"))
+)
+
+
+def forget() -> None:
+    for cached in (dispatch.table, dispatch._of_operator, dispatch.decide):
+        cached.cache_clear()
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
+    """write(row, ...): the table has these rows for this test."""
+    monkeypatch.setattr(dispatch, "TABLE", tmp_path / "dispatch.json")
+
+    def written(*rows: dict[str, Any]) -> None:
+        dispatch.TABLE.write_text(json.dumps({"rows": rows}))
+        forget()
+
+    yield written
+    forget()
+
+
+def decide(name: str = "some_op_fwd", dtype: torch.dtype = torch.float32, channels: int = 24, pixels: int = 100) -> str:
+    return dispatch.decide("some_op", name, dtype, channels, pixels, (8, 6))
+
+
+def test_the_table_that_is_there() -> None:
+    """Its rows name operators, passes and dtypes that exist, and bounds that something is between."""
+    for row in dispatch.table():
+        registered = [backend for backend, _ in backends._operators[row.operator].backends["cuda"]]
+        assert row.backend in registered
+        for suffix in row.passes:
+            assert f"{row.operator}_{suffix}" in _library._implemented
+        assert set(row.dtypes) <= {"float32", "bfloat16", "float16"}
+        assert len(row.capability) == 2
+        for least, most in (row.channels, row.pixels):
+            assert least is None or most is None or least <= most
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"chanels": [1, 2]}, r"unknown fields \['chanels'\]"),
+        ({"backend": "cpu"}, "backend must be triton or cuda"),
+        ({"reason": ""}, "with a reason"),
+        ({"operator": ""}, "no operator"),
+    ],
+)
+def test_what_is_no_row_raises(change: dict[str, Any], words: str, write: Write) -> None:
+    write(ROW | change)
+    with pytest.raises(ValueError, match=words):
+        dispatch.table()
+
+
+def test_the_first_row_that_fits_decides(write: Write) -> None:
+    write()
+    assert decide() == "triton"
+    write({**ROW, "operator": "other_op"}, {**ROW, "channels": [48, None], "backend": "triton"}, ROW)
+    assert (decide(), decide(channels=48)) == ("cuda", "triton")
+
+
+@pytest.mark.parametrize(
+    ("bounds", "fit", "unfit"),
+    [
+        ({"passes": ["bwd"]}, {"name": "some_op_bwd"}, {"name": "some_op_fwd"}),
+        ({"dtypes": ["bfloat16", "float16"]}, {"dtype": torch.float16}, {"dtype": torch.float32}),
+        ({"channels": [24, 48]}, {"channels": 24}, {"channels": 23}),
+        ({"channels": [24, 48]}, {"channels": 48}, {"channels": 49}),
+        ({"pixels": [None, 100]}, {"pixels": 100}, {"pixels": 101}),
+        ({"pixels": [100, None]}, {"pixels": 100}, {"pixels": 99}),
+    ],
+)
+def test_bounds_are_inclusive(bounds: dict[str, Any], fit: dict[str, Any], unfit: dict[str, Any], write: Write) -> None:
+    write(ROW | bounds)
+    assert (decide(**fit), decide(**unfit)) == ("cuda", "triton")
+
+
+@pytest.mark.parametrize(("least", "chosen"), [((8, 0), "cuda"), ((8, 6), "cuda"), ((9, 0), "triton")])
+def test_capability_is_a_least_one(least: tuple[int, int], chosen: str, write: Write) -> None:
+    write({**ROW, "capability": list(least)})
+    assert decide() == chosen
+
+
+def test_info_prints_the_table(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    bounded = {"passes": ["fwd"], "dtypes": ["float16"], "channels": [None, 48], "pixels": [7, 7], "capability": [9, 0]}
+    write({**ROW, **bounded}, {**ROW, "channels": [3, None], "backend": "triton"})
+    assert info.main(["--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["dispatch"] == {
+        "1. some_op_fwd, float16, up to 48 channels, 7 pixels, sm_90 or newer": "cuda: measured",
+        "2. some_op, 3 channels or more": "triton: measured",
+        "every other call on CUDA devices": "triton",
+    }
+    write()
+    assert info.main(["--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["dispatch"] == {"every other call on CUDA devices": "triton"}
+
+
+@pytest.fixture
+def launch(write: Write, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Which kernel a call of some_op_fwd on a CUDA device of capability 8.6 runs."""
+    compiled = SimpleNamespace(some_op_fwd=lambda x: "cuda")
+    triton = SimpleNamespace(some_op_fwd=lambda x: "triton")
+    monkeypatch.setattr(_library.torch.ops, "aminet_fast_cuda", compiled)
+    monkeypatch.setattr(_library, "kernels", lambda operator: triton)
+    monkeypatch.setattr(_library, "load", lambda name: (compiled, ""))
+    monkeypatch.setattr(dispatch, "_capability", lambda index: (8, 6))
+    monkeypatch.setattr(backends, "_logged", set())
+    write(ROW)
+
+    def launched(*backend: str, refuses: str = "") -> str:
+        about, refusal = (lambda x: (x, x.shape[1])), lambda x: refuses
+        return _library._launch("some_op", "some_op_fwd", about, refusal, torch.zeros(1, 24, 2, 2), *backend)
+
+    return launched
+
+
+@pytest.mark.parametrize(
+    ("rows", "backend", "ran"),
+    [
+        ([ROW], (), "cuda"),
+        ([ROW], ("auto",), "cuda"),
+        ([ROW], ("triton",), "triton"),
+        ([], (), "triton"),
+        ([], ("auto",), "triton"),
+        ([], ("cuda",), "cuda"),
+    ],
+)
+def test_the_argument_goes_before_the_table(
+    launch: Callable[..., str], write: Write, rows: list[dict[str, Any]], backend: tuple[str, ...], ran: str
+) -> None:
+    write(*rows)
+    assert launch(*backend) == ran
+
+
+def test_a_refused_call_is_triton_s_and_said_once(
+    launch: Callable[..., str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert launch("auto", refuses="too many channels") == "triton"
+    assert not caplog.records  # the table does not promise anything
+    assert [launch("cuda", refuses="too many channels") for _ in range(2)] == ["triton", "triton"]
+    (record,) = caplog.records
+    assert "some_op_fwd runs on Triton's kernels: too many channels" in record.getMessage()
+
+
+def test_without_the_compiled_module_triton_s_run(
+    launch: Callable[..., str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_library, "load", lambda name: (None, "CUDA extension not compiled: no nvcc"))
+    assert launch() == launch("auto") == "triton"
+    assert not caplog.records
+    assert launch("cuda") == "triton"
+    assert "CUDA extension not compiled: no nvcc" in caplog.text
+
+
+class Asked(TorchDispatchMode):
+    """Every operator that can be asked for a backend is, and has to answer as without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if func._schema.name in CHOOSING:
+            self.asked.add(func._schema.name)
+            given = _library._without_backend(True, args)[0]
+            other = func(*given, **(kwargs or {}), backend="cuda")
+            torch.testing.assert_close(other, found, rtol=0, atol=0, equal_nan=True)
+        return found
+
+
+@pytest.mark.skipif(load("_C")[0] is None, reason=f"needs the CPU extension: {load('_C')[1]}")
+def test_on_the_cpu_the_argument_says_nothing() -> None:
+    with Asked() as asked:
+        for operator in ("channel_attention", "multiscale_dwconv", "rdfe_front", "skaf_descriptor"):
+            check_numbers(first_case(operator), torch.float32, backend="cpu")
+    assert asked.asked == set(CHOOSING)
