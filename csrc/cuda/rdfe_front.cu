@@ -1,4 +1,25 @@
-// aminet_fast_cuda::rdfe_front_fwd; the schema and what is refused are in aminet_fast/ops/rdfe_front.py.
+// z = sum_k F_k f'_k + bias + y with f'_k = DW2_k(a f_k) + b'_k, f_k = DW_k(y) + b_k, a = AU(mean f); forward only, and
+// aminet_fast_cuda::rdfe_front_fwd. The schema and what is refused are in aminet_fast/ops/rdfe_front.py.
+//
+// Launches: window_parts and attend (rdfe_front_sums.cuh) read y and give `a`; then
+//   24 channels, 16 bits:  front (rdfe_front_forward.cuh), from y to z: images moved 1 + 1 + 1 = 3
+//   else:                  filter, from y to f' in memory, and fuse, from f' and y to z: 1 + 1 + 3 and 3 + 1 + 1 = 10
+// where Triton's kernels move 10. One kernel needs a row's rings of every channel at once (222 KB at 24@128, so only on
+// sm_90 and newer); twice as many channels of half the width would need the same, but leave a multiprocessor 128 pixels of
+// work between barriers and 96 or 192 channels do not fit, while their f' (12.6 MB at 96@32) stays in L2.
+//
+// The one kernel of Triton's header costs 226 multiply-adds for 166, because tiles of 16 x 16 filter their halo again. Here
+// rings keep f_k down a band and a window has the whole width: only 6 rows a band are made twice, 182 for bands of 32 rows.
+// And they run on tensor cores (rdfe_front_bands.cuh), as 33 m16n8k16 for 128 outputs.
+//
+// Floors of an H100 at 3.0 TB/s and 800 TFLOP/s dense, batch 32, bf16, beside those of Triton's (bytes; float32 at 67 TFLOP/s):
+//
+// | c@side | MB here | us | filters, GFLOP | us | MB Triton | us | filters, GFLOP | us |
+// |---|---|---|---|---|---|---|---|---|
+// | 24@128 | 75.5 | 25.2 | 13.2 | 16.5 | 251.7 | 83.9 | 4.18 | 62.3 |
+// | 48@64 | 125.8 | 41.9 | 6.2 | 7.8 | 125.8 | 41.9 | 2.09 | 31.2 |
+// | 96@32 | 62.9 | 21.0 | 3.4 | 4.2 | 62.9 | 21.0 | 1.04 | 15.6 |
+// | 192@16 | 31.5 | 10.5 | 1.9 | 2.4 | 31.5 | 10.5 | 0.52 | 7.8 |
 #include "cuda/tensors.h"
 
 #include <algorithm>
@@ -15,7 +36,12 @@ namespace {
 using namespace rdfe;
 using List = std::vector<Tensor>;
 constexpr int PLACES = 132;  // of blocks on an H100: bands are as high as fills them
-constexpr unsigned FRONT_BLOCKS = 64;  // with fewer, of 24 channels each, two kernels of smaller blocks are faster
+// With fewer blocks of 24 channels two kernels of smaller ones fill more of a GPU; the emulator has no GPU to fill.
+#ifdef __CUDACC__
+constexpr unsigned FRONT_BLOCKS = 64;
+#else
+constexpr unsigned FRONT_BLOCKS = 1;
+#endif
 constexpr int COLUMNS = 16;  // of a strip, whose shared memory any GPU has
 
 // The operator's list of parameters as the kernels read them; holds the memory.
@@ -58,7 +84,7 @@ Sizes sizes_of(const Tensor& y) {
           static_cast<int>(y.size(3))};
 }
 
-// What one block may have: less than half of an H100's on GPUs for desktops.
+// What one block may have: 99 to 227 KiB.
 int shared_memory_of_a_block() {
 #ifdef __CUDACC__
   int device = 0, bytes = 0;

@@ -209,7 +209,7 @@ __device__ __forceinline__ void walk(const T* y, const float* a, const Depthwise
       T* f = room.f + c * W::F_PLANE;
       const float* scalars = room.scalars + c * 8;
       const uint32_t* small = room.small + c * 2 * SMALL;
-      if constexpr (W::EACH == 1) {
+      if constexpr (W::EACH == 1 && W::SEGMENTS != 4) {
         filter_first<0, 2, T, W>(from, f, bands[i][0], small, scalars, s, at, row, place);
       } else {  // fewer sums at a time, for want of registers
         filter_first<2, 2, T, W>(from, f, bands[i][0], small, scalars, s, at, row, place);
