@@ -63,8 +63,8 @@ SHAPES = [
     ("c40", (1, 40, 6, 17)),
 ]
 
-# For the compiled kernels: windows of 16, 32, 64 and 128 columns and more than one, bands of 8 rows and a rest, blocks of
-# 8 channels and a rest, the network's numbers of channels. Triton's have nothing to show there.
+# For the compiled kernels: windows of 16, 32, 64 and 128 columns and more than one, bands of 8 rows and a rest, blocks
+# of 8 channels and a rest, the network's numbers of channels. Triton's have nothing to show there.
 CUDA_SHAPES = [
     ("odd-c24", (1, 24, 37, 21)),
     ("strips-c24", (2, 24, 18, 70)),
