@@ -1,4 +1,9 @@
-// z = F f' + bias + y:  [pixels, 3 C] by [3 C, C], where f' went through memory.
+// z = F f' + bias + y:  [pixels, 3 C] by [3 C, C], where f' went through memory. Reads f' (3 images) and y, writes z.
+//
+// 128 pixels and 48 or 96 outputs a block: F (in y's dtype, as attend left it) comes from L2 once for 128 pixels, and at
+// C = 24, 48 and 96 f' is read once. Two stages of 48 inputs are loaded and multiplied in turn. 50.2 KB at 96 outputs and
+// 110 registers: two blocks on a multiprocessor. 1.81 GFLOP at every size of the network: 2.3 us; its bytes, 15.7 MB
+// at 192@16 and 62.9 at 48@64, are the limit.
 #pragma once
 
 #include "cuda/async.h"

@@ -106,12 +106,14 @@ __device__ __forceinline__ void means_of(const float* sums, const Depthwise& fir
   const float pixels = float(s.height) * float(s.width);
   for (int at = threadIdx.x; at < BRANCHES * s.channels; at += SUM_THREADS) {
     const int branch = at / s.channels, c = at % s.channels, size = kernel_of(branch), margin = REACH - size / 2;
+    const Parameter weight = branch == 0 ? first.weight[0] : (branch == 1 ? first.weight[1] : first.weight[2]);
+    const Parameter bias = branch == 0 ? first.bias[0] : (branch == 1 ? first.bias[1] : first.bias[2]);
     float dot = 0;
     for (int i = 0; i < size; ++i)
       for (int j = 0; j < size; ++j)
-        dot += first.weight[branch].at<T>((int64_t(c) * size + i) * size + j) *
+        dot += weight.at<T>((int64_t(c) * size + i) * size + j) *
                sums[int64_t((i + margin) * LARGEST + j + margin) * s.channels + c];
-    means[at] = dot / pixels + first.bias[branch].at<T>(c);
+    means[at] = dot / pixels + bias.at<T>(c);
   }
 }
 

@@ -63,17 +63,18 @@ SHAPES = [
     ("c40", (1, 40, 6, 17)),
 ]
 
-# For the compiled kernels: strips of 16 and 32 columns, bands of 16 rows and a rest, blocks of 24 channels and a rest, the
-# network's numbers of channels; heights that a step of 4 rows does not divide. Triton's have nothing to show there.
+# For the compiled kernels: windows of 16, 32, 64 and 128 columns and more than one, bands of 8 rows and a rest, blocks
+# of 8 channels and a rest, the network's numbers of channels. Triton's have nothing to show there.
 CUDA_SHAPES = [
     ("odd-c24", (1, 24, 37, 21)),
     ("strips-c24", (2, 24, 18, 70)),
+    ("windows-c24", (1, 24, 11, 133)),
     ("one-strip-c24", (1, 24, 5, 32)),
     ("odd-c48", (1, 48, 37, 21)),
     ("c96", (1, 96, 7, 33)),
     ("c192", (2, 192, 8, 8)),
     ("c49", (1, 49, 3, 18)),
-    ("c250", (1, 250, 3, 3)),
+    ("c248", (1, 248, 3, 3)),
 ]
 
 
