@@ -151,12 +151,6 @@ std::tuple<Tensor, Tensor> forward(const Tensor& input, const std::vector<Tensor
   return {call.m, call.argmax};
 }
 
-void check_saved(const Tensor& dm, const Tensor& argmax) {
-  STD_TORCH_CHECK(dm.dim() == 4 && dm.size(1) == 2 && argmax.scalar_type() == ScalarType::Int && argmax.dim() == 3 &&
-                      argmax.size(0) == dm.size(0) && argmax.size(1) == dm.size(2) && argmax.size(2) == dm.size(3),
-                  "skaf_descriptor: dm must be [N, 2, H, W] and argmax int32 [N, H, W]");
-}
-
 Tensor backward_input(const Tensor& gradient, const Tensor& chosen, const std::vector<Tensor>& weights) {
   check_saved(gradient, chosen);
   const Convs convs = convs_of(weights);

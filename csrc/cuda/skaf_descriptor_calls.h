@@ -33,6 +33,12 @@ inline Convs convs_of(const std::vector<Tensor>& weights) {
   return convs;
 }
 
+inline void check_saved(const Tensor& dm, const Tensor& argmax) {
+  STD_TORCH_CHECK(dm.dim() == 4 && dm.size(1) == 2 && argmax.scalar_type() == ScalarType::Int && argmax.dim() == 3 &&
+                      argmax.size(0) == dm.size(0) && argmax.size(1) == dm.size(2) && argmax.size(2) == dm.size(3),
+                  "skaf_descriptor: dm must be [N, 2, H, W] and argmax int32 [N, H, W]");
+}
+
 inline Image image_of(const Tensor& t) {
   return {t.size(0), static_cast<int>(t.size(2)), static_cast<int>(t.size(3))};
 }
