@@ -95,7 +95,10 @@ def explain(operator: str, device: str, backend: str | None = None, dtype: torch
         problems = []
         working = [name for name, problem in registered if not problem_of(name, problem)]
         if len(working) > 1:
-            return Choice("auto", f"{' or '.join(working)} call by call, as aminet_fast/dispatch.json says")
+            names = sorted(entry.unconfirmed.intersection(working))
+            doubt = f"; no {device} device has confirmed {' and '.join(names)} yet" if names else ""
+            reason = f"{' or '.join(working)} call by call, as aminet_fast/dispatch.json says{doubt}"
+            return Choice("auto", reason, unconfirmed=bool(doubt))
         for name, problem in registered:
             if not (why := problem_of(name, problem)):
                 doubt = f"; no {device} device has confirmed it yet" if name in entry.unconfirmed else ""

@@ -199,3 +199,13 @@ def test_on_the_cpu_the_argument_says_nothing() -> None:
         for operator in ("channel_attention", "multiscale_dwconv", "rdfe_front", "skaf_descriptor"):
             check_numbers(first_case(operator), torch.float32, backend="cpu")
     assert asked.asked == set(CHOOSING)
+
+
+def test_auto_among_two_says_what_no_device_has_confirmed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(backends.VARIABLE, raising=False)
+    monkeypatch.setitem(backends._operators, "new_op", backends._Operator())
+    backends.register("new_op", "cuda", "cuda", lambda: "", unconfirmed=True)
+    backends.register("new_op", "cuda", "triton", lambda: "")
+    choice = backends.explain("new_op", "cuda")
+    assert (choice.backend, choice.missed, choice.unconfirmed) == ("auto", False, True)
+    assert choice.reason.endswith("; no cuda device has confirmed cuda yet")

@@ -35,7 +35,8 @@ def _auto(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("operator", backends.operators())
 def test_auto_picks_them_on_cuda(operator: str) -> None:
     assert operator in operators()  # it has cases, and so is checked
-    assert backends.explain(operator, "cuda").backend == "triton"
+    choice = backends.explain(operator, "cuda")
+    assert choice.backend == "triton" or (choice.backend == "auto" and "triton" in choice.reason)  # with compiled ones
 
 
 def image(batch: int = 2, side: int = 32) -> Tensor:
