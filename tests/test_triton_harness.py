@@ -76,6 +76,25 @@ def greedy(x_ptr):
 """
 
 
+SHIFTED = """
+import triton
+import triton.language as tl
+
+@triton.jit
+def shifted(x_ptr, y_ptr, n, APART: tl.constexpr):
+    at = tl.arange(0, 128)
+    before = tl.zeros([128], tl.float32)
+    here = tl.zeros([128], tl.float32) if APART else before
+    total = tl.zeros([128], tl.float32)
+    for row in range(n):
+        x = tl.load(x_ptr + row * 128 + at)
+        total += x * before
+        before = here
+        here = x
+    tl.store(y_ptr + at, total)
+"""
+
+
 @pytest.mark.parametrize(
     ("mistake", "message"),
     [
@@ -116,6 +135,40 @@ def test_spills_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     (launch,) = launches
     assert launch.used.spilled > 0
     assert any("spills" in problem for problem in launch.problems({}))
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_carried_variable_that_was_taken_for_constant_is_seen(
+    apart: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two that begin as one value Triton loses the shifted one, on a GPU and when it compiles; not interpreted."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from triton_harness.launches import compiled_launches
+
+    (tmp_path / "shifted_kernel.py").write_text(SHIFTED)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "shifted_kernel", raising=False)
+    import shifted_kernel  # type: ignore[import-not-found]
+
+    with compiled_launches(90) as launches, FakeTensorMode():
+        x, y = torch.empty(16, 128, device="cuda"), torch.empty(128, device="cuda")
+        shifted_kernel.shifted[(1,)](x, y, 16, APART=apart)
+    (launch,) = launches
+    assert bool(launch.idle) != apart
+    assert bool(launch.problems({})) != apart
+
+
+def test_channel_attention_keeps_all_taps() -> None:
+    """Three of nine had no gradient by that mistake; an H200 showed it."""
+    import torch
+    from triton_harness.case import cases_of
+    from triton_harness.checks import check_compiles
+
+    case = next(case for case in cases_of("channel_attention") if case.network)
+    sums = [launch for launch in check_compiles(case, torch.bfloat16, 90) if launch.kernel == "outer_kernel"]
+    assert len(sums) == 2
+    assert not any(launch.idle for launch in sums)
 
 
 def test_a_tree_without_an_install_finds_its_kernels(tmp_path: Path) -> None:
