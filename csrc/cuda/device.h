@@ -98,6 +98,17 @@ __device__ __forceinline__ void store(T* to, const Vector<T, N>& v) {
   *reinterpret_cast<Vector<T, N>*>(to) = v;
 }
 
+// A dense parameter, read as it is, so that no launch converts it: of the data's type, or wide: float.
+struct Parameter {
+  const void* data;
+  bool wide;
+
+  template <typename T>
+  __device__ __forceinline__ float at(int64_t i) const {
+    return wide ? static_cast<const float*>(data)[i] : widen(static_cast<const T*>(data)[i]);
+  }
+};
+
 template <typename T>
 __device__ __forceinline__ T warp_sum(T v) {
 #pragma unroll

@@ -164,18 +164,7 @@ __device__ __forceinline__ void each_row(const Tiling& t, const Place<P>& place,
   }
 }
 
-// A parameter: of the data's type, or float.
-struct Parameter {
-  const void* data;
-  bool wide;
-
-  template <typename T>
-  __device__ __forceinline__ float at(int64_t i) const {
-    return wide ? static_cast<const float*>(data)[i] : widen(static_cast<const T*>(data)[i]);
-  }
-};
-
-// The same to write.
+// A Parameter to write.
 struct Gradient {
   void* data;
   bool wide;

@@ -17,16 +17,6 @@ struct Sizes {
   int images, channels, height, width;
 };
 
-// A parameter, dense; wide: float32 whatever y is.
-struct Parameter {
-  const void* data;
-  bool wide;
-  template <typename T>
-  __device__ __forceinline__ float at(int64_t i) const {
-    return wide ? static_cast<const float*>(data)[i] : widen(static_cast<const T*>(data)[i]);
-  }
-};
-
 struct Depthwise {
   Parameter weight[BRANCHES], bias[BRANCHES];  // [C, K, K] and [C]
 };
