@@ -2,7 +2,7 @@
 
 What aminet_fast/dispatch.json is filled from. A line a size: relative error of the worst output or gradient against
 float64, then medians of the forward and of forward and backward together, in microseconds, each a CUDA graph with the
-L2 cache emptied before. Numbers that are wrong are not timed.
+L2 cache emptied before, where it can be captured. Numbers that are wrong are not timed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def with_two() -> list[Case]:
 
 
 def measure(work: OperatorGroup, case: Case, backend: str) -> dict[str, Any]:
-    """{"error": ..., "forward": us, "both": us}, or an error alone."""
+    """{"error": ..., "forward": us, "both": us, "graphs": how many of the two were captured}, or an error alone."""
     os.environ[backends.VARIABLE] = backend
     plain = backend == "reference"
     function: Callable[..., Any] = case.reference() if plain else case.ours()  # type: ignore[assignment]
@@ -54,14 +54,14 @@ def measure(work: OperatorGroup, case: Case, backend: str) -> dict[str, Any]:
     error = parity.worst([*outputs, *torch.autograd.grad(outputs, inputs, gradients)], work.wanted)
     if not error <= parity.most("cuda", work.group.dtype, plain):
         return {"error": error}
-    times = {}
+    times, graphs = {}, 0
     for name, what in (("forward", FORWARD), ("both", BOTH)):
         run = pass_of(what, forward, inputs, gradients)
         with suppress(RuntimeError):
-            run = timing.graphed(run)
+            run, graphs = timing.graphed(run), graphs + 1
         sample = timing.on_device(run)
         times[name] = 1e6 * statistics.median(sample() for _ in range(ROUNDS))
-    return {"error": error, **times}
+    return {"error": error, **times, "graphs": graphs}
 
 
 def main() -> int:

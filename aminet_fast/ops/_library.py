@@ -133,7 +133,7 @@ def triton_kernels(
     """Let kernels/<operator>.py serve the operator on CUDA devices.
 
     Its functions <operator>_<suffix> take and return what the schemas say, but for an argument `backend`. It is
-    imported at the first call. confirmed: a GPU has given the right values and gradients at all of the network's sizes.
+    imported at the first call. confirmed: a GPU gave the right values and gradients at the network's sizes.
     """
     backends.register(operator, "cuda", "triton", _triton_problem, unconfirmed=not confirmed, float64=float64)
     for suffix in suffixes:
