@@ -12,6 +12,7 @@ from ..data import FaceDataset, open_faces
 from .config import TrainConfig
 from .folder import RunFolder, write_file
 from .logs import RunLog, tensorboard_writer
+from .loss_scale import scale_on_cpu
 from .recorder import Recorder
 from .resume import check_faces, find_start
 from .session import Session
@@ -72,9 +73,11 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     cpu = config.device == "cpu" or not torch.cuda.is_available()
     accelerator = Accelerator(
         cpu=cpu,
-        mixed_precision="bf16" if config.precision == "bf16" else "no",
+        mixed_precision="no" if config.precision == "fp32" else config.precision,
         gradient_accumulation_steps=config.accumulate,
     )
+    if config.precision == "fp16" and accelerator.device.type == "cpu":
+        scale_on_cpu(accelerator)
     if config.cuda_graph and accelerator.num_processes > 1:
         raise ValueError("cuda_graph captures the step of one process; leave it out where there are several")
     return accelerator
