@@ -47,6 +47,7 @@ def train(config: TrainConfig, *, callback: Callback | None = None) -> int:
     try:
         with RunLog(accelerator.is_main_process) as log, StopSignals() as signals:
             trainer = _prepare(config, accelerator, folder, log)
+            signals.training()
             try:
                 return trainer.run(signals, callback)
             finally:
@@ -92,7 +93,7 @@ def _prepare(config: TrainConfig, accelerator: Accelerator, folder: RunFolder, l
     accelerator.wait_for_everyone()  # every process has looked at the folder before one fills it
     if accelerator.is_main_process:
         folder.prepare()
-        log.file = folder.log
+        log.open(folder.log)
         # Whoever runs from config.yaml goes on with this run, however this one was started.
         again = dataclasses.replace(config, resume="auto")
         write_file(folder.config, lambda file: file.write(again.to_yaml().encode()))
