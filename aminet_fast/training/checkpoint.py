@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .folder import write_file
+from .folder import write_torch
 
 FORMAT, VERSION = "aminet_fast.checkpoint", 1
 _NAME = re.compile(r"step-(\d{8,})\.pt")
@@ -44,18 +44,10 @@ def save_checkpoint(folder: Path, state: dict[str, Any], keep: int) -> Path:
         OSError: the disk is full or not writable; the checkpoints that were there are untouched.
     """
     path = checkpoint_path(folder, state["step"])
-    try:
-        write_file(path, lambda file: torch.save({"format": FORMAT, "version": VERSION, **state}, file))
-    except RuntimeError as error:  # torch's zip writer covers the OSError of a failed write with an error of its own
-        cause = error.__cause__ or error.__context__
-        if isinstance(cause, OSError):
-            raise cause from error
-        if "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error):
-            raise OSError(f"writing {path.name} failed ({str(error).splitlines()[0]}); is the disk full?") from error
-        raise
+    write_torch(path, {"format": FORMAT, "version": VERSION, **state})
     for old in list_checkpoints(folder)[:-keep]:
         if old != path:
-            old.unlink()
+            old.unlink(missing_ok=True)
     return path
 
 
