@@ -11,6 +11,12 @@ import jsonargparse
 _TYPE = re.compile(r" \((?:required, )?type: .*?(?:, (default: .*))?\)$", re.DOTALL)
 _UNION = re.compile(r"Does not validate.*?Subtypes: \[(.*?)\]\n.*Given value: (.*)", re.DOTALL)
 
+# A group of options that may be left out: what is wrong in it stands among the reasons why it is no group and not null.
+_GROUP = re.compile(
+    r"Parser key \"([\w.]+)\":\n.*?Problem with given class_path [^\n]*\n(.*?)\n *- Expected a <class 'NoneType'>.*",
+    re.DOTALL,
+)
+
 
 class Formatter(jsonargparse.DefaultHelpFormatter):
     """What an option does and its default: choices stand beside its name already, and no default is no news."""
@@ -34,8 +40,17 @@ def make_parser(command: str, arguments: str, description: str) -> Any:
 
 def in_one_line(message: str) -> str:
     """jsonargparse's error as a user would say it: option names, plain type names, no line breaks."""
-    text = re.sub(r'Parser key "([\w.]+)":', r"--\1:", message)
+    text = _GROUP.sub(lambda m: _in_group(m.group(1), m.group(2).strip()), message)
+    text = re.sub(r'Parser key "([\w.]+)":', r"--\1:", text)
     text = _UNION.sub(lambda m: f"Expected {m.group(1).replace(', ', ' or ')}. Got value: {m.group(2)}", text)
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text).replace("NoneType", "null")
     text = re.sub(r"a typing\.Literal\[(.*?)\]", r"one of \1", text)
     return " ".join(text.split())
+
+
+def _in_group(group: str, problem: str) -> str:
+    """The problem with one option of a group, under the option's whole name."""
+    unknown = re.fullmatch(r"Option '(\w+)' is not accepted", problem)
+    if unknown is not None:
+        return f"unrecognized arguments: --{group}.{unknown.group(1)}"
+    return re.sub(r'^Parser key "', f'Parser key "{group}.', problem)

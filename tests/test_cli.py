@@ -118,7 +118,9 @@ def status_of(arguments: list[str]) -> int:
     ("arguments", "wanted"),
     [
         (["train", "--learning", "1"], "unrecognized arguments: --learning 1"),
-        (["train", "--lr", "much"], "--lr: Expected a float. Got value: much"),
+        (["train", "--epochs", "much"], "--epochs: Expected a float. Got value: much"),
+        (["train", "--val.size", "much"], "--val.size: Expected a int. Got value: much"),
+        (["train", "--val.colour", "3"], "unrecognized arguments: --val.colour"),
         (["train", "--steps", "many"], "--steps: Expected int or null. Got value: many"),
         (["train", "--loss", "l3"], "--loss: Expected one of 'l1', 'l2'. Got value: l3"),
         (["train", "--model.width", "1.5"], "model: width is 1.5; it takes int"),
