@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..model import read_safetensors
-
 WEIGHTS = "vgg19-dcbb9e9d.pth"  # torchvision's VGG19_Weights.IMAGENET1K_V1
 SOURCE = f"https://download.pytorch.org/models/{WEIGHTS}"
 LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
@@ -93,12 +91,12 @@ class PerceptualLoss(nn.Module):
         return torch.stack([F.l1_loss(a, b) for a, b in zip(outputs, targets, strict=True)]).sum()
 
 
-def check_layers(layers: Sequence[str]) -> None:
-    """Raises ValueError when there is no layer, or a name is none of VGG19's."""
+def check_layers(layers: Sequence[str], option: str = "layers") -> None:
+    """Raises ValueError when there is no layer, or a name is none of VGG19's; the message names the option."""
     unknown = [name for name in layers if name not in LAYER_NAMES]
     if unknown or not layers:
         raise ValueError(
-            f"layers is {list(layers)!r}; it takes names of VGG19's layers: conv1_1 to conv5_4, relu1_1 to relu5_4,"
+            f"{option} is {list(layers)!r}; it takes names of VGG19's layers: conv1_1 to conv5_4, relu1_1 to relu5_4,"
             " pool1 to pool5"
         )
 
@@ -121,6 +119,8 @@ def find_vgg19(path: str | None, option: str = "--gan.vgg") -> Path:
 def _read(file: Path, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
     """Those tensors of a state dict in a file that have the names and shapes of ``wanted``, in float32."""
     if file.suffix == ".safetensors":
+        from ..model import read_safetensors  # the command's options, which name layers, need not wait for it
+
         state: object = read_safetensors(file)
     else:
         try:

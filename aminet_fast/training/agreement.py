@@ -11,9 +11,10 @@ from torch import Tensor
 
 
 class Agreement(NamedTuple):
-    """The step's mean loss over all processes, its loss scale, and whether any of them asked for something."""
+    """The step's mean losses over all processes, its loss scale, and whether any of them asked for something."""
 
     loss: float
+    parts: tuple[float, ...]  # the objective's
     scale: float
     stop: bool
     time_up: bool
@@ -21,15 +22,19 @@ class Agreement(NamedTuple):
 
 
 def exchange(
-    accelerator: Accelerator, losses: list[Tensor], scale: Tensor, wishes: tuple[bool, bool, bool]
+    accelerator: Accelerator, losses: list[tuple[Tensor, ...]], scale: Tensor, wishes: tuple[bool, bool, bool]
 ) -> Callable[[], Agreement]:
     """Start to combine losses and wishes; the result waits for them.
+
+    Args:
+        losses: Of each batch, scalars: the network's loss, and the objective's parts.
 
     A signal, or the clock, reaches processes at different steps; one that stopped alone would leave the
     others waiting for its gradients for ever. A loss that is not finite on one process is not finite on all.
     """
-    asked = torch.tensor(wishes).double().to(losses[0].device)
-    numbers = torch.stack([torch.stack(losses).mean().double(), scale.double(), *asked])
+    asked = torch.tensor(wishes).double().to(scale.device)
+    means = [torch.stack(batches).mean().double() for batches in zip(*losses, strict=True)]
+    numbers = torch.stack([*means, scale.double(), *asked])
     if accelerator.num_processes > 1:
         numbers = accelerator.reduce(numbers, reduction="sum")
     ready = None
@@ -41,8 +46,8 @@ def exchange(
     def wait() -> Agreement:
         if ready is not None:
             ready.synchronize()
-        loss, scale, stop, time_up, save = numbers.tolist()
-        world = accelerator.num_processes
-        return Agreement(loss / world, scale / world, stop > 0, time_up > 0, save > 0)
+        *sums, stop, time_up, save = numbers.tolist()
+        loss, *parts, scale = (value / accelerator.num_processes for value in sums)
+        return Agreement(loss, tuple(parts), scale, stop > 0, time_up > 0, save > 0)
 
     return wait

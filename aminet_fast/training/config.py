@@ -14,7 +14,8 @@ import yaml
 from ..backends import NAMES
 from ..config import AMINetConfig
 from ..data import DataConfig
-from ..presets import get_config
+from . import gan_config
+from .gan_config import GanConfig
 
 
 @dataclass
@@ -23,7 +24,7 @@ class TrainConfig:
 
     Args:
         preset: Named network: aminet, aminet-small, aminet-tiny, aminet-nano, or an ablation of the paper's tables (a
-            name that is none gets the list of all).
+            name that is none gets the list of all); amigan, amigan-small and so on: the same networks, with gan.
         model: Fields of the network to change from the preset, as --model.width 12.
         data: Training faces; without a root, drawn ones.
         val: Faces to validate on, all of them, as --val.root DIR; without it, the validation split of data.
@@ -32,14 +33,17 @@ class TrainConfig:
         accumulate: Batches whose gradients are summed into one step.
         epochs: Passes over the training faces.
         steps: Optimiser steps; when given, epochs is not used.
-        lr: Adam's learning rate.
+        lr: Adam's learning rate; without it, 2e-4, and 1e-4 with gan.
         betas: Adam's betas.
         schedule: Learning rate over the run: constant, or a cosine down to zero at the last step.
         warmup_steps: Steps over which the learning rate rises linearly from zero.
         augment: full: horizontal flip and random resized crop; flip: the flip alone, for runs of a few
             epochs; none.
-        loss: Training loss.
+        loss: Training loss; with gan, its pixel loss.
         init: Initial weights: PyTorch's, or N(0, 0.02) in every convolution as in the SPARNet line of work.
+        gan: Train against a discriminator and on VGG19's features, as --gan.loss hinge; the defaults are AMIGAN's.
+        start_from: Weights to start a new run from: a run folder, a folder of save_pretrained, a .safetensors file or a
+            checkpoint, of the same network.
         precision: fp32; bf16 or fp16: autocast over fp32 weights, fp16 with a scaled loss.
         ema: Decay of the moving average of the weights, which is then validated and saved; without it, no average.
         grad_clip: Largest gradient norm; without it, gradients are not clipped.
@@ -78,13 +82,15 @@ class TrainConfig:
     accumulate: int = 1
     epochs: float = 150
     steps: int | None = None
-    lr: float = 2e-4
+    lr: float | None = None
     betas: tuple[float, float] = (0.9, 0.99)
     schedule: Literal["constant", "cosine"] = "constant"
     warmup_steps: int = 0
     augment: Literal["full", "flip", "none"] = "full"
     loss: Literal["l1", "l2"] = "l1"
     init: Literal["pytorch", "normal"] = "pytorch"
+    gan: GanConfig | None = None
+    start_from: str | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     ema: float | None = None
     grad_clip: float | None = None
@@ -110,17 +116,16 @@ class TrainConfig:
     recorded: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        if self.gan is None and self.preset in gan_config.NETWORKS:
+            self.gan = GanConfig()
+        if self.gan is not None:
+            self.gan.check()
+        if self.lr is None:
+            self.lr = 2e-4 if self.gan is None else gan_config.LR
         self.betas = (float(self.betas[0]), float(self.betas[1]))  # YAML has no tuples
         for name in ("batch_size", "accumulate", "keep", "log_every", "panel_faces"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in (
-            "workers",
-            "warmup_steps",
-            "val_every",
-            "panel_every",
-            "checkpoint_every",
-            "checkpoint_minutes",
-        ):
+        for name in ("workers", "warmup_steps", "val_every", "panel_every", "checkpoint_every", "checkpoint_minutes"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         for name in ("steps", "grad_clip", "stop_after_minutes"):
             value = getattr(self, name)
@@ -131,6 +136,8 @@ class TrainConfig:
         _require(all(0 <= b < 1 for b in self.betas), "betas", self.betas, "in [0, 1)")
         _require(0 <= self.seed < 2**32, "seed", self.seed, "in [0, 2**32)")
         _require(self.backend is None or self.backend in NAMES, "backend", self.backend, f"one of {', '.join(NAMES)}")
+        if self.cuda_graph and self.gan is not None:
+            raise ValueError("cuda_graph captures the step of one network, and gan has two; leave it out")
         if self.cuda_graph and (self.accumulate != 1 or self.compile):
             raise ValueError(
                 "cuda_graph captures a step of one batch and no compiled network: use it with --accumulate 1"
@@ -146,11 +153,13 @@ class TrainConfig:
         faces of a size that this network does not take.
         """
         try:
-            network = get_config(self.preset).replace(**self.model)
+            network = gan_config.network_of(self.preset).replace(**self.model)
         except TypeError as error:
             raise ValueError(f"model: {error}") from error
         if self.data.size % network.multiple:
             raise ValueError(f"data.size is {self.data.size}; this network takes multiples of {network.multiple}")
+        if self.gan is not None:
+            self.gan.check_size(self.data.size)
         return network
 
     @property
@@ -172,7 +181,9 @@ class TrainConfig:
         values = dataclasses.asdict(self)
         values["betas"] = list(self.betas)
         values["model"] = self.network().to_dict()
-        values["out"] = _absolute(str(self.folder()))
+        values["out"], values["start_from"] = _absolute(str(self.folder())), _absolute(self.start_from)
+        if self.gan is not None:
+            values["gan"] = {**self.gan.to_dict(), "vgg": _absolute(self.gan.vgg)}
         for faces in filter(None, (values["data"], values["val"])):
             faces |= {name: _absolute(faces[name]) for name in ("root", "cache")}
         return values
@@ -214,6 +225,7 @@ _HARMLESS = {
     "data",
     "device",
     "cuda_graph",
+    "gan.vgg",  # its weights are compared by their fingerprint, too
 }
 
 
@@ -224,7 +236,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any
     """
     flat_old, flat_new = _flatten(TrainConfig().to_dict()) | _flatten(old), _flatten(new)
     pairs = {name: (flat_old.get(name), flat_new.get(name)) for name in {**flat_old, **flat_new}}
-    return {n: (a, b) for n, (a, b) in pairs.items() if a != b and n.split(".")[0] not in _HARMLESS}
+    return {n: (a, b) for n, (a, b) in pairs.items() if a != b and not {n, n.split(".")[0]} & _HARMLESS}
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

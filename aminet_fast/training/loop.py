@@ -13,10 +13,11 @@ from ..data import FaceDataset, open_faces
 from .checkpoint import CheckpointError
 from .config import TrainConfig
 from .folder import RunFolder, write_file
+from .gan import fingerprint, load_perceptual
 from .logs import RunLog, tensorboard_writer
 from .loss_scale import scale_on_cpu
 from .recorder import Recorder
-from .resume import check_faces, find_start
+from .resume import check_faces, find_start, first_weights
 from .session import Session
 from .signals import StopSignals
 from .trainer import Callback, Trainer
@@ -91,10 +92,13 @@ def _prepare(config: TrainConfig, accelerator: Accelerator, folder: RunFolder, l
     if config.tensorboard:
         tensorboard_writer()
     start = find_start(config, folder, log.warn)
+    weights = first_weights(config) if start is None else None
+    perceptual = load_perceptual(config.gan)
     with accelerator.main_process_first():  # one process decodes the faces, the others find them in the cache
         faces, validator = _open_faces(config, accelerator)
     if start is not None:
-        check_faces(start, faces.fingerprint, accelerator.num_processes, config.names_checkpoint, log.warn)
+        world, vgg = accelerator.num_processes, fingerprint(perceptual)
+        check_faces(start, faces.fingerprint, world, config.names_checkpoint, log.warn, vgg)
     accelerator.wait_for_everyone()  # every process has looked at the folder before one fills it
     if accelerator.is_main_process:
         folder.prepare()
@@ -103,17 +107,17 @@ def _prepare(config: TrainConfig, accelerator: Accelerator, folder: RunFolder, l
         again = dataclasses.replace(config, resume="auto")
         write_file(folder.config, lambda file: file.write(again.to_yaml().encode()))
     accelerator.wait_for_everyone()
-    session = _session(config, accelerator, faces, start)
+    session = _session(config, accelerator, faces, start, weights, perceptual)
     if start is not None:
         log.say(f"going on from step {session.step}")
     return Trainer(session, Recorder(session, folder, log, validator), folder, log)
 
 
 def _session(
-    config: TrainConfig, accelerator: Accelerator, faces: FaceDataset, start: dict[str, Any] | None
+    config: TrainConfig, accelerator: Accelerator, faces: FaceDataset, start: dict[str, Any] | None, *others: Any
 ) -> Session:
     try:
-        return Session(config, accelerator, faces, start)
+        return Session(config, accelerator, faces, start, *others)
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, KeyError, TypeError, ValueError) as error:

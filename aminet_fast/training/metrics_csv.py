@@ -11,6 +11,7 @@ from .folder import Lines, write_file
 COLUMNS = (
     "step", "epoch", "images", "seconds", "lr", "loss", "images_per_s",
     "val_psnr", "val_ssim", "val_bicubic_psnr", "val_bicubic_ssim",
+    "pixel", "perceptual", "adversarial", "discriminator",
 )  # fmt: skip
 
 

@@ -30,9 +30,10 @@ def init_normal(model: nn.Module, std: float = 0.02) -> None:
             nn.init.zeros_(module.bias)
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Adam:
+def build_optimizer(model: nn.Module, config: TrainConfig, lr: float | None = None) -> torch.optim.Adam:
+    """Adam as ``config`` says, at its learning rate or another."""
     # One fused kernel for some hundreds of small tensors; it needs no copy of the gradients as foreach does.
-    return torch.optim.Adam(model.parameters(), lr=config.lr, betas=config.betas, fused=True)
+    return torch.optim.Adam(model.parameters(), lr=_peak(config, lr), betas=config.betas, fused=True)
 
 
 def plain_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -42,12 +43,18 @@ def plain_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     return {**state, "param_groups": groups}
 
 
-def learning_rate(config: TrainConfig, step: int, total: int) -> float:
-    """Learning rate of optimiser step ``step`` (the first is 0) of ``total``.
+def _peak(config: TrainConfig, lr: float | None) -> float:
+    rate = config.lr if lr is None else lr
+    assert rate is not None  # TrainConfig fills its own in
+    return rate
+
+
+def learning_rate(config: TrainConfig, step: int, total: int, lr: float | None = None) -> float:
+    """Learning rate of optimiser step ``step`` (the first is 0) of ``total``, from ``lr`` instead of the config's.
 
     A pure function of the step: there is no scheduler whose state a resumption could lose.
     """
-    rate = config.lr
+    rate = _peak(config, lr)
     if step < config.warmup_steps:
         return rate * (step + 1) / config.warmup_steps
     if config.schedule == "cosine":

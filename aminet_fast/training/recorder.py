@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from safetensors import SafetensorError
@@ -50,10 +50,14 @@ class Recorder:
         purge = self.session.step + 1 if self.session.step else None
         return tensorboard_writer()(str(self.folder.root / "events"), purge_step=purge)
 
-    def count(self, loss: float, seconds: float) -> None:
-        """Take a step's loss and duration into the next row; of a step that float16's scaler skipped, the duration."""
-        if math.isfinite(loss):
-            self.session.loss_sum += loss
+    def count(self, losses: Sequence[float], seconds: float) -> None:
+        """Take a step into the next row: its loss and the objective's parts, and its duration.
+
+        Of a step that float16's scaler skipped for a loss that is not finite, the duration alone.
+        """
+        if all(map(math.isfinite, losses)):
+            self.session.loss_sum += losses[0]
+            self.session.part_sums = [a + b for a, b in zip(self.session.part_sums, losses[1:], strict=True)]
             self.session.loss_count += 1
         self._steps, self._seconds = self._steps + 1, self._seconds + seconds
 
@@ -84,7 +88,9 @@ class Recorder:
             self.log.progress(self.session.step, self._line(), row=False)
         if self.main and self.validator is not None and self.config.panel_every and (final or self._due("panel_every")):
             self._try("panel", self._panel)
-        if self.main and scores is not None and scores.psnr > self.session.best:
+        # The PSNR of a GAN falls as its faces grow sharper: the best would be the one that learned least.
+        rated = self.main and self.config.gan is None
+        if rated and scores is not None and scores.psnr > self.session.best:
             written = self._try("best/", lambda: self._weights("best"))
             self.session.best = scores.psnr if written else self.session.best
         if final or stopping or save or self._due("checkpoint_every"):
@@ -121,6 +127,8 @@ class Recorder:
             "loss": s.loss_sum / s.loss_count if s.loss_count else None,
             "images_per_s": round(s.faces_a_step / self._pace, 3) if self._pace else None,
         }
+        if s.loss_count:
+            row |= {name: value / s.loss_count for name, value in zip(s.objective.parts, s.part_sums, strict=True)}
         if scores is not None:
             row |= {f"val_{name}": value for name, value in dataclasses.asdict(scores).items()}
         if self.main:
@@ -129,7 +137,7 @@ class Recorder:
                 self._try("TensorBoard's events", lambda: self._show(row))
             self.log.progress(s.step, self._line(row), row=True)
         if regular:
-            s.loss_sum, s.loss_count = 0.0, 0
+            s.loss_sum, s.part_sums, s.loss_count = 0.0, [0.0] * len(s.part_sums), 0
             self._steps, self._seconds = 0, 0.0
 
     def _show(self, row: dict[str, Any]) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from torch import Tensor
 
+from ..model import load_model
 from .checkpoint import RUN, list_checkpoints, newest_checkpoint, read_checkpoint, step_of
 from .config import TrainConfig, differences
 from .folder import RunFolder
@@ -58,12 +60,39 @@ def _read_config(folder: RunFolder) -> dict[str, Any]:
     return values
 
 
-def check_faces(state: dict[str, Any], fingerprint: str, world: int, named: bool, warn: Callable[[str], None]) -> None:
-    """Raises ValueError when the training faces or the number of processes are not the checkpoint's.
+def first_weights(config: TrainConfig) -> dict[str, Tensor] | None:
+    """Weights of ``config.start_from``, for a new run; None where it names nothing.
 
-    With ``named`` (the user named the checkpoint) that is a warning.
+    Raises:
+        FileNotFoundError, ValueError: as `load_model`, and ValueError when they are another network's.
+    """
+    if config.start_from is None:
+        return None
+    model = load_model(Path(config.start_from).expanduser())
+    theirs, ours = model.config.to_dict(), config.network().to_dict()
+    if other := [f"{name}: {was!r} -> {ours[name]!r}" for name, was in theirs.items() if was != ours[name]]:
+        raise ValueError(
+            f"start_from {config.start_from} holds another network than this run's ({', '.join(other)}); choose its"
+            " --preset, or its --model fields"
+        )
+    return model.state_dict()
+
+
+def check_faces(
+    state: dict[str, Any],
+    fingerprint: str,
+    world: int,
+    named: bool,
+    warn: Callable[[str], None],
+    vgg: str | None = None,
+) -> None:
+    """Raises ValueError when training faces, number of processes or VGG19's weights are not the checkpoint's.
+
+    With ``named`` (the user named the checkpoint) that is a warning. ``vgg`` is the fingerprint of those weights.
     """
     problems = []
+    if vgg is not None and (state.get("gan") or {}).get("vgg") not in (None, vgg):
+        problems.append("the weights of VGG19 are not those this run has learned from so far")
     if state["faces"] != fingerprint:
         problems.append("the training faces are not those this run has seen so far (files or data settings changed)")
     if state["world"] != world:

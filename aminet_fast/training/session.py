@@ -9,21 +9,35 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
+from torch import Tensor
 
+from ..adversarial import PerceptualLoss
 from ..data import FaceDataset
 from ..model import AMINet
 from . import rng
 from .config import TrainConfig
 from .ema import Shadow
+from .gan import build_objective
 from .loss_scale import LossScale
 from .optim import build_optimizer, init_normal, plain_state
 
 
 class Session:
-    """Network, average, optimiser and counters: as new, or as they were at the checkpoint ``start``."""
+    """Network, average, objective, optimiser and counters: as new, or as they were at the checkpoint ``start``.
+
+    Args:
+        weights: Of the network at the start of a new run; None: as `AMINet` draws them.
+        perceptual: What `load_perceptual` gave.
+    """
 
     def __init__(
-        self, config: TrainConfig, accelerator: Accelerator, faces: FaceDataset, start: dict[str, Any] | None
+        self,
+        config: TrainConfig,
+        accelerator: Accelerator,
+        faces: FaceDataset,
+        start: dict[str, Any] | None,
+        weights: dict[str, Tensor] | None = None,
+        perceptual: PerceptualLoss | None = None,
     ) -> None:
         self.config, self.accelerator, self.faces = config, accelerator, faces
         self.world: int = accelerator.num_processes
@@ -37,24 +51,26 @@ class Session:
 
         set_seed(config.seed, deterministic=config.deterministic)
         torch.backends.cudnn.benchmark = not config.deterministic
-        self.net = self._network(start)
+        self.net = self._network(weights if start is None else start["model"])
         self.shadow = Shadow(self.net, config.ema)
         if config.compile:
             self.net.compile()  # in place: the keys of the state dict stay as they are
         # DDP copies the first process's BatchNorm statistics to the others before each step, so that its network is
         # the whole state; each process still normalises by its own batch.
-        self.model, self.prepared = accelerator.prepare(self.net.train(), build_optimizer(self.net, config))
-        self.optimizer: torch.optim.Optimizer = self.prepared.optimizer
+        model, prepared = accelerator.prepare(self.net.train(), build_optimizer(self.net, config))
+        self.optimizer: torch.optim.Optimizer = prepared.optimizer
+        self.objective = build_objective(config, accelerator, model, prepared, perceptual)
+        self.part_sums = [0.0] * len(self.objective.parts)  # as loss_sum
         self.scale = LossScale(accelerator, self.net)
         if start is not None:
             self._restore(start)
 
-    def _network(self, start: dict[str, Any] | None) -> AMINet:
+    def _network(self, weights: dict[str, Tensor] | None) -> AMINet:
         net = AMINet(self.config.network(), self.config.backend)
         if self.config.init == "normal":
             init_normal(net)
-        if start is not None:
-            net.load_state_dict(start["model"])
+        if weights is not None:
+            net.load_state_dict(weights)
         net.to(self.accelerator.device)
         return net.to(memory_format=torch.channels_last) if self.config.channels_last else net
 
@@ -64,6 +80,9 @@ class Session:
             self.shadow.average.load_state_dict(start["ema"] or start["model"])
         for name in ("step", "seconds", "best", "loss_sum", "loss_count"):
             setattr(self, name, start[name])
+        sums = start.get("part_sums", [])  # not in the first checkpoints; of another length where the objective changed
+        self.part_sums = sums if len(sums) == len(self.part_sums) else self.part_sums
+        self.objective.restore(start.get("gan"))
         self.val_faces, self.owed = start.get("val_faces"), start.get("owed", False)  # not in the first checkpoints
         self.scale.restore(start.get("scaler"))
         states = start["rng"]
@@ -77,6 +96,7 @@ class Session:
             "model_config": self.config.network().to_dict(),
             "model": self.net.state_dict(),
             "optimizer": plain_state(self.optimizer),
+            "gan": self.objective.state(),
             "scaler": self.scale.state(),
             "ema": self.shadow.average.state_dict() if self.config.ema is not None else None,
             "rng": gather_object([rng.capture()]),
@@ -86,13 +106,15 @@ class Session:
             "best": self.best,
             "val_faces": self.val_faces,
             "loss_sum": self.loss_sum,
+            "part_sums": self.part_sums,
             "loss_count": self.loss_count,
             "owed": self.owed,
         }
 
     def is_finite(self) -> bool:
         """Whether every weight and statistic is a number; a gradient can overflow under a finite loss."""
-        values = [v for v in self.net.state_dict().values() if v.is_floating_point()]
+        values = [*self.net.state_dict().values(), *self.objective.tensors()]
+        values = [v for v in values if v.is_floating_point()]
         return bool(torch.stack([v.isfinite().all() for v in values]).all())
 
     def tick(self) -> float:

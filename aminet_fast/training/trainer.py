@@ -18,7 +18,7 @@ from .folder import RunFolder
 from .loader_faults import LoaderError, guarded
 from .logs import RunLog, duration
 from .loss_scale import LEAST
-from .optim import LOSSES, learning_rate
+from .optim import LOSSES
 from .recorder import Recorder
 from .session import Session
 from .signals import StopSignals
@@ -62,7 +62,7 @@ class Trainer:
                     raise
                 reason = signals.requested  # it went to the loader's processes too
                 break
-            self.recorder.count(agreed.loss, s.tick())
+            self.recorder.count((agreed.loss, *agreed.parts), s.tick())
             if agreed.stop:
                 reason = signals.requested or "a signal to another process"
             elif agreed.time_up:
@@ -90,30 +90,26 @@ class Trainer:
 
     def _step(self, batches: Iterator[Batch], signals: StopSignals) -> tuple[Agreement, list[Batch]]:
         config, accelerator, s = self.config, self.accelerator, self.session
-        rate = learning_rate(config, s.step, s.total)
-        for group in s.optimizer.param_groups:
-            group["lr"] = rate
+        s.objective.set_rates(s.step, s.total)
         scale = s.scale.begin()
         if config.cuda_graph:
             return self._graphed_step(next(batches), scale, signals)
         # All before the first forward pass: when one cannot be loaded, the network is still that of the last step.
         used = [next(batches) for _ in range(config.accumulate)]
-        losses: list[torch.Tensor] = []
+        reported: list[tuple[torch.Tensor, ...]] = []
         for batch in used:
-            with accelerator.accumulate(s.model):
+            with accelerator.accumulate(*s.objective.networks()):
                 given, wanted = (to_device(batch[k], accelerator.device, config.channels_last) for k in ("input", "hr"))
-                loss = LOSSES[config.loss](s.model(given), wanted)
-                losses.append(loss.detach())
-                if len(losses) == config.accumulate:
+                losses = s.objective.losses(given, wanted)
+                reported.append(losses.reported)
+                if len(reported) == config.accumulate:
                     # Before the backward pass is queued: the CPU then waits for the forward pass alone, and a GPU has
                     # work left while the next batch is fetched.
-                    agreement = exchange(accelerator, losses, scale, self._wishes(signals))
-                accelerator.backward(loss)
-                if config.grad_clip is not None and accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(s.model.parameters(), config.grad_clip)
-                s.prepared.step()
-                s.prepared.zero_grad()
-        return self._stepped(agreement(), used, losses), used
+                    agreement = exchange(accelerator, reported, scale, self._wishes(signals))
+                for loss in losses.backward:
+                    accelerator.backward(loss)
+                s.objective.step()
+        return self._stepped(agreement(), used, reported), used
 
     def _graphed_step(self, batch: Batch, scale: torch.Tensor, signals: StopSignals) -> tuple[Agreement, list[Batch]]:
         """The same as one CUDA graph, which is captured at the first step."""
@@ -124,25 +120,27 @@ class Trainer:
             loss = LOSSES[config.loss]
             options = {"autocast": precision, "scaler": s.scale.scaler, "max_norm": config.grad_clip}
             self._graph = graph_step(s.net, s.optimizer, loss, pictures, **options)  # type: ignore[arg-type]
-        losses = [self._graph(*pictures)]
-        agreement = exchange(self.accelerator, losses, scale, self._wishes(signals))
-        return self._stepped(agreement(), [batch], losses), [batch]
+        reported: list[tuple[torch.Tensor, ...]] = [(self._graph(*pictures),)]
+        agreement = exchange(self.accelerator, reported, scale, self._wishes(signals))
+        return self._stepped(agreement(), [batch], reported), [batch]
 
-    def _stepped(self, agreed: Agreement, used: list[Batch], losses: list[torch.Tensor]) -> Agreement:
+    def _stepped(self, agreed: Agreement, used: list[Batch], reported: list[tuple[torch.Tensor, ...]]) -> Agreement:
         s = self.session
         self._tell_of_a_skip(agreed.scale)  # by the step before
         s.step += 1
-        if not math.isfinite(agreed.loss) and not s.scale.forgives():
-            self._diverged("loss", used, [x.item() for x in losses])
+        names = ["loss", *(f"{part} loss" for part in s.objective.parts)]
+        bad = [i for i, loss in enumerate((agreed.loss, *agreed.parts)) if not math.isfinite(loss)]
+        if bad and not s.scale.forgives():
+            self._diverged(names[bad[0]], used, [losses[bad[0]].item() for losses in reported])
         if agreed.scale < LEAST:
-            self._diverged("gradient", used, [x.item() for x in losses])
+            self._diverged("gradient", used, [losses[0].item() for losses in reported])
         s.shadow.update(s.step)
         return agreed
 
     def _tell_of_a_skip(self, scale: float) -> None:
-        step = self.session.step
+        step, skipped = self.session.step, self.session.objective.skipped
         if (now := self.session.scale.fell_to(scale)) is not None:
-            self.log.say(f"step {step} overflowed float16 and changed no weight; the loss scale is now {now:g}")
+            self.log.say(f"step {step} overflowed float16 and {skipped}; the loss scale is now {now:g}")
 
     def _wishes(self, signals: StopSignals) -> tuple[bool, bool, bool]:
         """Told to stop, time up, checkpoint due: as this process sees it; only the main one has a clock."""
@@ -180,9 +178,9 @@ class Trainer:
 
     def _greet(self) -> None:
         s, config = self.session, self.config
-        weights = sum(p.numel() for p in s.net.parameters())
+        weights = f"{sum(p.numel() for p in s.net.parameters()):,} parameters{s.objective.about()}"
         self.log.say(
-            f"{config.preset}: {weights:,} parameters, {len(s.faces):,} faces, {s.total:,} steps of"
+            f"{config.preset}: {weights}, {len(s.faces):,} faces, {s.total:,} steps of"
             f" {s.faces_a_step} on {s.world} x {self.accelerator.device.type} ({config.precision});"
             f" run folder {self.folder.root}"
         )
