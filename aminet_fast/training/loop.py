@@ -14,6 +14,7 @@ from .checkpoint import CheckpointError
 from .config import TrainConfig
 from .folder import RunFolder, write_file
 from .logs import RunLog, tensorboard_writer
+from .record import changed, environment, record_start, recorded_before
 from .recorder import Recorder
 from .resume import check_faces, find_start
 from .session import Session
@@ -96,14 +97,41 @@ def _prepare(config: TrainConfig, accelerator: Accelerator, folder: RunFolder, l
     if accelerator.is_main_process:
         folder.prepare()
         log.open(folder.log)
-        # Whoever runs from config.yaml goes on with this run, however this one was started.
-        again = dataclasses.replace(config, resume="auto")
-        write_file(folder.config, lambda file: file.write(again.to_yaml().encode()))
+        _record(config, accelerator, folder, log, faces, validator, start)
     accelerator.wait_for_everyone()
     session = _session(config, accelerator, faces, start)
     if start is not None:
         log.say(f"going on from step {session.step}")
     return Trainer(session, Recorder(session, folder, log, validator), folder, log)
+
+
+def _record(
+    config: TrainConfig,
+    accelerator: Accelerator,
+    folder: RunFolder,
+    log: RunLog,
+    faces: FaceDataset,
+    validator: Validator | None,
+    start: dict[str, Any] | None,
+) -> None:
+    """Write config.yaml and runs.jsonl; say in one line what is not as recorded."""
+    held_out = validator.faces if validator is not None else None
+    ran_on = environment(config, accelerator.device, accelerator.num_processes, faces, held_out)
+    before = recorded_before(config, folder)
+    if config.resume == "auto" and "started from" in before and start is not None:
+        ran_on["started from"] = before["started from"]
+    if differing := changed(before, ran_on):
+        log.warn(f"not as recorded: {differing}; the numbers may not be the same in every digit")
+    step = start["step"] if start is not None else 0
+    complete = step >= config.total_steps(len(faces), accelerator.num_processes)
+    # Whoever runs from config.yaml goes on with this run, however this one was started.
+    again = dataclasses.replace(config, resume="auto", recorded=before if complete else ran_on)
+    try:
+        write_file(folder.config, lambda file: file.write(again.to_yaml().encode()))
+        if not complete:
+            record_start(folder.runs, config, ran_on, step, faces, held_out)
+    except OSError as error:
+        raise OSError(f"cannot write the run folder {folder.root}: {error.strerror or error}") from error
 
 
 def _session(
