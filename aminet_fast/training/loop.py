@@ -14,6 +14,7 @@ from .checkpoint import CheckpointError
 from .config import TrainConfig
 from .folder import RunFolder, write_file
 from .logs import RunLog, tensorboard_writer
+from .memory import gpu_full, machine_full
 from .record import changed, environment, record_start, recorded_before
 from .recorder import Recorder
 from .resume import check_faces, find_start
@@ -21,10 +22,6 @@ from .session import Session
 from .signals import StopSignals
 from .trainer import Callback, Trainer
 from .validation import Validator
-
-
-class MemoryFullError(RuntimeError):
-    """The GPU's memory is full; the message says what makes the run smaller."""
 
 
 def train(config: TrainConfig, *, callback: Callback | None = None) -> int:
@@ -42,7 +39,8 @@ def train(config: TrainConfig, *, callback: Callback | None = None) -> int:
         ValueError: settings that cannot be, a run folder of another run, faces without HR.
         OSError: the run folder cannot be written, a file is not there.
         DivergedError: the loss is not finite; the step's faces were dumped in the run folder.
-        MemoryFullError: the GPU's memory is too small for these settings.
+        LoaderError: a loader process was killed, or a file of the face cache has gone; a checkpoint was written.
+        MemoryFullError: the memory of the GPU or of the machine is too small for these settings.
     """
     config.network()  # a wrong preset or field is reported before anything is opened
     deterministic = torch.are_deterministic_algorithms_enabled()
@@ -53,13 +51,18 @@ def train(config: TrainConfig, *, callback: Callback | None = None) -> int:
             signals.training()
             try:
                 return trainer.run(signals, callback)
+            except torch.OutOfMemoryError as error:
+                raise gpu_full(error, config, trainer.session) from error
             finally:
                 trainer.recorder.close()
     except torch.OutOfMemoryError as error:
-        raise MemoryFullError(
-            f"the GPU's memory is full with batch_size {config.batch_size}; halve it and double --accumulate,"
-            f" use --precision bf16, or a narrower --preset ({str(error).split('.')[0]})"
-        ) from error
+        raise gpu_full(error, config) from error
+    except MemoryError as error:
+        raise machine_full(config, error) from error
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):  # PyTorch's word for a MemoryError
+            raise
+        raise machine_full(config, error) from error
     finally:
         folder.release()
         torch.use_deterministic_algorithms(deterministic)
