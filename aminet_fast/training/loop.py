@@ -14,6 +14,7 @@ from .folder import RunFolder, write_file
 from .logs import RunLog, tensorboard_writer
 from .loss_scale import scale_on_cpu
 from .recorder import Recorder
+from .restart import join, mark, restarts, resumed
 from .resume import check_faces, find_start
 from .session import Session
 from .signals import StopSignals
@@ -45,6 +46,7 @@ def train(config: TrainConfig, *, callback: Callback | None = None) -> int:
     config.network()  # a wrong preset or field is reported before anything is opened
     deterministic = torch.are_deterministic_algorithms_enabled()
     accelerator, folder = _accelerator(config), RunFolder(config.folder())
+    config = resumed(config, folder)
     try:
         with RunLog(accelerator.is_main_process) as log, StopSignals() as signals:
             trainer = _prepare(config, accelerator, folder, log)
@@ -71,6 +73,7 @@ def _accelerator(config: TrainConfig) -> Accelerator:
             "device is 'cuda' and PyTorch sees no GPU; use --device cpu, or install a CUDA build of PyTorch"
         )
     cpu = config.device == "cpu" or not torch.cuda.is_available()
+    join("gloo" if cpu else "nccl")
     accelerator = Accelerator(
         cpu=cpu,
         mixed_precision="no" if config.precision == "fp32" else config.precision,
@@ -95,6 +98,7 @@ def _prepare(config: TrainConfig, accelerator: Accelerator, folder: RunFolder, l
     accelerator.wait_for_everyone()  # every process has looked at the folder before one fills it
     if accelerator.is_main_process:
         folder.prepare()
+        mark(folder)
         log.file = folder.log
         # Whoever runs from config.yaml goes on with this run, however this one was started.
         again = dataclasses.replace(config, resume="auto")
@@ -102,7 +106,8 @@ def _prepare(config: TrainConfig, accelerator: Accelerator, folder: RunFolder, l
     accelerator.wait_for_everyone()
     session = Session(config, accelerator, faces, start)
     if start is not None:
-        log.say(f"going on from step {session.step}")
+        again = f", after restart {restarts()} by torchrun" if restarts() else ""
+        log.say(f"going on from step {session.step}{again}")
     return Trainer(session, Recorder(session, folder, log, validator), folder, log)
 
 
