@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from ..data import FaceDataset, open_faces
+from .checkpoint import CheckpointError
 from .config import TrainConfig
 from .folder import RunFolder, write_file
 from .logs import RunLog, tensorboard_writer
@@ -50,6 +52,7 @@ def train(config: TrainConfig, *, callback: Callback | None = None) -> int:
     try:
         with RunLog(accelerator.is_main_process) as log, StopSignals() as signals:
             trainer = _prepare(config, accelerator, folder, log)
+            signals.training()
             try:
                 return trainer.run(signals, callback)
             finally:
@@ -99,16 +102,30 @@ def _prepare(config: TrainConfig, accelerator: Accelerator, folder: RunFolder, l
     if accelerator.is_main_process:
         folder.prepare()
         mark(folder)
-        log.file = folder.log
+        log.open(folder.log)
         # Whoever runs from config.yaml goes on with this run, however this one was started.
         again = dataclasses.replace(config, resume="auto")
         write_file(folder.config, lambda file: file.write(again.to_yaml().encode()))
     accelerator.wait_for_everyone()
-    session = Session(config, accelerator, faces, start)
+    session = _session(config, accelerator, faces, start)
     if start is not None:
-        again = f", after restart {restarts()} by torchrun" if restarts() else ""
-        log.say(f"going on from step {session.step}{again}")
+        restart = f", after restart {restarts()} by torchrun" if restarts() else ""
+        log.say(f"going on from step {session.step}{restart}")
     return Trainer(session, Recorder(session, folder, log, validator), folder, log)
+
+
+def _session(
+    config: TrainConfig, accelerator: Accelerator, faces: FaceDataset, start: dict[str, Any] | None
+) -> Session:
+    try:
+        return Session(config, accelerator, faces, start)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        if start is None:
+            raise
+        reason = " ".join(line.strip() for line in str(error).splitlines()[:3])
+        raise CheckpointError(f"the checkpoint of step {start['step']} does not fit this run: {reason}") from error
 
 
 def _open_faces(config: TrainConfig, accelerator: Accelerator) -> tuple[FaceDataset, Validator | None]:

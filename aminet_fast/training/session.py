@@ -32,6 +32,7 @@ class Session:
         self.step, self.seconds, self.best = 0, 0.0, -math.inf
         self.val_faces: str | None = None  # fingerprint of the faces that `best` was scored on
         self.loss_sum, self.loss_count = 0.0, 0  # since the last regular row of metrics.csv
+        self.owed = False  # the validation of this step was broken off, and its row is not written
         self._clock = time.monotonic()
 
         set_seed(config.seed, deterministic=config.deterministic)
@@ -63,7 +64,7 @@ class Session:
             self.shadow.average.load_state_dict(start["ema"] or start["model"])
         for name in ("step", "seconds", "best", "loss_sum", "loss_count"):
             setattr(self, name, start[name])
-        self.val_faces = start.get("val_faces")  # not in the first checkpoints
+        self.val_faces, self.owed = start.get("val_faces"), start.get("owed", False)  # not in the first checkpoints
         self.scale.restore(start.get("scaler"))
         states = start["rng"]
         rng.restore(states[self.accelerator.process_index % len(states)])
@@ -86,6 +87,7 @@ class Session:
             "val_faces": self.val_faces,
             "loss_sum": self.loss_sum,
             "loss_count": self.loss_count,
+            "owed": self.owed,
         }
 
     def is_finite(self) -> bool:

@@ -15,6 +15,7 @@ from .agreement import Agreement, exchange
 from .batches import Batch, to_device, train_batches
 from .divergence import DivergedError, dump_batches
 from .folder import RunFolder
+from .loader_faults import LoaderError, guarded
 from .logs import RunLog, duration
 from .loss_scale import LEAST
 from .optim import LOSSES, learning_rate
@@ -37,6 +38,10 @@ class Trainer:
     def run(self, signals: StopSignals, callback: Callback | None) -> int:
         """Train to the last step, or until something asks for a stop. Returns the exit status."""
         s = self.session
+        if s.world == 1:  # several cannot leave a validation alone
+            self.recorder.interrupted = lambda: signals.requested is not None
+        if s.owed:
+            self.recorder.after_step(final=s.step == s.total, stopping=False, save=True)
         if s.step >= s.total:
             self.log.say(f"{self.folder.root} is complete at step {s.step}; raise --steps or --epochs to train on")
             return 0
@@ -44,16 +49,18 @@ class Trainer:
         if self.config.names_checkpoint:
             self.recorder.save()  # from here on the folder stands alone, even if the process ends before a step
         batches = self._batches()
+        signals.quiet_children()
         s.tick()
         reason: str | None = None
         while s.step < s.total and reason is None:
             try:
                 agreed, used = self._step(batches, signals)
-            except RuntimeError as error:
-                if signals.requested is None or "DataLoader worker" not in str(error):
+            except LoaderError:
+                if s.world == 1:  # else the others are in the middle of a step, and a checkpoint needs all of them
+                    self.recorder.save()
+                if s.world > 1 or signals.requested is None:
                     raise
-                reason = signals.requested  # it went to the whole process group and ended the loader's processes too
-                self.recorder.save()
+                reason = signals.requested  # it went to the loader's processes too
                 break
             self.recorder.count(agreed.loss, s.tick())
             if agreed.stop:
@@ -63,12 +70,14 @@ class Trainer:
             elif callback is not None and callback(s.step, agreed.loss):
                 reason = "the callback"
             self._between(agreed, used, reason)
+            if s.owed:
+                reason = signals.requested
             s.tick()
         return self._farewell(reason)
 
     def _batches(self) -> Iterator[Batch]:
         s, accelerator = self.session, self.accelerator
-        return train_batches(
+        batches = train_batches(
             s.faces,
             self.config,
             step=s.step,
@@ -77,6 +86,7 @@ class Trainer:
             world=s.world,
             pin=accelerator.device.type == "cuda",
         )
+        return guarded(batches, self.config)
 
     def _step(self, batches: Iterator[Batch], signals: StopSignals) -> tuple[Agreement, list[Batch]]:
         config, accelerator, s = self.config, self.accelerator, self.session
@@ -86,16 +96,15 @@ class Trainer:
         scale = s.scale.begin()
         if config.cuda_graph:
             return self._graphed_step(next(batches), scale, signals)
-        used: list[Batch] = []
+        # All before the first forward pass: when one cannot be loaded, the network is still that of the last step.
+        used = [next(batches) for _ in range(config.accumulate)]
         losses: list[torch.Tensor] = []
-        for _ in range(config.accumulate):
-            batch = next(batches)
-            used.append(batch)
+        for batch in used:
             with accelerator.accumulate(s.model):
                 given, wanted = (to_device(batch[k], accelerator.device, config.channels_last) for k in ("input", "hr"))
                 loss = LOSSES[config.loss](s.model(given), wanted)
                 losses.append(loss.detach())
-                if len(used) == config.accumulate:
+                if len(losses) == config.accumulate:
                     # Before the backward pass is queued: the CPU then waits for the forward pass alone, and a GPU has
                     # work left while the next batch is fetched.
                     agreement = exchange(accelerator, losses, scale, self._wishes(signals))
