@@ -54,6 +54,7 @@ COMMANDS = {
         "root",
         "folder of faces",
     ),
+    "profile": Command("say what bounds a training step", ".profile", "ProfileConfig", ".profile", "profile"),
     "plot": Command(
         "draw runs' loss and PSNR",
         ".plot",
