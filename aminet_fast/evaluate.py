@@ -80,7 +80,7 @@ def evaluate(config: EvaluateConfig) -> int:
             on_batch=on_batch,
         )
     intervals = {p: s.intervals(config.confidence, config.resamples) for p, s in scores.items() if config.confidence}
-    print_scores(config, split, faces.fingerprint, scores, intervals)
+    print_scores(config, split, faces.fingerprint, scores, intervals, metrics.weights)
     if config.out is not None:
         write_scores(config, split, faces.fingerprint, scores, intervals, metrics.weights)
     if broken:

@@ -52,7 +52,12 @@ AllIntervals = Mapping[str, "dict[str, Intervals]"]
 
 
 def print_scores(
-    config: EvaluateConfig, split: str, fingerprint: str, scores: Mapping[str, Scores], intervals: AllIntervals
+    config: EvaluateConfig,
+    split: str,
+    fingerprint: str,
+    scores: Mapping[str, Scores],
+    intervals: AllIntervals,
+    metric_weights: Mapping[str, Any],
 ) -> None:
     """Prints a table a protocol: a row a method, a column a metric, under each mean its interval."""
     first = next(iter(scores.values()))
@@ -71,14 +76,8 @@ def print_scores(
         )
     for note in dict.fromkeys([*notes, *(_NOTES[name] for name in first.metrics)]):
         console.print(note, style="dim", highlight=False, soft_wrap=True)
-    if "fid" in first.metrics and count < FEATURES:
-        console.print(
-            f"FID of {count} pictures is unreliable: below {FEATURES} the covariance of the {FEATURES} features has no "
-            "full rank. Compare it with FIDs of the very same pictures only.",
-            style="yellow",
-            highlight=False,
-            soft_wrap=True,
-        )
+    for warning in _warnings(first.metrics, count, metric_weights):
+        console.print(warning, style="yellow", markup=False, highlight=False, soft_wrap=True)
     for protocol, score in scores.items():
         for who, quality in (("bicubic", score.bicubic), ("AMINet", score.ours)):
             if quality.identical and not (who == "AMINet" and _bicubic_only(config)):
@@ -169,6 +168,25 @@ def _table(score: Scores, intervals: Mapping[str, Intervals], *, bicubic_only: b
             cells.append(f"{mean(name):{sign}.{digits}f}{under}")
         table.add_row(label, *cells)
     return table
+
+
+def _warnings(metrics: Sequence[str], count: int, metric_weights: Mapping[str, Any]) -> list[str]:
+    """What keeps the scores from being compared with published ones."""
+    warnings = [
+        f"{_COLUMNS[name][0]} used {file['file']}, which is not the published file of weights: other scores than the "
+        "papers'."
+        for name, file in metric_weights.items()
+        if not file["published"]
+    ]
+    if "fid" in metrics:
+        text = f"FID compares {count} pictures with {count} originals."
+        if count < FEATURES:
+            text += (
+                f" It is unreliable: below {FEATURES} pictures the covariance of the {FEATURES} features has no full "
+                "rank. Compare it with FIDs of the very same pictures only."
+            )
+        warnings.append(text)
+    return warnings
 
 
 def _csv(score: Scores, *, bicubic_only: bool) -> str:

@@ -38,9 +38,10 @@ class InceptionFeatures:
         # torch-fidelity unpickles whatever the file holds, so it only gets a file of tensors.
         read_weights(path, INCEPTION)
         try:
-            network = FeatureExtractorInceptionV3(
-                "inception-v3-compat", [str(FEATURES)], feature_extractor_weights_path=str(path)
-            )
+            with torch.random.fork_rng(devices=[]):  # of the random start, which the file overwrites
+                network = FeatureExtractorInceptionV3(
+                    "inception-v3-compat", [str(FEATURES)], feature_extractor_weights_path=str(path)
+                )
         except RuntimeError as error:
             raise wrong_weights(path, INCEPTION, " ".join(str(error).split())[:80]) from error
         self.network = network.to(device)

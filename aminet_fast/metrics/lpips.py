@@ -37,7 +37,8 @@ class Lpips:
             ) from error
         path = find_weights(ALEXNET, weights)
         state = read_weights(path, ALEXNET)
-        with warnings.catch_warnings():
+        # The random start is overwritten below; the caller's random numbers stay as they are.
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # lpips calls torchvision by its old arguments
             # pnet_rand: lpips's other way to AlexNet downloads it.
             network = lpips.LPIPS(net="alex", version="0.1", pnet_rand=True, verbose=False)

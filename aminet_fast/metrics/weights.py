@@ -65,7 +65,7 @@ def read_weights(path: Path, backbone: Backbone) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise wrong_weights(path, backbone, str(error).strip().splitlines()[0]) from error
+        raise wrong_weights(path, backbone, "it is no file of tensors") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise wrong_weights(path, backbone, "it holds no dictionary of tensors")
     return state
