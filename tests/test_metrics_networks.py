@@ -87,11 +87,13 @@ def test_lpips_weights_are_found_never_fetched(tmp_path: Path, monkeypatch: pyte
     assert len(used["sha256"]) == 64
 
     (tmp_path / "text.pth").write_text("no tensors")
+    torch.save(torch.nn.Linear(1, 1), tmp_path / "code.pth")
     torch.save([1], tmp_path / "list.pth")
     torch.save({"features.0.weight": torch.zeros(64, 3, 11, 11)}, tmp_path / "part.pth")
     torch.save(random_alexnet(tmp_path / "a") | {"features.0.weight": torch.zeros(1)}, tmp_path / "shape.pth")
     for name, reason in (
         ("text", "it is no file of tensors"),
+        ("code", "it is no file of tensors"),
         ("list", "it holds no dictionary of tensors"),
         ("part", r"no match at 'features\.0\.bias'"),
         ("shape", r"no match at Error.*"),

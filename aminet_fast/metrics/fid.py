@@ -18,7 +18,8 @@ class InceptionFeatures:
 
     Args:
         weights: Inception's, weights-inception-2015-12-05-6726825d.pth of torch-fidelity (pytorch-fid's
-            pt_inception-2015-12-05-6726825d.pth is the same file); without it, that file in torch.hub's cache.
+            pt_inception-2015-12-05-6726825d.pth bears the same SHA-256 in its name); without it, either in
+            torch.hub's cache.
         device: where it runs.
 
     Raises:

@@ -104,13 +104,8 @@ def _channel(x: Tensor, y: Tensor, window: int) -> tuple[Tensor, Tensor]:
     mean_x, mean_y, xx, yy, xy = moments.unbind(dim=1)
     var_x, var_y = (xx - mean_x.square()).clamp_min(0.0), (yy - mean_y.square()).clamp_min(0.0)
     cov = xy - mean_x * mean_y
-    gain = cov / (var_x + _TINY)
-    noise = var_y - gain * cov
-    flat_x, flat_y = var_x < _TINY, var_y < _TINY
-    gain = gain.masked_fill(flat_x | flat_y, 0.0)
-    noise = torch.where(flat_x, var_y, noise).masked_fill(flat_y, 0.0)
-    noise = torch.where(gain < 0.0, var_y, noise)  # a reversed signal carries nothing: all of y is noise
-    return gain.clamp_min(0.0), noise.clamp_min(_TINY)
+    gain = (cov / (var_x + _TINY)).clamp_min(0.0)  # of a reversed band nothing is kept, whatever its noise
+    return gain, (var_y - gain * cov).clamp_min(_TINY)
 
 
 def _mixture(x: Tensor) -> tuple[Tensor, Tensor]:
