@@ -37,7 +37,7 @@ def evaluate(config: EvaluateConfig) -> int:
     check_metrics(config.metrics)
     device = choose_device(config.device)
     weights = None if config.weights == "bicubic" else config.weights
-    model = load_network(weights, device, "aminet evaluate", config.backend) if weights is not None else None
+    model = load_network(weights, device, config.backend) if weights is not None else None
     split = _split(config)
     faces = open_faces(config.data, split)
     if not faces.has_hr:
