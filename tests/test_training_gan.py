@@ -323,7 +323,8 @@ def test_two_processes_are_one_with_batches_twice_as_large(tmp_path: Path, vgg: 
     assert not [k for k in load(tmp_path, **recipe) if "running" in k]
     for steps in (2, 4):
         process = start(command(tmp_path, *launcher, **recipe, batch_size=1, steps=steps))
-        assert process.wait(600) == 0, process.communicate()[0]
+        said = process.communicate(timeout=600)[0]
+        assert process.returncode == 0, said
     train(tiny(tmp_path, out=str(tmp_path / "one"), **recipe, batch_size=2))
     two, one = (checkpoint(tmp_path / name, 4) for name in ("run", "one"))
     assert two["world"] == 2
