@@ -101,7 +101,7 @@ def test_a_step_is_eq_18_to_22_and_both_move_at_once(tmp_path: Path, loss: str, 
 
 
 def test_accumulated_batches_are_one_batch(tmp_path: Path) -> None:
-    once = objective(tmp_path)
+    once = objective(tmp_path, grad_clip=0.05)
     # Power iterations go by calls: from converged vectors on, one more is no other.
     with torch.no_grad():
         for _ in range(300):
@@ -109,14 +109,16 @@ def test_accumulated_batches_are_one_batch(tmp_path: Path) -> None:
     given, wanted = faces(2, 4), faces(3, 4)
     before = copy.deepcopy(once.net.state_dict())
     step(once, [(given, wanted)])
-    twice = objective(tmp_path, accumulate=2)
+    twice = objective(tmp_path, grad_clip=0.05, accumulate=2)
     twice.net.load_state_dict(before)
     step(twice, [(given[:2], wanted[:2])])
     weights = [k for k in before if not k.endswith(("_u", "_v"))]
     assert unequal([before[k] for k in weights], [twice.net.state_dict()[k] for k in weights]) == []
     step(twice, [(given[2:], wanted[2:])])
+    # The first step of Adam goes by the gradient's sign alone: its averages tell more.
+    for a, b in ((once.optimizer, twice.optimizer), (once.its_optimizer, twice.its_optimizer)):
+        torch.testing.assert_close(a.state_dict()["state"], b.state_dict()["state"], rtol=1e-3, atol=1e-6)
     torch.testing.assert_close(once.model.state_dict(), twice.model.state_dict(), rtol=1e-3, atol=1e-5)
-    torch.testing.assert_close(once.net.state_dict(), twice.net.state_dict(), rtol=1e-3, atol=1e-5)
 
 
 def test_both_rates_follow_the_schedule(tmp_path: Path) -> None:
