@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Generator, Iterator
+from multiprocessing.connection import wait
 from typing import Any
 
 from .batches import Batch
@@ -50,7 +51,7 @@ def explain(error: Exception, ended: list[int], config: TrainConfig) -> str:
         return f"the machine's memory is full while loading faces: lower {fewer}"
     if "Too many open files" in text or "ancdata" in text:
         return "too many open files while loading faces: raise the limit (ulimit -n), or use --workers 0"
-    if "DataLoader worker" in text and ended:
+    if ended and not text.startswith("Caught "):  # its end has many faces: a connection that is reset, too
         return f"a loader process ended {_cause(ended[0], fewer)}"
     if text.startswith("Caught "):  # in a loader process, whose traceback this is
         text = text.strip().splitlines()[-1].removeprefix("OSError: ")
@@ -69,6 +70,8 @@ def _cause(code: int, fewer: str) -> str:
 
 
 def _ended(batches: Any) -> list[int]:
-    """Exit codes of the loader's processes that have ended, if it has any."""
-    codes = [process.exitcode for process in getattr(batches, "_workers", [])]
-    return sorted(code for code in codes if code is not None)
+    """Exit codes of the loader's processes that have failed, if it has any."""
+    processes = getattr(batches, "_workers", [])
+    if processes:
+        wait([process.sentinel for process in processes], timeout=0.5)  # one whose connection is reset is about to end
+    return sorted(process.exitcode for process in processes if process.exitcode)
