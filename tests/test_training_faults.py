@@ -91,7 +91,7 @@ def test_rows_and_log_lines_outlast_a_full_disk(tmp_path: Path, capsys: pytest.C
 def test_the_last_row_waits_no_longer_than_for_the_checkpoint(tmp_path: Path) -> None:
     table = MetricsCSV(tmp_path / "metrics.csv")
     table.open(0)
-    with small_files(130), pytest.raises(OSError, match="too large"):
+    with small_files(120), pytest.raises(OSError, match="too large"):
         table.write({"step": 1, "loss": 1 / 3})
     assert read_metrics(table.path) == []
     table.sync()

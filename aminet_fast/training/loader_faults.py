@@ -27,7 +27,7 @@ def guarded(batches: Iterator[Batch], config: TrainConfig) -> Generator[Batch, N
             except StopIteration:
                 return
             except Exception as error:
-                raise LoaderError(explain(error, _ended(batches), config)) from error
+                raise LoaderError(explain(error, _ended(batches, error), config)) from error
             yield batch
     finally:
         # The loader would do this when nobody refers to it, and the traceback of an error does, until the program ends:
@@ -69,9 +69,9 @@ def _cause(code: int, fewer: str) -> str:
     return f"by {signal.Signals(-code).name}" if code < 0 else f"with exit status {code}"
 
 
-def _ended(batches: Any) -> list[int]:
+def _ended(batches: Any, error: Exception) -> list[int]:
     """Exit codes of the loader's processes that have failed, if it has any."""
     processes = getattr(batches, "_workers", [])
-    if processes:
-        wait([process.sentinel for process in processes], timeout=0.5)  # one whose connection is reset is about to end
+    if processes and isinstance(error, (ConnectionError, EOFError)):  # one of them is about to end
+        wait([process.sentinel for process in processes], timeout=10)
     return sorted(process.exitcode for process in processes if process.exitcode)
