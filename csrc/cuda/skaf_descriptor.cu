@@ -45,7 +45,7 @@ int64_t most_shared_bytes([[maybe_unused]] const Tensor& on) {
   checked(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, on.get_device_index()));
   return bytes;
 #else
-  return 227 << 10;
+  return static_cast<int64_t>(emulated::shared_limit());
 #endif
 }
 
