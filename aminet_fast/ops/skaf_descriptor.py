@@ -50,12 +50,10 @@ def _refuses(*arguments: Any) -> str:
         return "more than 512 channels to take the maximum of"
     if max(data.shape[2:]) >= 2**15:
         return "images of 32768 rows or columns"
-    if data.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32":
-        return "float32 with products in TF32; the compiled ones are exact"
     return ""
 
 
-cuda_kernels("skaf_descriptor", ("fwd", "bwd_input", "bwd_parameters"), about=_about, refuses=_refuses)
+cuda_kernels("skaf_descriptor", ("fwd", "bwd_input", "bwd_parameters"), about=_about, refuses=_refuses, tf32=("fwd",))
 triton_kernels("skaf_descriptor", ("fwd", "bwd_input", "bwd_parameters", "prepack"))
 
 
