@@ -1,4 +1,4 @@
-// skaf_descriptor's forward on tensor cores, in 16 bits or of float data as tf32: both convolutions as one implicit GEMM,
+// skaf_descriptor's forward on tensor cores, in 16 bits or of floats as tf32: both convolutions as one implicit GEMM,
 // pooled in its epilogue.
 //
 // A block makes WM * MT rows of 16 pixels and, of each convolution, WN * NT / 2 * 8 channels. A warp's columns are half
@@ -22,7 +22,7 @@
 namespace aminet::skaf {
 
 constexpr int kTileWidth = 16;   // of pixels, a row of an mma's
-constexpr int kChunkUnits = 6;   // of channels that the tile holds at most
+constexpr int kChunkUnits = 6;   // that the tile holds of a pixel at most
 constexpr int kStage = 8;        // units of a stage: four mma deep
 constexpr int kStages = 3;
 constexpr int kUnitBytes = 16;
@@ -103,7 +103,7 @@ __device__ __forceinline__ uint32_t entry_of(const Convs& convs, const Sums& s, 
          static_cast<uint32_t>(unit) << 24;
 }
 
-// A block's tile: channels of units from chunk * units on, zeros outside of the image and where there are no more channels.
+// A block's tile: channels of units from chunk * units on, zeros outside of the image and beyond the last channel.
 template <typename T>
 __device__ __forceinline__ void load_tile(unsigned char* tile, const T* image, const Image& at, const Convs& convs,
                                           const Sums& s, int chunk, int first_y, int first_x, int rows) {
@@ -132,18 +132,15 @@ __device__ __forceinline__ void load_tile(unsigned char* tile, const T* image, c
   }
 }
 
-// Floats of the tile to tf32: those units that this thread's load_tile brought, and that it has waited for.
-__device__ __forceinline__ void round_tile(unsigned char* tile, const Convs& convs, const Sums& s, int rows) {
-  const int halo = convs.window - 1, width = kTileWidth + halo, inverse = 65536 / s.units + 1;
-  for (int row = threadIdx.x / 32; row < rows + halo; row += blockDim.x / 32)
-    for (int i = threadIdx.x % 32; i < width * s.units; i += 32) {
-      const int pixel = i * inverse >> 16, unit = i - pixel * s.units;
-      float* at = reinterpret_cast<float*>(tile + ((row * width + pixel) * s.stride + unit) * kUnitBytes);
-      Vector<float, 4> v = load<4>(at);
+// Floats of a tile to tf32, and what is between them. All of the block come along, after a barrier and before one.
+__device__ __forceinline__ void round_tile(unsigned char* tile, int bytes) {
+#pragma unroll 1  // a thread's sums leave it few registers
+  for (int at = threadIdx.x * kUnitBytes; at < bytes; at += blockDim.x * kUnitBytes) {
+    Vector<float, 4> v = load<4>(reinterpret_cast<const float*>(tile + at));
 #pragma unroll
-      for (int j = 0; j < 4; ++j) v[j] = __uint_as_float(to_tf32(v[j]));
-      store(at, v);
-    }
+    for (int j = 0; j < 4; ++j) v[j] = __uint_as_float(to_tf32(v[j]));
+    store(reinterpret_cast<float*>(tile + at), v);
+  }
 }
 
 template <typename T, int WM, int WN, int WK, int MT, int NT>

@@ -97,7 +97,10 @@ __global__ void __launch_bounds__(32 * WM * WN * WK, BLOCKS)
     for (int r = 0; r < each; ++r) {
       if (r == 0) {
         wait_async<0>();  // the tile too
-        if constexpr (std::is_same_v<T, float>) round_tile(arrived, convs, s, S::rows);
+        if constexpr (std::is_same_v<T, float>) {
+          __syncthreads();
+          round_tile(arrived, tile_bytes);
+        }
       } else {
         wait_async<kStages - 2>();
       }
