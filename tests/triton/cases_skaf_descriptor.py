@@ -86,11 +86,11 @@ CASES = [
     case("c56-few", 1, 56, 5, 7, outputs=30),
     case("c40", 1, 40, 27, 41, kernels=(3, 5), outputs=3),
     case("larger-first", 1, 16, 6, 19, kernels=(7, 5), outputs=10),
-    # TF32: one chunk of channels, several, rows that are no whole vectors, one convolution; large tiles and small ones.
+    # TF32: one chunk of channels, several, rows that are no whole vectors; by large tiles, and several chunks by small.
     case("c24-tf32", 2, 24, 11, 14, tf32=True),
     case("c56-tf32", 1, 56, 9, 37, outputs=30, tf32=True),
     case("c7-tf32", 1, 7, 6, 19, outputs=30, tf32=True),
-    case("one-size-tf32", 1, 8, 4, 6, kernels=(3,), outputs=1, tf32=True),
+    case("one-size-tf32", 1, 28, 4, 6, kernels=(3,), outputs=1, tf32=True),
     Case("skaf_descriptor", "plain-layout", plain, settled=settled, gradient="contiguous"),
     Case("skaf_descriptor", "sliced", sliced, settled=settled, gradient="expanded"),
     Case("skaf_descriptor", "float32-parameters", float32_parameters, settled=settled),
