@@ -66,7 +66,8 @@ COMMANDS = {
     ),
 }
 INFO = "print versions, devices, and what was compiled for what"
-FAILURES = ("DivergedError", "MemoryFullError")  # by name: their modules load torch, which --help need not wait for
+# By name: their modules load torch, which --help need not wait for.
+FAILURES = ("DivergedError", "LoaderError", "MemoryFullError")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

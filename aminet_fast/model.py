@@ -164,22 +164,33 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", backend: st
 
 
 def _from_folder(weights: Path, device: str | torch.device, backend: str | None) -> AMINet:
-    config = weights.with_name(CONFIG)
-    if not config.is_file():
+    file = weights.with_name(CONFIG)
+    if not file.is_file():
         raise FileNotFoundError(f"{weights} has no {CONFIG} beside it, which says how wide the network is")
     try:
-        model = AMINet(AMINetConfig.from_dict(json.loads(config.read_text(encoding="utf-8"))), backend)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{config} is no JSON ({error})") from error
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON ({error})") from error
+    model = AMINet(_config_of(file, values), backend)
     model.load_state_dict(read_safetensors(weights))
     return model.to(device).eval()
+
+
+def _config_of(file: Path, values: object) -> AMINetConfig:
+    """The configuration that came with weights; raises ValueError naming the file when it is none."""
+    try:
+        if not isinstance(values, dict):
+            raise TypeError("no mapping of its fields")
+        return AMINetConfig.from_dict(values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{file} holds no configuration of an AMINet ({error})") from error
 
 
 def _from_checkpoint(path: Path, device: str | torch.device, backend: str | None) -> AMINet:
     from .training.checkpoint import read_checkpoint
 
-    checkpoint = read_checkpoint(path)
-    model = AMINet(AMINetConfig.from_dict(checkpoint["model_config"]), backend)
+    checkpoint = read_checkpoint(path, needs=("model_config", "model", "ema"))
+    model = AMINet(_config_of(path, checkpoint["model_config"]), backend)
     model.load_state_dict(checkpoint.get("ema") or checkpoint["model"])
     return model.to(device).eval()
 

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from ..data import FaceDataset, StepSampler
 from .config import TrainConfig
-from .signals import ignore_interrupt
+from .signals import outlive_signals
 
 Batch = dict[str, Any]  # "input", "hr": [N, 3, S, S]; "name": list of str
 
@@ -39,7 +39,7 @@ def train_batches(
         batch_sampler=sampler,
         num_workers=config.workers,
         pin_memory=pin,
-        worker_init_fn=ignore_interrupt,
+        worker_init_fn=outlive_signals,
         # The loader draws a base seed when it starts; from PyTorch's generator a resumed run would draw one
         # more.
         generator=torch.Generator().manual_seed(config.seed),

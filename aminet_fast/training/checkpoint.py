@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .folder import write_file
+from .folder import write_torch
 
 FORMAT, VERSION = "aminet_fast.checkpoint", 1
 _NAME = re.compile(r"step-(\d{8,})\.pt")
+RUN = {  # what a run needs to go on, and of which type it is
+    "step": int, "config": dict, "model_config": dict, "model": dict, "optimizer": dict, "ema": dict | None,
+    "rng": list, "faces": str, "world": int, "seconds": float, "best": float, "loss_sum": float, "loss_count": int,
+}  # fmt: skip
 
 
 class CheckpointError(ValueError):
@@ -44,23 +48,19 @@ def save_checkpoint(folder: Path, state: dict[str, Any], keep: int) -> Path:
         OSError: the disk is full or not writable; the checkpoints that were there are untouched.
     """
     path = checkpoint_path(folder, state["step"])
-    try:
-        write_file(path, lambda file: torch.save({"format": FORMAT, "version": VERSION, **state}, file))
-    except RuntimeError as error:  # torch's zip writer covers the OSError of a failed write with an error of its own
-        cause = error.__cause__ or error.__context__
-        if isinstance(cause, OSError):
-            raise cause from error
-        if "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error):
-            raise OSError(f"writing {path.name} failed ({str(error).splitlines()[0]}); is the disk full?") from error
-        raise
+    write_torch(path, {"format": FORMAT, "version": VERSION, **state})
     for old in list_checkpoints(folder)[:-keep]:
         if old != path:
-            old.unlink()
+            old.unlink(missing_ok=True)
     return path
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, needs: Iterable[str] = ()) -> dict[str, Any]:
     """Read a checkpoint onto the CPU, with nothing but tensors and plain values allowed in it.
+
+    Args:
+        path: The file; whatever it holds, nothing in it is executed.
+        needs: What has to be in it, among `RUN`.
 
     Raises:
         FileNotFoundError: no such file.
@@ -68,28 +68,54 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
-    try:
-        with zipfile.ZipFile(path) as archive:  # the zip's checksums find a damaged byte, which torch.load does not
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-        raise CheckpointError(f"{path} is cut short or no checkpoint ({error})") from error
-    if damaged:
-        raise CheckpointError(f"{path} is damaged: wrong checksum in {damaged}")
+    _check_archive(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise CheckpointError(f"{path} does not load ({str(error).splitlines()[0]})") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError(_refusal(path, error)) from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT or not isinstance(state.get("version"), int):
         raise CheckpointError(f"{path} is no checkpoint of an aminet_fast training run")
     if state["version"] > VERSION:
         raise CheckpointError(
             f"{path} has checkpoint format {state['version']}, and this aminet_fast reads up to {VERSION};"
             " upgrade aminet_fast"
         )
+    if wrong := [name for name in needs if not isinstance(state.get(name), RUN[name])]:
+        raise CheckpointError(f"{path} is no whole checkpoint of a run: no {', '.join(wrong)} of the right kind in it")
     return state
 
 
-def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
+def _check_archive(path: Path) -> None:
+    """Raises CheckpointError unless the file is an archive as torch.save writes it, every byte of it as written.
+
+    The zip's checksums find a damaged byte, which torch.load does not.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+            damaged = None if packed else archive.testzip()
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is cut short or no checkpoint ({error})") from error
+    if packed:  # torch.save packs nothing, and a small file could unpack to any size
+        raise CheckpointError(f"{path} is no checkpoint: its contents are compressed")
+    if damaged:
+        raise CheckpointError(f"{path} is damaged: wrong checksum in {damaged}")
+
+
+def _refusal(path: Path, error: Exception) -> str:
+    """Why torch would not load a file; its own advice is to load it with all code that is in it."""
+    called = re.search(r"(?:GLOBAL|global|class|function) ([\w.]+\.\w+)", str(error))
+    if called is not None:
+        return (
+            f"{path} does not load: it would run code ({called.group(1)}), and checkpoints hold none."
+            " Nothing in it was executed; get the file from where you trust it"
+        )
+    return f"{path} does not load ({str(error).splitlines()[0]})"
+
+
+def newest_checkpoint(
+    folder: Path, warn: Callable[[str], None], needs: Iterable[str] = ()
+) -> tuple[Path, dict[str, Any]] | None:
     """The newest whole checkpoint in a folder, or None when there is no file at all.
 
     Raises:
@@ -99,7 +125,7 @@ def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> tuple[Path, 
     problem: CheckpointError | None = None
     for path in reversed(paths):
         try:
-            return path, read_checkpoint(path)
+            return path, read_checkpoint(path, needs)
         except CheckpointError as error:
             if "upgrade aminet_fast" in str(error):
                 raise

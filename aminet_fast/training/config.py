@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -39,7 +40,7 @@ class TrainConfig:
             epochs; none.
         loss: Training loss.
         init: Initial weights: PyTorch's, or N(0, 0.02) in every convolution as in the SPARNet line of work.
-        precision: fp32, or bf16 autocast over fp32 weights.
+        precision: fp32; bf16 or fp16: autocast over fp32 weights, fp16 with a scaled loss.
         ema: Decay of the moving average of the weights, which is then validated and saved; without it, no average.
         grad_clip: Largest gradient norm; without it, gradients are not clipped.
         seed: Seed of the weights, the order of the faces and their augmentation.
@@ -64,6 +65,8 @@ class TrainConfig:
         stop_after_minutes: Save and stop after this many minutes; the run can be resumed.
         tensorboard: Write TensorBoard events too (needs the extra "tracking").
         plot: Draw the run's curves to plot.png at its end (needs the extra "plot").
+        recorded: Versions, machine and faces of the run whose config.yaml this is; where they differ now, a warning
+            says so.
     """
 
     preset: str = "aminet"
@@ -82,7 +85,7 @@ class TrainConfig:
     augment: Literal["full", "flip", "none"] = "full"
     loss: Literal["l1", "l2"] = "l1"
     init: Literal["pytorch", "normal"] = "pytorch"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     ema: float | None = None
     grad_clip: float | None = None
     seed: int = 0
@@ -104,6 +107,7 @@ class TrainConfig:
     stop_after_minutes: float | None = None
     tensorboard: bool = False
     plot: bool = False
+    recorded: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         self.betas = (float(self.betas[0]), float(self.betas[1]))  # YAML has no tuples
@@ -164,15 +168,21 @@ class TrainConfig:
         return max(1, math.ceil(self.epochs * faces / (self.batch_size * self.accumulate * world)))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain YAML values, resolved: ``model`` has the whole network, ``out`` the run folder."""
+        """Plain YAML values, resolved: ``model`` has the whole network, ``out`` the run folder; paths are absolute."""
         values = dataclasses.asdict(self)
         values["betas"] = list(self.betas)
         values["model"] = self.network().to_dict()
-        values["out"] = str(self.folder())
+        values["out"] = _absolute(str(self.folder()))
+        for faces in filter(None, (values["data"], values["val"])):
+            faces |= {name: _absolute(faces[name]) for name in ("root", "cache")}
         return values
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+
+def _absolute(path: str | None) -> str | None:
+    return path and os.path.abspath(os.path.expanduser(path))
 
 
 def _require(holds: bool, name: str, value: object, wanted: str) -> None:
@@ -196,6 +206,7 @@ _HARMLESS = {
     "stop_after_minutes",
     "tensorboard",
     "plot",
+    "recorded",
     "preset",
     "epochs",
     "steps",

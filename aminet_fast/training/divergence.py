@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from .batches import Batch
-from .folder import write_file
+from .folder import write_file, write_torch
 
 
 class DivergedError(RuntimeError):
@@ -23,5 +23,5 @@ def dump_batches(root: Path, batches: list[Batch], *, step: int, lr: float, loss
     text = json.dumps(facts, indent=2) + "\n"
     write_file(folder / f"rank-{rank}.json", lambda file: file.write(text.encode()))
     tensors = {k: torch.cat([b[k].cpu() for b in batches]) for k in ("input", "hr")}
-    write_file(folder / f"rank-{rank}.pt", lambda file: torch.save(tensors, file))
+    write_torch(folder / f"rank-{rank}.pt", tensors)
     return folder

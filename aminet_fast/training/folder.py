@@ -7,8 +7,11 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, BinaryIO
+
+import torch
 
 from .._atomic import atomic_write, make_writable
 
@@ -93,6 +96,50 @@ def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
     _sync(path.parent)
 
 
+class Lines:
+    """A text file that grows by whole lines; those a full disk did not take are kept, and written before the next."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._waiting: list[str] = []
+
+    def write(self, line: str) -> None:
+        """Append a line. Raises OSError when it has to wait."""
+        self._waiting.append(f"{line}\n")
+        self.flush()
+
+    def flush(self, *, sync: bool = False) -> None:
+        """Write the lines that wait; with ``sync`` have all on the disk. Raises OSError; none is lost then."""
+        if not self._waiting and not sync:
+            return
+        with self.path.open("ab", buffering=0) as file:
+            end = file.seek(0, os.SEEK_END)
+            try:
+                text = memoryview("".join(self._waiting).encode())
+                while text:
+                    text = text[file.write(text) :]
+                if sync:
+                    os.fsync(file.fileno())
+            except OSError:
+                with suppress(OSError):
+                    file.truncate(end)  # half a line would spoil the next one
+                raise
+        self._waiting = []
+
+
+def write_torch(path: Path, value: object) -> None:
+    """`torch.save` by `write_file`. Raises OSError on a full disk, for which torch's zip writer has another error."""
+    try:
+        write_file(path, lambda file: torch.save(value, file))
+    except RuntimeError as error:
+        cause = error.__cause__ or error.__context__
+        if isinstance(cause, OSError):
+            raise cause from error
+        if "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error):
+            raise OSError(f"writing {path.name} failed ({str(error).splitlines()[0]}); is the disk full?") from error
+        raise
+
+
 def write_folder(path: Path, write: Callable[[Path], object]) -> None:
     """As `write_file`, for a folder; after a crash between the renames `prepare` puts the old one back."""
     fresh = Path(tempfile.mkdtemp(prefix=".tmp-", dir=path.parent))
@@ -123,6 +170,9 @@ def _sync(path: Path) -> None:
         return
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):  # some network disks do not know it
+            raise
     finally:
         os.close(descriptor)
 

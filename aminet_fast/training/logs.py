@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,25 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from .folder import Lines
+
 
 class RunLog:
     """Lines for people: ``say`` also appends to the log file, ``progress`` draws a bar where there is a terminal.
 
-    On processes other than the main one everything is silent. ``file`` is set once the run folder is known to be good.
+    On processes other than the main one everything is silent. `open` is called once the run folder is known to be good.
     """
 
     def __init__(self, main: bool) -> None:
         self.main = main
-        self.file: Path | None = None
+        self._file: Lines | None = None
         self.console = Console(quiet=not main, soft_wrap=True, highlight=False)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
+
+    def open(self, path: Path) -> None:
+        """Append what is said to this file, too."""
+        self._file = Lines(path)
 
     def start(self, step: int, total: int) -> None:
         """Show the bar, when standard output is a terminal."""
@@ -47,21 +54,25 @@ class RunLog:
 
     def say(self, text: str, *, style: str | None = None) -> None:
         """One line on the terminal and, with the time, in log.txt."""
-        self.console.print(escape(text), style=style)
+        self._print(text, style)
         self.note(text)
+
+    def _print(self, text: str, style: str | None = None) -> None:
+        """A full disk behind standard output, or a reader that has gone, must not end the training."""
+        with suppress(OSError):
+            self.console.print(escape(text), style=style)
 
     def warn(self, text: str) -> None:
         self.say(f"warning: {text}", style="yellow")
 
     def note(self, text: str) -> None:
         """One line in log.txt alone."""
-        if self.file is None:
+        if self._file is None:
             return
         try:
-            with self.file.open("a", encoding="utf-8") as file:
-                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
-        except OSError as error:  # a full disk must not end the training
-            self.console.print(escape(f"warning: cannot write {self.file}: {error.strerror}"), style="yellow")
+            self._file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
+        except OSError as error:
+            self._print(f"warning: cannot write {self._file.path}: {error.strerror}", "yellow")
 
     def progress(self, step: int, text: str, *, row: bool) -> None:
         """Move the bar at every step; write ``text`` as a line when a row of the CSV is due."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from ..data import FaceDataset, open_faces
+from .checkpoint import CheckpointError
 from .config import TrainConfig
 from .folder import RunFolder, write_file
 from .logs import RunLog, tensorboard_writer
+from .loss_scale import scale_on_cpu
 from .recorder import Recorder
 from .resume import check_faces, find_start
 from .session import Session
@@ -47,6 +50,7 @@ def train(config: TrainConfig, *, callback: Callback | None = None) -> int:
     try:
         with RunLog(accelerator.is_main_process) as log, StopSignals() as signals:
             trainer = _prepare(config, accelerator, folder, log)
+            signals.training()
             try:
                 return trainer.run(signals, callback)
             finally:
@@ -72,9 +76,11 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     cpu = config.device == "cpu" or not torch.cuda.is_available()
     accelerator = Accelerator(
         cpu=cpu,
-        mixed_precision="bf16" if config.precision == "bf16" else "no",
+        mixed_precision="no" if config.precision == "fp32" else config.precision,
         gradient_accumulation_steps=config.accumulate,
     )
+    if config.precision == "fp16" and accelerator.device.type == "cpu":
+        scale_on_cpu(accelerator)
     if config.cuda_graph and accelerator.num_processes > 1:
         raise ValueError("cuda_graph captures the step of one process; leave it out where there are several")
     return accelerator
@@ -92,15 +98,29 @@ def _prepare(config: TrainConfig, accelerator: Accelerator, folder: RunFolder, l
     accelerator.wait_for_everyone()  # every process has looked at the folder before one fills it
     if accelerator.is_main_process:
         folder.prepare()
-        log.file = folder.log
+        log.open(folder.log)
         # Whoever runs from config.yaml goes on with this run, however this one was started.
         again = dataclasses.replace(config, resume="auto")
         write_file(folder.config, lambda file: file.write(again.to_yaml().encode()))
     accelerator.wait_for_everyone()
-    session = Session(config, accelerator, faces, start)
+    session = _session(config, accelerator, faces, start)
     if start is not None:
         log.say(f"going on from step {session.step}")
     return Trainer(session, Recorder(session, folder, log, validator), folder, log)
+
+
+def _session(
+    config: TrainConfig, accelerator: Accelerator, faces: FaceDataset, start: dict[str, Any] | None
+) -> Session:
+    try:
+        return Session(config, accelerator, faces, start)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        if start is None:
+            raise
+        reason = " ".join(line.strip() for line in str(error).splitlines()[:3])
+        raise CheckpointError(f"the checkpoint of step {start['step']} does not fit this run: {reason}") from error
 
 
 def _open_faces(config: TrainConfig, accelerator: Accelerator) -> tuple[FaceDataset, Validator | None]:

@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from .folder import write_file
+from .folder import Lines, write_file
 
 COLUMNS = (
     "step", "epoch", "images", "seconds", "lr", "loss", "images_per_s",
@@ -19,6 +19,7 @@ class MetricsCSV:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lines = Lines(path)
 
     def open(self, step: int) -> None:
         """Start the file, or drop the rows after ``step``, which a resumed run writes again."""
@@ -27,9 +28,15 @@ class MetricsCSV:
         write_file(self.path, lambda file: file.write(("\n".join(lines) + "\n").encode()))
 
     def write(self, row: dict[str, Any]) -> None:
-        """Append a row. Floats are written with all their digits, so that equal runs have equal files."""
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerow([_text(row.get(name)) for name in COLUMNS])
+        """Append a row. Floats are written with all their digits, so that equal runs have equal files.
+
+        Raises OSError when the disk is full; the row is then written with the next one, or by `sync`.
+        """
+        self._lines.write(",".join(_text(row.get(name)) for name in COLUMNS))
+
+    def sync(self) -> None:
+        """Have all rows on the disk: none may be younger than a checkpoint."""
+        self._lines.flush(sync=True)
 
 
 def _text(value: object) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 from safetensors import SafetensorError
@@ -27,6 +28,7 @@ class Recorder:
         self.csv = MetricsCSV(folder.metrics)
         self.board: Any = self._open_board() if self.config.tensorboard and self.main else None
         self.save_failed = False
+        self.interrupted: Callable[[], bool] = lambda: False  # whether a validation is to be broken off
         self.saved_at = time.monotonic()
         self.scores: Scores | None = None  # the latest
         self._steps, self._seconds = 0, 0.0  # since the last regular row, in this process
@@ -49,9 +51,10 @@ class Recorder:
         return tensorboard_writer()(str(self.folder.root / "events"), purge_step=purge)
 
     def count(self, loss: float, seconds: float) -> None:
-        """Take a step's loss and duration into the next row."""
-        self.session.loss_sum += loss
-        self.session.loss_count += 1
+        """Take a step's loss and duration into the next row; of a step that float16's scaler skipped, the duration."""
+        if math.isfinite(loss):
+            self.session.loss_sum += loss
+            self.session.loss_count += 1
         self._steps, self._seconds = self._steps + 1, self._seconds + seconds
 
     def needs_weights(self, *, final: bool, save: bool) -> bool:
@@ -69,7 +72,12 @@ class Recorder:
         regular = self._due("log_every")
         scores = None
         if self.validator is not None and self.config.val_every and (final or self._due("val_every")):
-            scores = self.scores = self.validator.score(self.session.shadow.model())
+            scores = self.validator.score(self.session.shadow.model(), self.interrupted)
+            self.session.owed = scores is None
+            if scores is None:  # a signal came: what matters now is the checkpoint
+                self.save()
+                return
+            self.scores = scores
         if regular or scores is not None:
             self._row(scores, regular)
         elif self.main:
@@ -87,6 +95,7 @@ class Recorder:
         state = self.session.state()
         self.saved_at = time.monotonic()
         if self.main:
+            self._try("metrics.csv", self.csv.sync)
             written = self._try("checkpoint", lambda: save_checkpoint(self.folder.checkpoints, state, self.config.keep))
             self.save_failed = not (self._try("last/", lambda: self._weights("last")) and written)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from .checkpoint import list_checkpoints, newest_checkpoint, read_checkpoint, step_of
+from .checkpoint import RUN, list_checkpoints, newest_checkpoint, read_checkpoint, step_of
 from .config import TrainConfig, differences
 from .folder import RunFolder
 
@@ -23,7 +23,7 @@ def find_start(config: TrainConfig, folder: RunFolder, warn: Callable[[str], Non
     """
     if config.names_checkpoint:
         path = Path(config.resume)
-        state = read_checkpoint(path)
+        state = read_checkpoint(path, RUN)
         if folder.checkpoints.resolve() != path.resolve().parent:
             _require_empty(folder, "starting from a checkpoint elsewhere needs a new run folder")
         elif newer := [p.name for p in list_checkpoints(folder.checkpoints) if step_of(p) > state["step"]]:
@@ -36,7 +36,7 @@ def find_start(config: TrainConfig, folder: RunFolder, warn: Callable[[str], Non
     if config.resume == "never":
         _require_empty(folder, "leave --resume out to go on with it")
         return None
-    found = newest_checkpoint(folder.checkpoints, warn)
+    found = newest_checkpoint(folder.checkpoints, warn, RUN)
     if found is not None:
         _compare(found[1]["config"], config, folder, named=False, warn=warn)
         return found[1]

@@ -15,6 +15,7 @@ from ..model import AMINet
 from . import rng
 from .config import TrainConfig
 from .ema import Shadow
+from .loss_scale import LossScale
 from .optim import build_optimizer, init_normal, plain_state
 
 
@@ -31,6 +32,7 @@ class Session:
         self.step, self.seconds, self.best = 0, 0.0, -math.inf
         self.val_faces: str | None = None  # fingerprint of the faces that `best` was scored on
         self.loss_sum, self.loss_count = 0.0, 0  # since the last regular row of metrics.csv
+        self.owed = False  # the validation of this step was broken off, and its row is not written
         self._clock = time.monotonic()
 
         set_seed(config.seed, deterministic=config.deterministic)
@@ -43,6 +45,7 @@ class Session:
         # the whole state; each process still normalises by its own batch.
         self.model, self.prepared = accelerator.prepare(self.net.train(), build_optimizer(self.net, config))
         self.optimizer: torch.optim.Optimizer = self.prepared.optimizer
+        self.scale = LossScale(accelerator, self.net)
         if start is not None:
             self._restore(start)
 
@@ -61,7 +64,8 @@ class Session:
             self.shadow.average.load_state_dict(start["ema"] or start["model"])
         for name in ("step", "seconds", "best", "loss_sum", "loss_count"):
             setattr(self, name, start[name])
-        self.val_faces = start.get("val_faces")  # not in the first checkpoints
+        self.val_faces, self.owed = start.get("val_faces"), start.get("owed", False)  # not in the first checkpoints
+        self.scale.restore(start.get("scaler"))
         states = start["rng"]
         rng.restore(states[self.accelerator.process_index % len(states)])
 
@@ -73,6 +77,7 @@ class Session:
             "model_config": self.config.network().to_dict(),
             "model": self.net.state_dict(),
             "optimizer": plain_state(self.optimizer),
+            "scaler": self.scale.state(),
             "ema": self.shadow.average.state_dict() if self.config.ema is not None else None,
             "rng": gather_object([rng.capture()]),
             "faces": self.faces.fingerprint,
@@ -82,6 +87,7 @@ class Session:
             "val_faces": self.val_faces,
             "loss_sum": self.loss_sum,
             "loss_count": self.loss_count,
+            "owed": self.owed,
         }
 
     def is_finite(self) -> bool:

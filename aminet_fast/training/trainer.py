@@ -15,7 +15,9 @@ from .agreement import Agreement, exchange
 from .batches import Batch, to_device, train_batches
 from .divergence import DivergedError, dump_batches
 from .folder import RunFolder
+from .loader_faults import LoaderError, guarded
 from .logs import RunLog, duration
+from .loss_scale import LEAST
 from .optim import LOSSES, learning_rate
 from .recorder import Recorder
 from .session import Session
@@ -36,6 +38,10 @@ class Trainer:
     def run(self, signals: StopSignals, callback: Callback | None) -> int:
         """Train to the last step, or until something asks for a stop. Returns the exit status."""
         s = self.session
+        if s.world == 1:  # several cannot leave a validation alone
+            self.recorder.interrupted = lambda: signals.requested is not None
+        if s.owed:
+            self.recorder.after_step(final=s.step == s.total, stopping=False, save=True)
         if s.step >= s.total:
             self.log.say(f"{self.folder.root} is complete at step {s.step}; raise --steps or --epochs to train on")
             return 0
@@ -43,16 +49,18 @@ class Trainer:
         if self.config.names_checkpoint:
             self.recorder.save()  # from here on the folder stands alone, even if the process ends before a step
         batches = self._batches()
+        signals.quiet_children()
         s.tick()
         reason: str | None = None
         while s.step < s.total and reason is None:
             try:
                 agreed, used = self._step(batches, signals)
-            except RuntimeError as error:
-                if signals.requested is None or "DataLoader worker" not in str(error):
+            except LoaderError:
+                if s.world == 1:  # else the others are in the middle of a step, and a checkpoint needs all of them
+                    self.recorder.save()
+                if s.world > 1 or signals.requested is None:
                     raise
-                reason = signals.requested  # it went to the whole process group and ended the loader's processes too
-                self.recorder.save()
+                reason = signals.requested  # it went to the loader's processes too
                 break
             self.recorder.count(agreed.loss, s.tick())
             if agreed.stop:
@@ -62,12 +70,14 @@ class Trainer:
             elif callback is not None and callback(s.step, agreed.loss):
                 reason = "the callback"
             self._between(agreed, used, reason)
+            if s.owed:
+                reason = signals.requested
             s.tick()
         return self._farewell(reason)
 
     def _batches(self) -> Iterator[Batch]:
         s, accelerator = self.session, self.accelerator
-        return train_batches(
+        batches = train_batches(
             s.faces,
             self.config,
             step=s.step,
@@ -76,27 +86,28 @@ class Trainer:
             world=s.world,
             pin=accelerator.device.type == "cuda",
         )
+        return guarded(batches, self.config)
 
     def _step(self, batches: Iterator[Batch], signals: StopSignals) -> tuple[Agreement, list[Batch]]:
         config, accelerator, s = self.config, self.accelerator, self.session
         rate = learning_rate(config, s.step, s.total)
         for group in s.optimizer.param_groups:
             group["lr"] = rate
+        scale = s.scale.begin()
         if config.cuda_graph:
-            return self._graphed_step(next(batches), signals)
-        used: list[Batch] = []
+            return self._graphed_step(next(batches), scale, signals)
+        # All before the first forward pass: when one cannot be loaded, the network is still that of the last step.
+        used = [next(batches) for _ in range(config.accumulate)]
         losses: list[torch.Tensor] = []
-        for _ in range(config.accumulate):
-            batch = next(batches)
-            used.append(batch)
+        for batch in used:
             with accelerator.accumulate(s.model):
                 given, wanted = (to_device(batch[k], accelerator.device, config.channels_last) for k in ("input", "hr"))
                 loss = LOSSES[config.loss](s.model(given), wanted)
                 losses.append(loss.detach())
-                if len(used) == config.accumulate:
+                if len(losses) == config.accumulate:
                     # Before the backward pass is queued: the CPU then waits for the forward pass alone, and a GPU has
                     # work left while the next batch is fetched.
-                    agreement = exchange(accelerator, losses, self._wishes(signals))
+                    agreement = exchange(accelerator, losses, scale, self._wishes(signals))
                 accelerator.backward(loss)
                 if config.grad_clip is not None and accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(s.model.parameters(), config.grad_clip)
@@ -104,26 +115,34 @@ class Trainer:
                 s.prepared.zero_grad()
         return self._stepped(agreement(), used, losses), used
 
-    def _graphed_step(self, batch: Batch, signals: StopSignals) -> tuple[Agreement, list[Batch]]:
+    def _graphed_step(self, batch: Batch, scale: torch.Tensor, signals: StopSignals) -> tuple[Agreement, list[Batch]]:
         """The same as one CUDA graph, which is captured at the first step."""
         config, s = self.config, self.session
         pictures = [to_device(batch[k], self.accelerator.device, config.channels_last) for k in ("input", "hr")]
         if self._graph is None:
-            precision = torch.bfloat16 if config.precision == "bf16" else None
+            precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision)
             loss = LOSSES[config.loss]
-            options = {"autocast": precision, "max_norm": config.grad_clip}
+            options = {"autocast": precision, "scaler": s.scale.scaler, "max_norm": config.grad_clip}
             self._graph = graph_step(s.net, s.optimizer, loss, pictures, **options)  # type: ignore[arg-type]
         losses = [self._graph(*pictures)]
-        agreement = exchange(self.accelerator, losses, self._wishes(signals))
+        agreement = exchange(self.accelerator, losses, scale, self._wishes(signals))
         return self._stepped(agreement(), [batch], losses), [batch]
 
     def _stepped(self, agreed: Agreement, used: list[Batch], losses: list[torch.Tensor]) -> Agreement:
         s = self.session
+        self._tell_of_a_skip(agreed.scale)  # by the step before
         s.step += 1
-        if not math.isfinite(agreed.loss):
+        if not math.isfinite(agreed.loss) and not s.scale.forgives():
             self._diverged("loss", used, [x.item() for x in losses])
+        if agreed.scale < LEAST:
+            self._diverged("gradient", used, [x.item() for x in losses])
         s.shadow.update(s.step)
         return agreed
+
+    def _tell_of_a_skip(self, scale: float) -> None:
+        step = self.session.step
+        if (now := self.session.scale.fell_to(scale)) is not None:
+            self.log.say(f"step {step} overflowed float16 and changed no weight; the loss scale is now {now:g}")
 
     def _wishes(self, signals: StopSignals) -> tuple[bool, bool, bool]:
         """Told to stop, time up, checkpoint due: as this process sees it; only the main one has a clock."""
@@ -137,8 +156,10 @@ class Trainer:
     def _between(self, agreed: Agreement, used: list[Batch], reason: str | None) -> None:
         final = agreed.time_up or self.session.step == self.session.total
         stopping = reason is not None
-        if self.recorder.needs_weights(final=final, save=agreed.save or stopping) and not self.session.is_finite():
-            self._diverged("network", used, [agreed.loss])
+        if self.recorder.needs_weights(final=final, save=agreed.save or stopping):
+            self._tell_of_a_skip(self.session.scale.now())  # no step may come that would
+            if not self.session.is_finite():
+                self._diverged("network", used, [agreed.loss])
         self.recorder.after_step(final=final, stopping=stopping, save=agreed.save)
 
     def _diverged(self, what: str, used: list[Batch], losses: list[float]) -> None:
@@ -152,6 +173,7 @@ class Trainer:
         message = (
             f"the {what} is not finite after step {s.step} (loss {losses}, lr {rate:g}); {faces}, and nothing of the"
             " step was saved. Start again from a checkpoint (--resume) with a lower --lr, or with --grad_clip 1"
+            + (", or with --precision bf16" if self.config.precision == "fp16" else "")
         )
         self.log.note(f"error: {message}")
         raise DivergedError(message)

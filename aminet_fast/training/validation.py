@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,14 +43,19 @@ class Validator:
         self.faces, self.config, self.accelerator = faces, config, accelerator
         self._bicubic: Tensor | None = None  # [n, 2] of this process's share; it never changes
 
-    def score(self, model: nn.Module) -> Scores:
-        """Scores of the first process's network, which is the one that is saved; every process gets the same means."""
+    def score(self, model: nn.Module, interrupted: Callable[[], bool] = lambda: False) -> Scores | None:
+        """Scores of the first process's network, which is the one that is saved; every process gets the same means.
+
+        None when ``interrupted`` came true between two batches.
+        """
         if self.accelerator.num_processes > 1:
             for statistic in model.buffers():  # each process's BatchNorm has seen its own last batch
                 torch.distributed.broadcast(statistic, src=0)
         with rng.preserved(), torch.inference_mode():
             ours, bicubic = [], []
             for batch in self._batches():
+                if interrupted():
+                    return None
                 hr, given = self._put(batch["hr"]), self._put(batch["input"])
                 ours.append(_pair(model(given), hr))
                 if self._bicubic is None:
