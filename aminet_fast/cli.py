@@ -33,7 +33,11 @@ class Command:
 COMMANDS = {
     "train": Command("train AMINet on faces", ".training.config", "TrainConfig", ".training.loop", "train"),
     "evaluate": Command(
-        "score weights against bicubic: PSNR, SSIM", ".evaluate", "EvaluateConfig", ".evaluate", "evaluate"
+        "score weights against bicubic: PSNR, SSIM, VIF, LPIPS, FID",
+        ".evaluate",
+        "EvaluateConfig",
+        ".evaluate",
+        "evaluate",
     ),
     "upscale": Command(
         "super-resolve pictures of faces x8",
@@ -54,6 +58,7 @@ COMMANDS = {
         "root",
         "folder of faces",
     ),
+    "profile": Command("say what bounds a training step", ".profile", "ProfileConfig", ".profile", "profile"),
     "plot": Command(
         "draw runs' loss and PSNR",
         ".plot",

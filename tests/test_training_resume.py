@@ -16,7 +16,7 @@ from aminet_fast.data import DataConfig
 from aminet_fast.training import TrainConfig, train
 from aminet_fast.training.session import Session
 
-STATE = ("step", "model", "optimizer", "ema", "rng", "loss_sum", "loss_count", "best", "faces")
+STATE = ("step", "model", "optimizer", "scaler", "ema", "rng", "loss_sum", "loss_count", "best", "faces")
 RECIPES = {
     "plain": {},
     "workers": {"workers": 2},
@@ -24,6 +24,7 @@ RECIPES = {
     "cosine": {"schedule": "cosine", "warmup_steps": 2},
     "accumulate": {"accumulate": 2, "grad_clip": 0.1},
     "bf16": {"precision": "bf16"},
+    "fp16": {"precision": "fp16"},
     "validating": {"val_every": 2, "log_every": 1, "ema": 0.9},
 }
 

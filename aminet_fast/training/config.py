@@ -40,7 +40,7 @@ class TrainConfig:
             epochs; none.
         loss: Training loss.
         init: Initial weights: PyTorch's, or N(0, 0.02) in every convolution as in the SPARNet line of work.
-        precision: fp32, or bf16 autocast over fp32 weights.
+        precision: fp32; bf16 or fp16: autocast over fp32 weights, fp16 with a scaled loss.
         ema: Decay of the moving average of the weights, which is then validated and saved; without it, no average.
         grad_clip: Largest gradient norm; without it, gradients are not clipped.
         seed: Seed of the weights, the order of the faces and their augmentation.
@@ -85,7 +85,7 @@ class TrainConfig:
     augment: Literal["full", "flip", "none"] = "full"
     loss: Literal["l1", "l2"] = "l1"
     init: Literal["pytorch", "normal"] = "pytorch"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     ema: float | None = None
     grad_clip: float | None = None
     seed: int = 0

@@ -14,9 +14,11 @@ from .checkpoint import CheckpointError
 from .config import TrainConfig
 from .folder import RunFolder, write_file
 from .logs import RunLog, tensorboard_writer
+from .loss_scale import scale_on_cpu
 from .memory import gpu_full, machine_full
 from .record import changed, environment, record_start, recorded_before
 from .recorder import Recorder
+from .restart import join, mark, restarts, resumed
 from .resume import check_faces, find_start
 from .session import Session
 from .signals import StopSignals
@@ -45,6 +47,7 @@ def train(config: TrainConfig, *, callback: Callback | None = None) -> int:
     config.network()  # a wrong preset or field is reported before anything is opened
     deterministic = torch.are_deterministic_algorithms_enabled()
     accelerator, folder = _accelerator(config), RunFolder(config.folder())
+    config = resumed(config, folder)
     try:
         with RunLog(accelerator.is_main_process) as log, StopSignals() as signals:
             trainer = _prepare(config, accelerator, folder, log)
@@ -77,11 +80,14 @@ def _accelerator(config: TrainConfig) -> Accelerator:
             "device is 'cuda' and PyTorch sees no GPU; use --device cpu, or install a CUDA build of PyTorch"
         )
     cpu = config.device == "cpu" or not torch.cuda.is_available()
+    join("gloo" if cpu else "nccl")
     accelerator = Accelerator(
         cpu=cpu,
-        mixed_precision="bf16" if config.precision == "bf16" else "no",
+        mixed_precision="no" if config.precision == "fp32" else config.precision,
         gradient_accumulation_steps=config.accumulate,
     )
+    if config.precision == "fp16" and accelerator.device.type == "cpu":
+        scale_on_cpu(accelerator)
     if config.cuda_graph and accelerator.num_processes > 1:
         raise ValueError("cuda_graph captures the step of one process; leave it out where there are several")
     return accelerator
@@ -99,12 +105,14 @@ def _prepare(config: TrainConfig, accelerator: Accelerator, folder: RunFolder, l
     accelerator.wait_for_everyone()  # every process has looked at the folder before one fills it
     if accelerator.is_main_process:
         folder.prepare()
+        mark(folder)
         log.open(folder.log)
         _record(config, accelerator, folder, log, faces, validator, start)
     accelerator.wait_for_everyone()
     session = _session(config, accelerator, faces, start)
     if start is not None:
-        log.say(f"going on from step {session.step}")
+        restart = f", after restart {restarts()} by torchrun" if restarts() else ""
+        log.say(f"going on from step {session.step}{restart}")
     return Trainer(session, Recorder(session, folder, log, validator), folder, log)
 
 

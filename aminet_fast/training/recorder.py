@@ -54,9 +54,10 @@ class Recorder:
         self.board = self._open_board()
 
     def count(self, loss: float, seconds: float) -> None:
-        """Take a step's loss and duration into the next row."""
-        self.session.loss_sum += loss
-        self.session.loss_count += 1
+        """Take a step's loss and duration into the next row; of a step that float16's scaler skipped, the duration."""
+        if math.isfinite(loss):
+            self.session.loss_sum += loss
+            self.session.loss_count += 1
         self._steps, self._seconds = self._steps + 1, self._seconds + seconds
 
     def needs_weights(self, *, final: bool, save: bool) -> bool:

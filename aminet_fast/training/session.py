@@ -15,6 +15,7 @@ from ..model import AMINet
 from . import rng
 from .config import TrainConfig
 from .ema import Shadow
+from .loss_scale import LossScale
 from .optim import build_optimizer, init_normal, plain_state
 
 
@@ -44,6 +45,7 @@ class Session:
         # the whole state; each process still normalises by its own batch.
         self.model, self.prepared = accelerator.prepare(self.net.train(), build_optimizer(self.net, config))
         self.optimizer: torch.optim.Optimizer = self.prepared.optimizer
+        self.scale = LossScale(accelerator, self.net)
         if start is not None:
             self._restore(start)
 
@@ -63,6 +65,7 @@ class Session:
         for name in ("step", "seconds", "best", "loss_sum", "loss_count"):
             setattr(self, name, start[name])
         self.val_faces, self.owed = start.get("val_faces"), start.get("owed", False)  # not in the first checkpoints
+        self.scale.restore(start.get("scaler"))
         states = start["rng"]
         rng.restore(states[self.accelerator.process_index % len(states)])
 
@@ -74,6 +77,7 @@ class Session:
             "model_config": self.config.network().to_dict(),
             "model": self.net.state_dict(),
             "optimizer": plain_state(self.optimizer),
+            "scaler": self.scale.state(),
             "ema": self.shadow.average.state_dict() if self.config.ema is not None else None,
             "rng": gather_object([rng.capture()]),
             "faces": self.faces.fingerprint,

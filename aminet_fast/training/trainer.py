@@ -18,6 +18,7 @@ from .divergence import DivergedError, dump_batches
 from .folder import RunFolder
 from .loader_faults import LoaderError, guarded
 from .logs import RunLog, duration
+from .loss_scale import LEAST
 from .optim import LOSSES, learning_rate
 from .recorder import Recorder
 from .session import Session
@@ -106,8 +107,9 @@ class Trainer:
         rate = learning_rate(config, s.step, s.total)
         for group in s.optimizer.param_groups:
             group["lr"] = rate
+        scale = s.scale.begin()
         if config.cuda_graph:
-            return self._graphed_step(next(batches), signals)
+            return self._graphed_step(next(batches), scale, signals)
         # All before the first forward pass: when one cannot be loaded, the network is still that of the last step.
         used = [next(batches) for _ in range(config.accumulate)]
         losses: list[torch.Tensor] = []
@@ -119,7 +121,7 @@ class Trainer:
                 if len(losses) == config.accumulate:
                     # Before the backward pass is queued: the CPU then waits for the forward pass alone, and a GPU has
                     # work left while the next batch is fetched.
-                    agreement = exchange(accelerator, losses, self._wishes(signals))
+                    agreement = exchange(accelerator, losses, scale, self._wishes(signals))
                 accelerator.backward(loss)
                 if config.grad_clip is not None and accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(s.model.parameters(), config.grad_clip)
@@ -127,26 +129,34 @@ class Trainer:
                 s.prepared.zero_grad()
         return self._stepped(agreement(), used, losses), used
 
-    def _graphed_step(self, batch: Batch, signals: StopSignals) -> tuple[Agreement, list[Batch]]:
+    def _graphed_step(self, batch: Batch, scale: torch.Tensor, signals: StopSignals) -> tuple[Agreement, list[Batch]]:
         """The same as one CUDA graph, which is captured at the first step."""
         config, s = self.config, self.session
         pictures = [to_device(batch[k], self.accelerator.device, config.channels_last) for k in ("input", "hr")]
         if self._graph is None:
-            precision = torch.bfloat16 if config.precision == "bf16" else None
+            precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision)
             loss = LOSSES[config.loss]
-            options = {"autocast": precision, "max_norm": config.grad_clip}
+            options = {"autocast": precision, "scaler": s.scale.scaler, "max_norm": config.grad_clip}
             self._graph = graph_step(s.net, s.optimizer, loss, pictures, **options)  # type: ignore[arg-type]
         losses = [self._graph(*pictures)]
-        agreement = exchange(self.accelerator, losses, self._wishes(signals))
+        agreement = exchange(self.accelerator, losses, scale, self._wishes(signals))
         return self._stepped(agreement(), [batch], losses), [batch]
 
     def _stepped(self, agreed: Agreement, used: list[Batch], losses: list[torch.Tensor]) -> Agreement:
         s = self.session
+        self._tell_of_a_skip(agreed.scale)  # by the step before
         s.step += 1
-        if not math.isfinite(agreed.loss):
+        if not math.isfinite(agreed.loss) and not s.scale.forgives():
             self._diverged("loss", used, [x.item() for x in losses])
+        if agreed.scale < LEAST:
+            self._diverged("gradient", used, [x.item() for x in losses])
         s.shadow.update(s.step)
         return agreed
+
+    def _tell_of_a_skip(self, scale: float) -> None:
+        step = self.session.step
+        if (now := self.session.scale.fell_to(scale)) is not None:
+            self.log.say(f"step {step} overflowed float16 and changed no weight; the loss scale is now {now:g}")
 
     def _wishes(self, signals: StopSignals) -> tuple[bool, bool, bool]:
         """Told to stop, time up, checkpoint due: as this process sees it; only the main one has a clock."""
@@ -160,8 +170,10 @@ class Trainer:
     def _between(self, agreed: Agreement, used: list[Batch], reason: str | None) -> None:
         final = agreed.time_up or self.session.step == self.session.total
         stopping = reason is not None
-        if self.recorder.needs_weights(final=final, save=agreed.save or stopping) and not self.session.is_finite():
-            self._diverged("network", used, [agreed.loss])
+        if self.recorder.needs_weights(final=final, save=agreed.save or stopping):
+            self._tell_of_a_skip(self.session.scale.now())  # no step may come that would
+            if not self.session.is_finite():
+                self._diverged("network", used, [agreed.loss])
         self.recorder.after_step(final=final, stopping=stopping, save=agreed.save)
 
     def _diverged(self, what: str, used: list[Batch], losses: list[float]) -> None:
@@ -175,6 +187,7 @@ class Trainer:
         message = (
             f"the {what} is not finite after step {s.step} (loss {losses}, lr {rate:g}); {faces}, and nothing of the"
             " step was saved. Start again from a checkpoint (--resume) with a lower --lr, or with --grad_clip 1"
+            + (", or with --precision bf16" if self.config.precision == "fp16" else "")
         )
         self.log.note(f"error: {message}")
         raise DivergedError(message)
