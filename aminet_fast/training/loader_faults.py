@@ -73,5 +73,8 @@ def _ended(batches: Any, error: Exception) -> list[int]:
     """Exit codes of the loader's processes that have failed, if it has any."""
     processes = getattr(batches, "_workers", [])
     if processes and isinstance(error, (ConnectionError, EOFError)):  # one of them is about to end
-        wait([process.sentinel for process in processes], timeout=10)
+        ending = wait([process.sentinel for process in processes], timeout=10)
+        for process in processes:
+            if process.sentinel in ending:
+                process.join(10)  # its files are closed a moment before it has an exit code
     return sorted(process.exitcode for process in processes if process.exitcode)
