@@ -21,6 +21,7 @@ _HOME = {
     "graph": "graphs",
     "graph_step": "graph_training",
     "list_configs": "presets",
+    "list_pretrained": "pretrained",
     "load_model": "model",
     "pad_to_multiple": "model",
     "unfreeze": "freezing",
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from .modules import decelerate as decelerate
     from .presets import get_config as get_config
     from .presets import list_configs as list_configs
+    from .pretrained import list_pretrained as list_pretrained
     from .upscale import upscale_images as upscale_images
 
 

@@ -33,7 +33,11 @@ class Command:
 COMMANDS = {
     "train": Command("train AMINet on faces", ".training.config", "TrainConfig", ".training.loop", "train"),
     "evaluate": Command(
-        "score weights against bicubic: PSNR, SSIM", ".evaluate", "EvaluateConfig", ".evaluate", "evaluate"
+        "score weights against bicubic: PSNR, SSIM, VIF, LPIPS, FID",
+        ".evaluate",
+        "EvaluateConfig",
+        ".evaluate",
+        "evaluate",
     ),
     "upscale": Command(
         "super-resolve pictures of faces x8",

@@ -30,19 +30,13 @@ def choose_device(name: str = "auto") -> torch.device:
     return device
 
 
-def load_network(weights: str | None, device: torch.device, command: str, backend: str | None = None) -> AMINet:
-    """The network from `weights`, in eval mode on `device`.
+def load_network(weights: str, device: torch.device, backend: str | None = None) -> AMINet:
+    """The network from `weights` (as `load_model` takes them), frozen, in eval mode on `device`.
 
     Raises:
-        ValueError: `weights` is None (the message says how to get some) or holds something else.
+        ValueError: `weights` holds something else.
         FileNotFoundError: nothing is there.
     """
-    if weights is None:
-        raise ValueError(
-            f"{command} needs weights. Train some with `aminet train`, which leaves them in its run folder, "
-            "and pass that with --weights RUN; a folder of save_pretrained, its .safetensors file or a "
-            "checkpoint (.pt) will do as well"
-        )
     try:
         return freeze(load_model(weights, device=device, backend=backend))
     except RuntimeError as error:  # keys or shapes that do not fit: a line for each, of which the first tell enough

@@ -18,8 +18,8 @@ from . import reference
 from .config import AMINetConfig
 from .modules import accelerate
 from .presets import get_config
+from .pretrained import CONFIG, WEIGHTS, list_pretrained, shipped
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
 PREFIXES = ("module.", "_orig_mod.")  # put before each key by DataParallel/DDP, and by torch.compile
 
 
@@ -72,6 +72,20 @@ class AMINet(
         state = {k: v.detach().contiguous() for k, v in self.state_dict().items()}
         save_file(state, save_directory / WEIGHTS, metadata={"format": "pt"})
         (save_directory / CONFIG).write_text(self.config.to_json(), encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> AMINet:
+        """An AMINet in eval mode, float32, on the CPU.
+
+        Args:
+            pretrained_model_name_or_path: "default" or another name of `list_pretrained()`, weights that come with the
+                package and need no network; a folder of `save_pretrained`; or a repository of the Hugging Face Hub.
+            options: `backend`, `map_location`, `strict`, and those of `huggingface_hub.PyTorchModelHubMixin`.
+
+        Raises FileNotFoundError or ValueError where the folder is incomplete or not an AMINet's.
+        """
+        folder = shipped(pretrained_model_name_or_path) or pretrained_model_name_or_path
+        return super().from_pretrained(folder, **options)
 
     @classmethod
     def _from_pretrained(  # type: ignore[override]
@@ -139,8 +153,9 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", backend: st
     """An AMINet in eval mode from whatever training left behind.
 
     Args:
-        path: A run folder (its ``best``, else its ``last``), a folder of `save_pretrained`, its .safetensors file, or a
-            training checkpoint (.pt; its averaged weights where it has them).
+        path: "default" or another of `list_pretrained()`; a run folder (its ``best``, else its ``last``), a folder of
+            `save_pretrained`, its .safetensors file, or a training checkpoint (.pt; its averaged weights where it has
+            them).
         device: Where to put it.
         backend: As `AMINet` takes it.
 
@@ -148,7 +163,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", backend: st
         FileNotFoundError: nothing of that kind is there; the message says what was looked for.
         ValueError: the file is cut short, or is something else.
     """
-    path = Path(path)
+    path = Path(shipped(path) or path)
     if path.is_dir():
         for folder in (path, path / "best", path / "last"):
             if (folder / WEIGHTS).is_file():
@@ -157,10 +172,14 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", backend: st
             f"{path} holds no weights: looked for {WEIGHTS} in it, in best/ and in last/ beneath it"
         )
     if not path.is_file():
-        raise FileNotFoundError(f"there is no {path}; weights are a run folder, a .safetensors or a .pt file")
+        raise FileNotFoundError(f"there is no {path}; weights are {_names()}a run folder, a .safetensors or a .pt file")
     if path.suffix == ".safetensors":
         return _from_folder(path, device, backend)
     return _from_checkpoint(path, device, backend)
+
+
+def _names() -> str:
+    return "".join(f"{name}, " for name in list_pretrained())
 
 
 def _from_folder(weights: Path, device: str | torch.device, backend: str | None) -> AMINet:

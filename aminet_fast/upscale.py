@@ -28,7 +28,8 @@ class UpscaleConfig:
     Args:
         inputs: pictures, folders (with their subfolders) and globs such as 'faces/*.png'.
         out: folder for the results; names and subfolders are kept.
-        weights: run folder, pretrained folder, .safetensors file or checkpoint.
+        weights: default (those that come with the package), run folder, pretrained folder, .safetensors file or
+            checkpoint.
         lr_size: first shrink every picture until its short side has this many pixels, to try the network on
             pictures that are large already; the panel then shows the original as HR.
         format: keep the kind of file (GIF, PGM and PPM become PNG), or write png or jpg.
@@ -45,7 +46,7 @@ class UpscaleConfig:
 
     inputs: list[str] = field(default_factory=list)
     out: str = "upscaled"
-    weights: str | None = None
+    weights: str = "default"
     lr_size: int | None = None
     format: Literal["keep", "png", "jpg"] = "keep"
     force: bool = False

@@ -18,6 +18,7 @@ from torch import nn
 from aminet_fast._atomic import atomic_write, make_writable
 from aminet_fast.data import ImageError, read_image
 from aminet_fast.inference import choose_device, load_network
+from aminet_fast.pretrained import notice, shipped
 from aminet_fast.upscale import SCALE, UpscaleConfig, upscale_images
 from aminet_fast.upscale_panel import PanelRows, check_panel
 from aminet_fast.upscale_plan import FORMATS, Job, plan
@@ -30,6 +31,7 @@ _OPTIONS: dict[str, dict[str, int | str | bool]] = {
     "TIFF": {"compression": "tiff_adobe_deflate"},
 }
 _AHEAD = 64 * 1024**2  # output pixels read ahead at most, to fill batches of one size
+_LARGE = 64  # a short side above this is no low-resolution face
 _NAMED = 5
 
 
@@ -59,7 +61,7 @@ def run(config: UpscaleConfig) -> int:
     """See :func:`aminet_fast.upscale.upscale`."""
     _check(config)
     jobs = plan(config.inputs, config.out, format=config.format, force=config.force)
-    model = load_network(config.weights, choose_device(config.device), "aminet upscale", config.backend)
+    model = load_network(config.weights, choose_device(config.device), config.backend)
     make_writable(config.out, "the results to")
     if config.panel:
         make_writable(Path(config.panel).parent, "the panel to", "--panel")
@@ -120,6 +122,10 @@ def _load(job: Job, lr_size: int | None, account: Account) -> Loaded:
     if lr_size is not None and min(width, height) > lr_size:
         ratio = lr_size / min(width, height)
         width, height = round(width * ratio), round(height * ratio)
+    elif lr_size is None and min(width, height) > _LARGE:
+        account.notes[
+            f"over {_LARGE} pixels: the network restores faces of about 16 pixels; crop a face, or try --lr_size 16"
+        ] += 1
     elif lr_size is not None:
         account.notes[f"not shrunk: the short side has {lr_size} pixels or fewer already"] += 1
     # Colour and alpha one by one: Pillow would weigh the colours of an RGBA picture by its alpha.
@@ -189,6 +195,8 @@ def _report(config: UpscaleConfig, account: Account, total: int, errors: Console
     )
     if config.panel and account.done:
         out.print(f"side by side: {config.panel}", markup=False, highlight=False, soft_wrap=True)
+    if shipped(config.weights):
+        out.print(f"weights of the package, {notice(config.weights)}", markup=False, highlight=False, soft_wrap=True)
     for note, count in account.notes.items():
         out.print(f"note: {count} x {note}", markup=False, highlight=False, soft_wrap=True)
     if account.failed:

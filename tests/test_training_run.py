@@ -27,6 +27,7 @@ def test_run_folder(tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert sorted(p.name for p in run.iterdir()) == [
         ".lock", "best", "checkpoints", "config.yaml", "last", "log.txt", "metrics.csv", "panels", "plot.png",
+        "runs.jsonl",
     ]  # fmt: skip
     assert [p.name for p in (run / "panels").iterdir()] == ["step-00000004.png"]
     assert column(run, "step") == ["2", "3", "4"]

@@ -67,11 +67,31 @@ class FaceStore:
             return None
         if name not in self._arrays:
             assert self.folder is not None
-            self._arrays[name] = np.load(self.folder / f"{name}.npy", mmap_mode="r")
-        return self._arrays[name]
+            file = self.folder / f"{name}.npy"
+            try:
+                self._arrays[name] = np.load(file, mmap_mode="r")
+            except (OSError, ValueError, EOFError) as error:
+                raise OSError(f"{file} of the face cache cannot be read ({error})") from error
+        array = self._arrays[name]
+        if self.folder is not None:
+            _still_whole(self.folder / f"{name}.npy", array.nbytes)
+        return array
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_arrays": {} if self.folder else self._arrays}
+
+
+def _still_whole(file: Path, pixels: int) -> None:
+    """Raise OSError when a mapped file was cut short: reading beyond its end would end the process by SIGBUS.
+
+    A file that was removed meanwhile stays readable.
+    """
+    try:
+        size = os.stat(file).st_size
+    except OSError:
+        return
+    if size < pixels + _HEADER:
+        raise OSError(f"{file} of the face cache was cut short while it was in use")
 
 
 def cache_key(settings: dict[str, object], files: Iterable[tuple[object, ...]]) -> str:

@@ -1,4 +1,4 @@
-"""From pictures in [-1, 1] to 8-bit pictures and to the Y of MATLAB's ``rgb2ycbcr``."""
+"""From pictures in [-1, 1] to 8-bit pictures, to the Y of MATLAB's ``rgb2ycbcr`` and to Pillow's grey."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ PROTOCOLS: tuple[str, ...] = ("fsr", "exact")
 _WEIGHTS = (65481, 128553, 24966)
 _DENOMINATOR = 255_000
 _OFFSET = 16
+
+# 65536 times the weights of Pillow's convert("L"), as integers.
+_GREY_WEIGHTS = (19595, 38470, 7471)
+_GREY_DENOMINATOR = 65536
 
 # A level v stored as float32 v / 127.5 - 1 comes back up to about 2e-5 below v. Without this margin
 # truncation would turn an untouched 8-bit picture into one that is a level darker here and there.
@@ -58,20 +62,58 @@ def luma(x: Tensor, protocol: str = "fsr") -> Tensor:
         TypeError: x is not a floating-point tensor.
         ValueError: x is not [N, 3, H, W], or the protocol is unknown.
     """
-    if isinstance(x, Tensor) and (x.dim() != 4 or x.shape[1] != 3):
-        raise ValueError(f"luma takes RGB pictures [N, 3, H, W], got shape {tuple(x.shape)}")
-    levels = quantise(x, protocol)
-    weights = torch.tensor(_WEIGHTS, dtype=torch.float64, device=x.device).view(1, 3, 1, 1)
-    total = (levels * weights).sum(dim=1, keepdim=True)  # [N, 1, H, W], whole numbers below 2**53: exact
-    y = total / _DENOMINATOR + _OFFSET
+    y = _weighed(x, protocol, _WEIGHTS, "luma") / _DENOMINATOR + _OFFSET
     return y.floor() if protocol == "fsr" else y
+
+
+def grey(x: Tensor, protocol: str = "fsr") -> Tensor:
+    """Grey of Pillow's ``convert("L")``: ``0.299 R + 0.587 G + 0.114 B`` for 8-bit R, G, B, black 0 and white 255.
+
+    ``"fsr"`` rounds it to 8 bits as Pillow does, bit for bit, after truncating the picture as :func:`luma` does;
+    ``"exact"`` rounds the picture and keeps the grey's fractions.
+
+    Args:
+        x: [N, 3, H, W] floating-point RGB pictures in [-1, 1].
+        protocol: ``"fsr"`` or ``"exact"``.
+
+    Returns:
+        [N, 1, H, W] float64, 0..255; whole numbers for ``"fsr"``.
+
+    Raises:
+        TypeError: x is not a floating-point tensor.
+        ValueError: x is not [N, 3, H, W], or the protocol is unknown.
+    """
+    total = _weighed(x, protocol, _GREY_WEIGHTS, "grey")
+    if protocol == "fsr":
+        return ((total + _GREY_DENOMINATOR // 2) / _GREY_DENOMINATOR).floor()
+    return total / _GREY_DENOMINATOR
 
 
 def luma_pair(sr: Tensor, hr: Tensor, protocol: str) -> tuple[Tensor, Tensor]:
     """The lumas of two batches that must have the same shape; raises ValueError when they do not."""
+    check_shapes(sr, hr)
+    return luma(sr, protocol), luma(hr, protocol)
+
+
+def grey_pair(sr: Tensor, hr: Tensor, protocol: str) -> tuple[Tensor, Tensor]:
+    """The greys of two batches that must have the same shape; raises ValueError when they do not."""
+    check_shapes(sr, hr)
+    return grey(sr, protocol), grey(hr, protocol)
+
+
+def check_shapes(sr: Tensor, hr: Tensor) -> None:
+    """Raises ValueError for two batches of pictures of different shapes."""
     if isinstance(sr, Tensor) and isinstance(hr, Tensor) and sr.shape != hr.shape:
         raise ValueError(f"sr and hr must have one shape, got {tuple(sr.shape)} and {tuple(hr.shape)}")
-    return luma(sr, protocol), luma(hr, protocol)
+
+
+def _weighed(x: Tensor, protocol: str, weights: tuple[int, int, int], name: str) -> Tensor:
+    """Weighed sum of the 8-bit R, G, B that a protocol compares: [N, 1, H, W] float64, whole numbers, exact."""
+    if isinstance(x, Tensor) and (x.dim() != 4 or x.shape[1] != 3):
+        raise ValueError(f"{name} takes RGB pictures [N, 3, H, W], got shape {tuple(x.shape)}")
+    levels = quantise(x, protocol)
+    factors = torch.tensor(weights, dtype=torch.float64, device=x.device).view(1, 3, 1, 1)
+    return (levels * factors).sum(dim=1, keepdim=True)
 
 
 def check_protocol(protocol: str) -> None:

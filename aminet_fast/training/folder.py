@@ -19,7 +19,7 @@ from .._atomic import atomic_write, make_writable
 class RunFolder:
     """Paths of a run.
 
-    ``config.yaml``, ``metrics.csv``, ``log.txt``, ``checkpoints/step-00001000.pt``,
+    ``config.yaml``, ``runs.jsonl``, ``metrics.csv``, ``log.txt``, ``checkpoints/step-00001000.pt``,
     ``panels/step-00001000.png``, ``best/`` and ``last/`` (pretrained folders), and ``nan-step-00001000/``
     after a divergence.
     """
@@ -29,6 +29,7 @@ class RunFolder:
         self.config = root / "config.yaml"
         self.metrics = root / "metrics.csv"
         self.log = root / "log.txt"
+        self.runs = root / "runs.jsonl"
         self.checkpoints = root / "checkpoints"
         self.panels = root / "panels"
         self.best = root / "best"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 from .batches import Batch
@@ -14,16 +14,24 @@ class LoaderError(RuntimeError):
     """The next batch could not be loaded; the message says why, and what to do."""
 
 
-def guarded(batches: Iterator[Batch], config: TrainConfig) -> Iterator[Batch]:
-    """The same batches; whatever ends them early is a LoaderError, and comes when a batch is asked for, not before."""
-    while True:
-        try:
-            batch = next(batches)
-        except StopIteration:
-            return
-        except Exception as error:
-            raise LoaderError(explain(error, _ended(batches), config)) from error
-        yield batch
+def guarded(batches: Iterator[Batch], config: TrainConfig) -> Generator[Batch, None, None]:
+    """The same batches; whatever ends them early is a LoaderError, and comes when a batch is asked for, not before.
+
+    Closing it ends the loader's processes.
+    """
+    try:
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except Exception as error:
+                raise LoaderError(explain(error, _ended(batches), config)) from error
+            yield batch
+    finally:
+        # The loader would do this when nobody refers to it, and the traceback of an error does, until the program ends:
+        # too late, for it then waits for processes that still wait for work.
+        getattr(batches, "_shutdown_workers", lambda: None)()
 
 
 def explain(error: Exception, ended: list[int], config: TrainConfig) -> str:
@@ -44,9 +52,9 @@ def explain(error: Exception, ended: list[int], config: TrainConfig) -> str:
         return "too many open files while loading faces: raise the limit (ulimit -n), or use --workers 0"
     if "DataLoader worker" in text and ended:
         return f"a loader process ended {_cause(ended[0], fewer)}"
-    if not text.startswith("Caught "):
-        return f"the next faces could not be loaded ({type(error).__name__}: {text})"
-    return f"the next faces could not be loaded ({text.strip().splitlines()[-1]})"  # the rest is another's traceback
+    if text.startswith("Caught "):  # in a loader process, whose traceback this is
+        text = text.strip().splitlines()[-1].removeprefix("OSError: ")
+    return f"the next faces could not be loaded: {text}; start again, which builds the face cache anew where it must"
 
 
 def _cause(code: int, fewer: str) -> str:
@@ -54,7 +62,7 @@ def _cause(code: int, fewer: str) -> str:
         return f"by SIGKILL, which is how the system ends processes when its memory is full: lower {fewer}"
     if code == -getattr(signal, "SIGBUS", 0):
         return (
-            "by SIGBUS: a file of the face cache was cut short while it was in use, or /dev/shm is full;"
+            "by SIGBUS: a file of the face cache was cut short while it was read, or /dev/shm is full;"
             f" start again, which checks the cache, or lower {fewer}"
         )
     return f"by {signal.Signals(-code).name}" if code < 0 else f"with exit status {code}"

@@ -15,6 +15,8 @@ from .config import TrainConfig
 from .folder import RunFolder, write_file
 from .logs import RunLog, tensorboard_writer
 from .loss_scale import scale_on_cpu
+from .memory import gpu_full, machine_full
+from .record import changed, environment, record_start, recorded_before
 from .recorder import Recorder
 from .restart import join, mark, restarts, resumed
 from .resume import check_faces, find_start
@@ -22,10 +24,6 @@ from .session import Session
 from .signals import StopSignals
 from .trainer import Callback, Trainer
 from .validation import Validator
-
-
-class MemoryFullError(RuntimeError):
-    """The GPU's memory is full; the message says what makes the run smaller."""
 
 
 def train(config: TrainConfig, *, callback: Callback | None = None) -> int:
@@ -43,7 +41,8 @@ def train(config: TrainConfig, *, callback: Callback | None = None) -> int:
         ValueError: settings that cannot be, a run folder of another run, faces without HR.
         OSError: the run folder cannot be written, a file is not there.
         DivergedError: the loss is not finite; the step's faces were dumped in the run folder.
-        MemoryFullError: the GPU's memory is too small for these settings.
+        LoaderError: a loader process was killed, or a file of the face cache has gone; a checkpoint was written.
+        MemoryFullError: the memory of the GPU or of the machine is too small for these settings.
     """
     config.network()  # a wrong preset or field is reported before anything is opened
     deterministic = torch.are_deterministic_algorithms_enabled()
@@ -55,13 +54,18 @@ def train(config: TrainConfig, *, callback: Callback | None = None) -> int:
             signals.training()
             try:
                 return trainer.run(signals, callback)
+            except torch.OutOfMemoryError as error:
+                raise gpu_full(error, config, trainer.session) from error
             finally:
                 trainer.recorder.close()
     except torch.OutOfMemoryError as error:
-        raise MemoryFullError(
-            f"the GPU's memory is full with batch_size {config.batch_size}; halve it and double --accumulate,"
-            f" use --precision bf16, or a narrower --preset ({str(error).split('.')[0]})"
-        ) from error
+        raise gpu_full(error, config) from error
+    except MemoryError as error:
+        raise machine_full(config, error) from error
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):  # PyTorch's word for a MemoryError
+            raise
+        raise machine_full(config, error) from error
     finally:
         folder.release()
         torch.use_deterministic_algorithms(deterministic)
@@ -103,15 +107,42 @@ def _prepare(config: TrainConfig, accelerator: Accelerator, folder: RunFolder, l
         folder.prepare()
         mark(folder)
         log.open(folder.log)
-        # Whoever runs from config.yaml goes on with this run, however this one was started.
-        again = dataclasses.replace(config, resume="auto")
-        write_file(folder.config, lambda file: file.write(again.to_yaml().encode()))
+        _record(config, accelerator, folder, log, faces, validator, start)
     accelerator.wait_for_everyone()
     session = _session(config, accelerator, faces, start)
     if start is not None:
         restart = f", after restart {restarts()} by torchrun" if restarts() else ""
         log.say(f"going on from step {session.step}{restart}")
     return Trainer(session, Recorder(session, folder, log, validator), folder, log)
+
+
+def _record(
+    config: TrainConfig,
+    accelerator: Accelerator,
+    folder: RunFolder,
+    log: RunLog,
+    faces: FaceDataset,
+    validator: Validator | None,
+    start: dict[str, Any] | None,
+) -> None:
+    """Write config.yaml and runs.jsonl; say in one line what is not as recorded."""
+    held_out = validator.faces if validator is not None else None
+    ran_on = environment(config, accelerator.device, accelerator.num_processes, faces, held_out)
+    before = recorded_before(config, folder)
+    if config.resume == "auto" and "started from" in before and start is not None:
+        ran_on["started from"] = before["started from"]
+    if differing := changed(before, ran_on):
+        log.warn(f"not as recorded: {differing}; the numbers may not be the same in every digit")
+    step = start["step"] if start is not None else 0
+    complete = step >= config.total_steps(len(faces), accelerator.num_processes)
+    # Whoever runs from config.yaml goes on with this run, however this one was started.
+    again = dataclasses.replace(config, resume="auto", recorded=before if complete else ran_on)
+    try:
+        write_file(folder.config, lambda file: file.write(again.to_yaml().encode()))
+        if not complete:
+            record_start(folder.runs, config, ran_on, step, faces, held_out)
+    except OSError as error:
+        raise OSError(f"cannot write the run folder {folder.root}: {error.strerror or error}") from error
 
 
 def _session(

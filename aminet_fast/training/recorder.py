@@ -50,6 +50,9 @@ class Recorder:
         purge = self.session.step + 1 if self.session.step else None
         return tensorboard_writer()(str(self.folder.root / "events"), purge_step=purge)
 
+    def _reopen_board(self) -> None:
+        self.board = self._open_board()
+
     def count(self, loss: float, seconds: float) -> None:
         """Take a step's loss and duration into the next row; of a step that float16's scaler skipped, the duration."""
         if math.isfinite(loss):
@@ -72,9 +75,8 @@ class Recorder:
         regular = self._due("log_every")
         scores = None
         if self.validator is not None and self.config.val_every and (final or self._due("val_every")):
-            scores = self.validator.score(self.session.shadow.model(), self.interrupted)
-            self.session.owed = scores is None
-            if scores is None:  # a signal came: what matters now is the checkpoint
+            scores = self._validate(self.validator)
+            if scores is None:
                 self.save()
                 return
             self.scores = scores
@@ -90,6 +92,20 @@ class Recorder:
         if final or stopping or save or self._due("checkpoint_every"):
             self.save()
 
+    def _validate(self, validator: Validator) -> Scores | None:
+        """Scores, or None when a signal came meanwhile: what matters then is the checkpoint, and the resumed run makes
+        up for the validation. It does, too, when a face cannot be read; that is raised.
+        """
+        try:
+            scores = validator.score(self.session.shadow.model(), self.interrupted)
+        except OSError:
+            if self.session.world == 1:
+                self.session.owed = True
+                self.save()
+            raise
+        self.session.owed = scores is None
+        return scores
+
     def save(self) -> None:
         """A checkpoint and last/. On a full disk the earlier ones stay whole, and the training goes on."""
         state = self.session.state()
@@ -98,6 +114,8 @@ class Recorder:
             self._try("metrics.csv", self.csv.sync)
             written = self._try("checkpoint", lambda: save_checkpoint(self.folder.checkpoints, state, self.config.keep))
             self.save_failed = not (self._try("last/", lambda: self._weights("last")) and written)
+            if self.config.tensorboard and self.board is None and not self.save_failed:  # there is room again
+                self._try("TensorBoard's events", self._reopen_board)
 
     def close(self) -> None:
         """Write out what TensorBoard still holds back."""
@@ -125,8 +143,8 @@ class Recorder:
             row |= {f"val_{name}": value for name, value in dataclasses.asdict(scores).items()}
         if self.main:
             self._try("metrics.csv", lambda: self.csv.write(row))
-            if self.board is not None:
-                self._try("TensorBoard's events", lambda: self._show(row))
+            if self.board is not None and not self._try("TensorBoard's events", lambda: self._show(row)):
+                self.board = None  # its thread has ended
             self.log.progress(s.step, self._line(row), row=True)
         if regular:
             s.loss_sum, s.loss_count = 0.0, 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 
 import torch
 
@@ -48,20 +49,21 @@ class Trainer:
         self._greet()
         if self.config.names_checkpoint:
             self.recorder.save()  # from here on the folder stands alone, even if the process ends before a step
-        batches = self._batches()
-        signals.quiet_children()
-        s.tick()
+        with closing(self._batches()) as batches:
+            signals.quiet_children()
+            s.tick()
+            reason = self._steps(batches, signals, callback)
+        return self._farewell(reason)
+
+    def _steps(self, batches: Iterator[Batch], signals: StopSignals, callback: Callback | None) -> str | None:
+        """Step to the end; returns why it was not reached, or None."""
+        s = self.session
         reason: str | None = None
         while s.step < s.total and reason is None:
             try:
                 agreed, used = self._step(batches, signals)
-            except LoaderError:
-                if s.world == 1:  # else the others are in the middle of a step, and a checkpoint needs all of them
-                    self.recorder.save()
-                if s.world > 1 or signals.requested is None:
-                    raise
-                reason = signals.requested  # it went to the loader's processes too
-                break
+            except LoaderError as error:
+                return self._loader_failed(error, signals)
             self.recorder.count(agreed.loss, s.tick())
             if agreed.stop:
                 reason = signals.requested or "a signal to another process"
@@ -73,9 +75,21 @@ class Trainer:
             if s.owed:
                 reason = signals.requested
             s.tick()
-        return self._farewell(reason)
+        return reason
 
-    def _batches(self) -> Iterator[Batch]:
+    def _loader_failed(self, error: LoaderError, signals: StopSignals) -> str:
+        """Save the last whole step; returns the signal when one went to the loader's processes too, else raises."""
+        s = self.session
+        if s.world > 1:  # the others are in the middle of a step, and a checkpoint needs all of them
+            raise error
+        if s.step:
+            self.recorder.save()
+        if signals.requested is None:
+            self.log.note(f"error: {error}")
+            raise error
+        return signals.requested
+
+    def _batches(self) -> Generator[Batch, None, None]:
         s, accelerator = self.session, self.accelerator
         batches = train_batches(
             s.faces,

@@ -1,0 +1,30 @@
+"""Pictures and a tiny network for the tests of upscaling."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def noise(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Image:
+    channels = len(Image.new(mode, (1, 1)).getbands())
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
+    return Image.fromarray(pixels.squeeze() if channels == 1 else pixels, mode)
+
+
+def bicubic(image: Image.Image) -> Image.Image:
+    return image.resize((image.width * 8, image.height * 8), Image.Resampling.BICUBIC)
+
+
+def assert_same(a: Image.Image, b: Image.Image) -> None:
+    assert (a.mode, a.size) == (b.mode, b.size)
+    assert a.tobytes() == b.tobytes()
+
+
+def faces(folder: Path, *names: str) -> Path:
+    for i, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        noise(6, 4, seed=i).save(folder / name)
+    return folder
