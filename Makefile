@@ -10,11 +10,12 @@ INSTALLED = $(VENV)/.installed
 
 install: $(INSTALLED)
 
-# torch first, so that the build finds it there and fetches no second one for itself.
+# torch first, so that the build finds it there and fetches no second one for itself; named again, so that torchvision
+# comes in the version that fits it.
 $(INSTALLED): pyproject.toml setup.py $(wildcard csrc/*/* csrc/*/*/* build_backend/*)
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check '$(TORCH)'
-	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[dev,demo]'
+	$(PY) -m pip install --quiet --disable-pip-version-check '$(TORCH)' -e '.[dev,demo]'
 	$(PY) -m aminet_fast.info
 	touch $@
 

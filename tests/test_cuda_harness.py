@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from cuda_harness import build, faulty
+from tolerances import rounded_to_tf32
 from torch import Tensor
 
 TESTS = Path(__file__).resolve().parent
@@ -78,25 +79,55 @@ def twins() -> None:
     torch.ops.load_library(build.library(build.ROOT / "tests" / "cuda" / "twins.cu"))
 
 
-def rounded_to_tf32(x: Tensor) -> Tensor:
-    """To ten bits of mantissa, ties away from zero."""
-    return ((x.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
-
-
 @pytest.mark.parametrize(
     ("dtype", "way"),
-    [(torch.float32, 0)] + [(dtype, way) for dtype in (torch.bfloat16, torch.float16) for way in range(4)],
+    [(torch.float32, way) for way in range(2)]
+    + [(dtype, way) for dtype in (torch.bfloat16, torch.float16) for way in range(4)],
 )
 def test_products(dtype: torch.dtype, way: int) -> None:
     """Way 0 loads the fragments from memory, the others by load_matrices, transposed or not."""
-    twins()
+    a, b = drawn_factors(dtype)
+    one, other = (rounded_to_tf32(x) if dtype == torch.float32 else x for x in (a, b))
+    torch.testing.assert_close(product(a, b, way), one.double() @ other.double(), rtol=1e-6, atol=1e-6)
+
+
+def drawn_factors(dtype: torch.dtype) -> list[Tensor]:
     k = 8 if dtype == torch.float32 else 16
     generator = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(*shape, generator=generator).to(dtype) for shape in ((16, k), (k, 8)))
+    return [torch.randn(*shape, generator=generator).to(dtype) for shape in ((16, k), (k, 8))]
+
+
+def product(a: Tensor, b: Tensor, way: int) -> Tensor:
+    """What the twins add to a matrix of ones."""
+    twins()
     d = torch.ones(16, 8)
     emulated.twin_product(a, b, d, way)
-    one, other = (rounded_to_tf32(x) if dtype == torch.float32 else x for x in (a, b))
-    torch.testing.assert_close(d.double(), 1 + one.double() @ other.double(), rtol=1e-6, atol=1e-6)
+    return d.double() - 1
+
+
+def test_a_factor_that_nobody_rounded_is_cut_off() -> None:
+    """The planted fault of way 2, whose numbers are those of tensor cores, and no other's."""
+    a, b = drawn_factors(torch.float32)
+    cut = [(x.view(torch.int32) & ~0x1FFF).view(torch.float32).double() for x in (a, b)]
+    found = product(a, b, 2)
+    torch.testing.assert_close(found, cut[0] @ cut[1], rtol=1e-6, atol=1e-6)
+    assert (found - product(a, b, 1)).abs().max() > 1e-3
+
+
+def test_tf32_is_rounded_to_nearest_with_ties_away_from_zero() -> None:
+    """What tensor cores keep of it; a NaN stays one, also where all that makes it one is in the bits that are lost."""
+    twins()
+    unit, inf, below_two = 2.0**-10, float("inf"), 2 - 2.0**-23
+    given = [1 + unit / 2, -1 - unit / 2, 1 + 3 * unit / 2, 1 + unit / 4, below_two, 3.4028234e38, -inf, 0]
+    wanted = [1 + unit, -1 - unit, 1 + 2 * unit, 1, 2, inf, -inf, 0]
+    nans = torch.tensor([0x7F800001, 0x7FC00000, -1], dtype=torch.int32).view(torch.float32)
+    x = torch.cat([torch.tensor(given), nans])
+    y = torch.empty_like(x)
+    emulated.twin_tf32(x, y)
+    assert torch.equal(y[:-3], torch.tensor(wanted))
+    kept = (y.view(torch.int32) & ~0x1FFF).view(torch.float32)
+    assert torch.equal(kept[:-3], y[:-3])
+    assert kept[-3:].isnan().all()
 
 
 @pytest.mark.parametrize("transposed", [False, True])

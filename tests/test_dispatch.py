@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from triton_harness.case import first_case
+from triton_harness.case import first_case, tf32_products
 from triton_harness.checks import check_numbers
 
 from aminet_fast import backends, dispatch, info, ops
@@ -174,6 +174,20 @@ def test_without_the_compiled_module_triton_s_run(
     assert not caplog.records
     assert launch("cuda") == "triton"
     assert "CUDA extension not compiled: no nvcc" in caplog.text
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_who_asks_is_told_of_tf32(
+    launch: Callable[..., str], dtype: torch.dtype, allowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_library, "_told_of_tf32", {"some_op_fwd"})
+    told: list[bool] = []
+    monkeypatch.setattr(torch.ops.aminet_fast_cuda, "some_op_fwd", lambda x, *, tf32: told.append(tf32))
+    x = torch.zeros(1, 24, 2, 2, dtype=dtype)
+    with tf32_products(allowed):
+        _library._launch("some_op", "some_op_fwd", lambda x: (x, 24), lambda x: "", x)
+    assert told == [allowed and dtype == torch.float32]
 
 
 class Asked(TorchDispatchMode):

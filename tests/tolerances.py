@@ -25,9 +25,17 @@ BACKWARD = {
     torch.float16: (2**-9, 2**-10),
 }
 
+# Forward and backward in float32 where products are in TF32: not the result, but both factors of each product are
+# rounded to as many bits as float16 has, so that small results are off by what large terms lost.
+TF32 = ((2**-10, 2**-10), (2**-9, 2**-9))
 
 # Winograd's sums are of larger terms than the result: of the sum of the terms' magnitudes, as absolute room.
 WINOGRAD = 2e-6
+
+
+def rounded_to_tf32(x: Tensor) -> Tensor:
+    """float32 that is finite, to ten bits of mantissa: nearest, ties away from zero."""
+    return ((x.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
 
 
 def assert_close(

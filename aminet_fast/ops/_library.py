@@ -24,6 +24,7 @@ COMPILED, EMULATED = "aminet_fast_cuda", "aminet_fast_emulated"
 libraries = {name: torch.library.Library(name, "FRAGMENT") for name in (COMPILED, EMULATED)}
 # Operators whose kernel for CUDA tensors chooses between two: why the compiled one does not take a call, "" if it does.
 _implemented: dict[str, Callable[..., str]] = {}
+_told_of_tf32: set[str] = set()  # of these, whose compiled functions take `tf32`
 
 Needs = tuple[Any, ...]  # of an operator's inputs: whether each wants a gradient, nested as they are
 OLDEST = (8, 0)  # compute capability that the Triton kernels are compiled for in tests
@@ -148,6 +149,7 @@ def cuda_kernels(
     *,
     about: Callable[..., tuple[Tensor, int]],
     refuses: Callable[..., str] = lambda *_: "",
+    tf32: Sequence[str] = (),
 ) -> None:
     """Let csrc/cuda/<operator>.cu serve the operator on CUDA devices too; call it before `triton_kernels`.
 
@@ -157,16 +159,20 @@ def cuda_kernels(
 
     about: (the arguments) -> the data, whose dtype and pixels the table looks at, and the channels.
     refuses: (the arguments) -> why the compiled functions do not take them, "" if they do. Triton's do then.
+    tf32: suffixes whose compiled functions also take `*, bool tf32=False`: whether products of float32 may be in TF32,
+        as those of torch's own matrix products may.
     """
     backends.register(operator, "cuda", "cuda", lambda: load("_C_cuda")[1], unconfirmed=True, float64=False)
     for suffix in suffixes:
         name = f"{operator}_{suffix}"
         schema = str(getattr(torch.ops.aminet_fast, name).default._schema).removeprefix(f"{NAMESPACE}::")
-        without, found = re.subn(r', str backend="auto"\)', ")", schema)
+        instead = ", *, bool tf32=False)" if suffix in tf32 else ")"
+        without, found = re.subn(r', str backend="auto"\)', instead, schema)
         assert found == 1, f"{schema} does not end in an argument `backend`"
         for namespace in (COMPILED, EMULATED):
             libraries[namespace].define(without)
         _implemented[name] = refuses
+        _told_of_tf32.update([name] if suffix in tf32 else [])
         library.impl(name, partial(_launch, operator, name, about, refuses), "CUDA")
 
 
@@ -194,10 +200,19 @@ def _launch(
     if backend in ("auto", "cuda") and not (problem := load("_C_cuda")[1] or refuses(*given)):
         data, channels = about(*given)
         if backend == "cuda" or dispatch.choose(operator, name, data, channels) == "cuda":
-            return getattr(torch.ops.aminet_fast_cuda, name)(*given)
+            return call_compiled(COMPILED, name, given)
     elif backend == "cuda":
         backends.warn(f"{name} runs on Triton's kernels: {problem}")
     return getattr(kernels(operator), name)(*given)
+
+
+def call_compiled(namespace: str, name: str, given: Sequence[Any]) -> Any:
+    """Of csrc/cuda, with the arguments but for `backend`; the first is data of the call's dtype."""
+    function = getattr(getattr(torch.ops, namespace), name)
+    if name in _told_of_tf32:
+        tf32 = given[0].dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
+        return function(*given, tf32=tf32)
+    return function(*given)
 
 
 def _triton_problem() -> str:

@@ -15,13 +15,13 @@ from ._library import (
     Needs,
     check_image,
     cuda_kernels,
-    describe,
     differentiable,
     empty_as,
     library,
     memory_format,
     triton_kernels,
 )
+from ._skaf_arguments import check_convolutions, check_packed, check_tensors, packing
 
 library.define(
     'skaf_descriptor_fwd(Tensor x, Tensor[] weights, Tensor[] biases, Tensor? packed=None, str backend="auto")'
@@ -50,12 +50,10 @@ def _refuses(*arguments: Any) -> str:
         return "more than 512 channels to take the maximum of"
     if max(data.shape[2:]) >= 2**15:
         return "images of 32768 rows or columns"
-    if data.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32":
-        return "float32 with products in TF32; the compiled ones are exact"
     return ""
 
 
-cuda_kernels("skaf_descriptor", ("fwd", "bwd_input", "bwd_parameters"), about=_about, refuses=_refuses)
+cuda_kernels("skaf_descriptor", ("fwd", "bwd_input", "bwd_parameters"), about=_about, refuses=_refuses, tf32=("fwd",))
 triton_kernels("skaf_descriptor", ("fwd", "bwd_input", "bwd_parameters", "prepack"))
 
 
@@ -73,7 +71,8 @@ def skaf_descriptor(
 
     On the CPU float32 convolutions of sizes 5 and 7 (in this order) are Winograd's. Their rounding error is two to six
     times that of the direct ones, and a value that is not finite also reaches pixels up to seven away. On CUDA devices
-    an infinity may make NaN of the channels of a smaller convolution wherever it is in reach of a larger one.
+    an infinity may make NaN of the channels of a smaller convolution wherever it is in reach of a larger one, and
+    float32 products are exact unless torch.backends.cuda.matmul.allow_tf32 or its successor allows TF32.
 
     Args:
         x: [N, C, H, W] of float32, float64, bfloat16 or float16, in any layout; channels_last is the fastest.
@@ -92,13 +91,13 @@ def skaf_descriptor(
         NotImplementedError: the gradient of a gradient is asked for and backend is not "reference".
     """
     check_image("skaf_descriptor", "x", x)
-    weights, biases = _check_convolutions(x, weights, biases)
+    weights, biases = check_convolutions(x, weights, biases)
     chosen = backends.choose("skaf_descriptor", x.device.type, backend, x.dtype)
     if chosen == "reference":
         if not torch.is_autocast_enabled(x.device.type):
             weights, biases = [w.to(x.dtype) for w in weights], [b.to(x.dtype) for b in biases]
         return skaf_descriptor_ref(x, weights, biases).contiguous()
-    _check_packed(packed, weights)
+    check_packed(packed, weights)
     return _call(x, weights, biases, packed, chosen)[0]
 
 
@@ -118,86 +117,12 @@ def skaf_descriptor_prepack(weights: Sequence[Tensor]) -> Tensor | None:
     Raises:
         TypeError: weights is not a list of tensors.
     """
-    _check_tensors("weights", weights)
+    check_tensors("weights", weights)
     first = weights[0]
     chosen = backends.choose("skaf_descriptor", first.device.type, None, first.dtype)
-    if _packing(weights) is None or chosen == "reference":
+    if packing(weights) is None or chosen == "reference":
         return None
     return torch.ops.aminet_fast.skaf_descriptor_prepack([weight.detach() for weight in weights])
-
-
-def _packing(weights: Sequence[Tensor]) -> tuple[torch.dtype, int] | None:
-    """Dtype and size of what they are packed into, if they are."""
-    sizes = [tuple(weight.shape[1:]) for weight in weights]
-    inputs, device, dtypes = sizes[0][0], weights[0].device.type, {weight.dtype for weight in weights}
-    if device == "cuda" and dtypes <= {torch.float32, torch.bfloat16}:  # the rule of kernels/skaf_descriptor.py
-        window = max(size[-1] for size in sizes)
-        return torch.bfloat16, sum(weight.shape[0] for weight in weights) * window * window * inputs
-    # The rules of the CPU's kernels too: has_winograd in csrc/cpu/skaf_winograd.cpp, and winograd_weight_size in
-    # csrc/cpu/winograd.h: eight points each way, outputs by the eight.
-    if device == "cpu" and dtypes == {torch.float32} and sizes == [(inputs, 5, 5), (inputs, 7, 7)] and inputs >= 8:
-        return torch.float32, sum((weight.shape[0] + 7) // 8 * 8 * inputs * 64 for weight in weights)
-    return None
-
-
-def _check_packed(packed: Tensor | None, weights: Sequence[Tensor]) -> None:
-    if packed is None:
-        return
-    dtype = torch.bfloat16 if weights[0].device.type == "cuda" else torch.float32
-    if not isinstance(packed, Tensor) or packed.dtype != dtype or packed.dim() != 1:
-        wanted = f"a 1-d {str(dtype).removeprefix('torch.')} tensor or None"
-        raise TypeError(f"skaf_descriptor: packed must be {wanted}, got {describe(packed)}")
-    if _packing(weights) != (dtype, packed.shape[0]) or packed.device != weights[0].device:
-        raise ValueError(
-            f"skaf_descriptor: packed must be skaf_descriptor_prepack of weights, got {describe(packed)} "
-            f"for weights {', '.join(describe(weight) for weight in weights)}"
-        )
-
-
-def _check_tensors(name: str, tensors: object) -> None:
-    if not isinstance(tensors, (list, tuple)) or not all(isinstance(t, Tensor) for t in tensors):
-        raise TypeError(f"skaf_descriptor: {name} must be a list of tensors, got {_describe_list(tensors)}")
-
-
-def _check_convolutions(
-    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Both as lists; else TypeError or ValueError."""
-    _check_tensors("weights", weights)
-    _check_tensors("biases", biases)
-    if not weights or len(weights) != len(biases):
-        raise ValueError(
-            "skaf_descriptor: weights and biases must have one entry for each convolution and at least one, "
-            f"got {len(weights)} and {len(biases)}"
-        )
-    for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-        _check_parameter(f"weights[{i}]", weight, x)
-        _check_parameter(f"biases[{i}]", bias, x)
-        odd = weight.dim() == 4 and weight.shape[2] == weight.shape[3] and weight.shape[2] % 2 == 1
-        if not odd or weight.shape[1] != x.shape[1] or weight.shape[0] < 1:
-            wanted = f"[C_k, {x.shape[1]}, k, k] of odd k, for x with {x.shape[1]} channels"
-            raise ValueError(f"skaf_descriptor: weights[{i}] must be {wanted}, got {describe(weight)}")
-        if bias.dim() != 1 or bias.shape[0] != weight.shape[0]:
-            wanted = f"[{weight.shape[0]}], one value a channel of weights[{i}]"
-            raise ValueError(f"skaf_descriptor: biases[{i}] must be {wanted}, got {describe(bias)}")
-    return list(weights), list(biases)
-
-
-def _describe_list(value: object) -> str:
-    """What came in place of a list of tensors."""
-    if not isinstance(value, (list, tuple)):
-        return describe(value)
-    return f"{type(value).__name__} of {', '.join(sorted({type(entry).__name__ for entry in value}))}"
-
-
-def _check_parameter(name: str, parameter: Tensor, x: Tensor) -> None:
-    """Of x's dtype or float32, on x's device."""
-    if parameter.dtype not in (x.dtype, torch.float32):
-        raise TypeError(f"skaf_descriptor: {name} must have x's dtype {x.dtype} or float32, got {describe(parameter)}")
-    if parameter.device != x.device:
-        raise ValueError(
-            f"skaf_descriptor: {name} is on {parameter.device} and x on {x.device}; move them to one device"
-        )
 
 
 def _autocast(
@@ -233,9 +158,9 @@ def _forward_fake(
 
 @torch.library.register_fake("aminet_fast::skaf_descriptor_prepack", lib=library)
 def _prepack_fake(weights: list[Tensor]) -> Tensor:
-    packing = _packing(weights)
-    assert packing is not None, "skaf_descriptor_prepack: weights are not packed, see the public function"
-    return weights[0].new_empty(packing[1], dtype=packing[0])
+    of_these = packing(weights)
+    assert of_these is not None, "skaf_descriptor_prepack: weights are not packed, see the public function"
+    return weights[0].new_empty(of_these[1], dtype=of_these[0])
 
 
 @torch.library.register_fake("aminet_fast::skaf_descriptor_bwd_input", lib=library)

@@ -14,11 +14,11 @@
 //     192@16             44.7  10        56               24         462                0.12   10      0.12    9
 //
 // Windows from caches: x as tiles with halo once for each group of columns, against each pixel's 49 taps once for each
-// of Triton's blocks of columns. Weights come from L2 once a tile of 256 pixels: 175 MB at every size.
-#include "cuda/skaf_descriptor_calls.h"
-
+// of Triton's blocks of columns. Weights come from L2 once a tile of 256 pixels: 175 MB at every size. Float32 has twice
+// the bytes; its floor is 112 us in TF32 (400 TFLOP/s), 745 exactly.
 #include <tuple>
 
+#include "cuda/skaf_descriptor_calls.h"
 #include "cuda/skaf_descriptor_float.cuh"
 #include "cuda/skaf_descriptor_input.cuh"
 #include "cuda/skaf_descriptor_means.cuh"
@@ -45,7 +45,7 @@ int64_t most_shared_bytes([[maybe_unused]] const Tensor& on) {
   checked(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, on.get_device_index()));
   return bytes;
 #else
-  return 227 << 10;
+  return static_cast<int64_t>(emulated::shared_limit());
 #endif
 }
 
@@ -83,7 +83,7 @@ struct Forward {
   template <typename T, int WM, int WN, int WK, int MT, int NT, int BLOCKS>
   bool tiled(bool always) {
     using S = Shape<WM, WN, WK, MT, NT>;
-    const Sums s = sums_of(convs);
+    const Sums s = sums_of(convs, kUnit<T>);
     const int64_t bytes = S::bytes(convs, s), tiles = tiles_of(at, S::rows, kTileWidth);
     const int groups = groups_of(convs, S::each);
     if (!always && (bytes > shared_bytes || tiles * groups < kEnoughBlocks)) return false;
@@ -95,7 +95,7 @@ struct Forward {
   }
 
   template <typename T>
-  void half() {
+  void on_tensor_cores() {
     if (groups_of(convs, 24) == 1 ? tiled<T, 4, 1, 1, 4, 6, 3>(false) : tiled<T, 4, 2, 1, 4, 6, 1>(false)) return;
     tiled<T, 4, 1, 2, 1, 2, 2>(true);
   }
@@ -106,7 +106,7 @@ struct Forward {
     const int groups = groups_of(convs, B::each);
     const int64_t tiles = tiles_of(at, B::rows, kFloatWidth);
     if (!always && tiles * groups < kEnoughBlocks) return false;
-    const Sums s = sums_of(convs);
+    const Sums s = sums_of(convs, kUnit<float>);
     pooled<float>(groups, [&](const Pooled<float>& to) {
       AMINET_LAUNCH((float_kernel<PIXELS, OUTPUTS>), dim3(static_cast<unsigned>(tiles), groups), kFloatThreads,
                     B::bytes(convs), stream, data_of<float>(x), data_of<float>(packed), biases, to, at, convs, s.small,
@@ -117,7 +117,8 @@ struct Forward {
 };
 
 std::tuple<Tensor, Tensor> forward(const Tensor& input, const std::vector<Tensor>& weights,
-                                   const std::vector<Tensor>& biases, const std::optional<Tensor>& packed) {
+                                   const std::vector<Tensor>& biases, const std::optional<Tensor>& packed,
+                                   bool allows_tf32) {
   const Convs convs = convs_of(weights);
   STD_TORCH_CHECK(input.dim() == 4 && input.size(1) == convs.inputs && biases.size() == weights.size(),
                   "skaf_descriptor: x and biases do not fit weights");
@@ -131,8 +132,9 @@ std::tuple<Tensor, Tensor> forward(const Tensor& input, const std::vector<Tensor
     from.single[i] = kept[i].scalar_type() == ScalarType::Float;
   }
   const Image at = image_of(x);
+  const bool tf32 = allows_tf32 && x.scalar_type() == ScalarType::Float;
   Forward call = {x,
-                  packed_of(x, weights, convs, packed, device.stream),
+                  packed_of(x, weights, convs, packed, device.stream, tf32),
                   room_beside(x, {at.images, 2, at.height, at.width}, x.scalar_type()),
                   room_beside(x, {at.images, at.height, at.width}, ScalarType::Int),
                   at,
@@ -142,10 +144,10 @@ std::tuple<Tensor, Tensor> forward(const Tensor& input, const std::vector<Tensor
                   most_shared_bytes(x)};
   by_dtype(x, [&](auto type) {
     using T = typename decltype(type)::type;
-    if constexpr (std::is_same_v<T, float>) {
+    if (std::is_same_v<T, float> && !tf32) {
       if (!call.floats<8, 3>(false)) call.floats<2, 1>(true);
     } else {
-      call.half<T>();
+      call.on_tensor_cores<T>();
     }
   });
   return {call.m, call.argmax};

@@ -3,6 +3,7 @@
 
 #include "cuda/async.h"
 #include "cuda/device.h"
+#include "cuda/mma.h"
 
 namespace aminet::skaf {
 
@@ -91,9 +92,9 @@ __device__ __forceinline__ int ring_of(int tap, int window) {
   return max(dy < 0 ? -dy : dy, dx < 0 ? -dx : dx);
 }
 
-// The weights as [total][taps][padded], smaller kernels in the middle of zeros.
+// The weights as [total][taps][padded], smaller kernels in the middle of zeros; floats rounded to tf32 if asked.
 template <typename T>
-__global__ void pack_kernel(Convs convs, Weights weights, T* packed) {
+__global__ void pack_kernel(Convs convs, Weights weights, T* packed, [[maybe_unused]] bool tf32) {
   const int k = blockIdx.y * blockDim.x + threadIdx.x, length = convs.taps * convs.padded;
   if (k >= length) return;
   const int channel = blockIdx.x, conv = convs.conv_of(channel), size = either(convs.size, conv);
@@ -106,6 +107,8 @@ __global__ void pack_kernel(Convs convs, Weights weights, T* packed) {
     const void* from = either(weights.data, conv);
     value = either(weights.single, conv) ? static_cast<const float*>(from)[at] : widen(static_cast<const T*>(from)[at]);
   }
+  if constexpr (std::is_same_v<T, float>)
+    if (tf32) value = __uint_as_float(to_tf32(value));
   packed[static_cast<int64_t>(channel) * length + k] = narrow<T>(value);
 }
 

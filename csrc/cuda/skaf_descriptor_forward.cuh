@@ -1,12 +1,17 @@
-// skaf_descriptor's forward in 16 bits: both convolutions as one implicit GEMM on tensor cores, pooled in its epilogue.
+// skaf_descriptor's forward on tensor cores, in 16 bits or of floats as tf32: both convolutions as one implicit GEMM,
+// pooled in its epilogue.
 //
 // A block makes WM * MT rows of 16 pixels and, of each convolution, WN * NT / 2 * 8 channels. A warp's columns are half
 // of the smaller, half of the larger convolution, so that all warps skip the same work: the taps inside of the smaller
 // window come first and are of all columns, those around it are of the larger convolution's alone.
 //
-//     shared memory   tile [2][16-row + halo][16 + halo][kUnits (made odd)] units of 8 channels: 48 channels at a time
+//     shared memory   tile [2][16-row + halo][16 + halo][kUnits (made odd)] units of 16 bytes: 48 channels at a time, or
+//                     24 of float
 //                     stages [3][columns][kStage + 1] units of weights
 //                     table: what each unit of the sum is, tap and channels; odd strides keep ldmatrix free of conflicts
+//
+// An mma takes two units of 16 bits, 8 + 8 channels, or two of float, 4 + 4: fragments and their loads are the same.
+// Tensor cores drop what tf32 has not, so floats are rounded before: weights as they are packed, the tile in its place.
 #pragma once
 
 #include <algorithm>
@@ -17,10 +22,13 @@
 namespace aminet::skaf {
 
 constexpr int kTileWidth = 16;   // of pixels, a row of an mma's
-constexpr int kChunkUnits = 6;   // of 8 channels that the tile holds at most
+constexpr int kChunkUnits = 6;   // that the tile holds of a pixel at most
 constexpr int kStage = 8;        // units of a stage: four mma deep
 constexpr int kStages = 3;
 constexpr int kUnitBytes = 16;
+
+template <typename T>
+constexpr int kUnit = kUnitBytes / sizeof(T);  // channels of a unit
 
 // The sum's units: `inner` of all taps in reach of both convolutions, then `outer`, each filled up to whole stages.
 struct Sums {
@@ -32,11 +40,12 @@ struct Sums {
   int taps_inside, table;  // their number; entries
 };
 
-inline Sums sums_of(const Convs& convs) {
+// unit: channels of one.
+inline Sums sums_of(const Convs& convs, int unit) {
   Sums s = {};
   s.large = convs.count > 1 && convs.size[1] >= convs.size[0] ? 1 : 0;
   s.small = convs.count > 1 ? 1 - s.large : -1;
-  const int all = convs.padded / kVector;
+  const int all = convs.padded / unit;
   s.units = std::min(all, kChunkUnits);
   s.stride = s.units | 1;
   s.chunks = ceil_div(all, s.units);
@@ -94,12 +103,12 @@ __device__ __forceinline__ uint32_t entry_of(const Convs& convs, const Sums& s, 
          static_cast<uint32_t>(unit) << 24;
 }
 
-// A block's tile: channels from chunk * units * 8 on, zeros outside of the image and where there are no more channels.
+// A block's tile: channels of units from chunk * units on, zeros outside of the image and beyond the last channel.
 template <typename T>
 __device__ __forceinline__ void load_tile(unsigned char* tile, const T* image, const Image& at, const Convs& convs,
                                           const Sums& s, int chunk, int first_y, int first_x, int rows) {
   const int radius = convs.window / 2, width = kTileWidth + 2 * radius, lane = threadIdx.x % 32;
-  const bool whole = convs.inputs % kVector == 0;
+  const bool whole = convs.inputs % kUnit<T> == 0;
   const int inverse = 65536 / s.units + 1;  // dividing by units costs more than all else here
   for (int row = threadIdx.x / 32; row < rows + 2 * radius; row += blockDim.x / 32) {
     const int y = first_y - radius + row;
@@ -107,24 +116,36 @@ __device__ __forceinline__ void load_tile(unsigned char* tile, const T* image, c
     const T* row_from = image + static_cast<int64_t>(row_inside ? y : 0) * at.width * convs.inputs;
     for (int i = lane; i < width * s.units; i += 32) {
       const int pixel = i * inverse >> 16, unit = i - pixel * s.units;
-      const int x = first_x - radius + pixel, c = (chunk * s.units + unit) * kVector;
+      const int x = first_x - radius + pixel, c = (chunk * s.units + unit) * kUnit<T>;
       const bool inside = row_inside && x >= 0 && x < at.width && c < convs.inputs;
       unsigned char* to = tile + ((row * width + pixel) * s.stride + unit) * kUnitBytes;
       const T* from = inside ? row_from + x * convs.inputs + c : image;
       if (whole) {
         copy_async<kUnitBytes>(to, from, inside);
       } else {
-        Vector<T, kVector> v;
+        Vector<T, kUnit<T>> v;
 #pragma unroll
-        for (int j = 0; j < kVector; ++j) v[j] = inside && c + j < convs.inputs ? from[j] : narrow<T>(0.f);
+        for (int j = 0; j < kUnit<T>; ++j) v[j] = inside && c + j < convs.inputs ? from[j] : narrow<T>(0.f);
         store(reinterpret_cast<T*>(to), v);
       }
     }
   }
 }
 
+// Floats of a tile to tf32, and what is between them. All of the block come along, after a barrier and before one.
+__device__ __forceinline__ void round_tile(unsigned char* tile, int bytes) {
+#pragma unroll 1  // a thread's sums leave it few registers
+  for (int at = threadIdx.x * kUnitBytes; at < bytes; at += blockDim.x * kUnitBytes) {
+    Vector<float, 4> v = load<4>(reinterpret_cast<const float*>(tile + at));
+#pragma unroll
+    for (int j = 0; j < 4; ++j) v[j] = __uint_as_float(to_tf32(v[j]));
+    store(reinterpret_cast<float*>(tile + at), v);
+  }
+}
+
 template <typename T, int WM, int WN, int WK, int MT, int NT>
 struct Multiply {
+  using Product = std::conditional_t<std::is_same_v<T, float>, Tf32, T>;
   using S = Shape<WM, WN, WK, MT, NT>;
   static constexpr int kCopies = ceil_div(S::columns * kStage, S::threads);
 
@@ -157,7 +178,7 @@ struct Multiply {
       const int copy = threadIdx.x + i * S::threads, column = copy / kStage, u = copy % kStage;
       if (column >= S::columns || (r >= s.inner && column % (NT * 8) >= NT * 4)) continue;
       const uint32_t entry = table[r * kStage + u];
-      const int tap = entry >> 16 & 255, c = (chunk * s.units + static_cast<int>(entry >> 24)) * kVector;
+      const int tap = entry >> 16 & 255, c = (chunk * s.units + static_cast<int>(entry >> 24)) * kUnit<T>;
       const bool there = rows_at[i] >= 0 && tap != 255 && c < convs.padded;
       copy_async<kUnitBytes>(to + (column * (kStage + 1) + u) * kUnitBytes,
                              packed + (there ? rows_at[i] + tap * convs.padded + c : 0), there);
@@ -191,7 +212,7 @@ struct Multiply {
         uint32_t a[4];
         load_matrices(a, tile + (i * row_units + place) * kUnitBytes);
 #pragma unroll
-        for (int j = 0; j < TILES; ++j) mma<T>(acc[i][j], a, b[j]);
+        for (int j = 0; j < TILES; ++j) mma<Product>(acc[i][j], a, b[j]);
       }
     }
   }

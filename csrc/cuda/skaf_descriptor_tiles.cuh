@@ -1,4 +1,4 @@
-// skaf_descriptor's forward in 16 bits, a block's course: tile and stages come in, warps multiply, pools go out.
+// skaf_descriptor's forward on tensor cores, a block's course: tile and stages come in, warps multiply, pools go out.
 #pragma once
 
 #include "cuda/skaf_descriptor_forward.cuh"
@@ -92,13 +92,18 @@ __global__ void __launch_bounds__(32 * WM * WN * WK, BLOCKS)
 
   int here = 0;  // of the stage that is multiplied
   for (int chunk = 0; chunk < s.chunks; ++chunk) {
-    const unsigned char* tile =
-        tiles + chunk % 2 * tile_bytes + (warp_m * MT * row_units + lane % 16 * s.stride) * kUnitBytes;
+    unsigned char* arrived = tiles + chunk % 2 * tile_bytes;
+    const unsigned char* tile = arrived + (warp_m * MT * row_units + lane % 16 * s.stride) * kUnitBytes;
     for (int r = 0; r < each; ++r) {
-      if (r == 0)
+      if (r == 0) {
         wait_async<0>();  // the tile too
-      else
+        if constexpr (std::is_same_v<T, float>) {
+          __syncthreads();
+          round_tile(arrived, tile_bytes);
+        }
+      } else {
         wait_async<kStages - 2>();
+      }
       __syncthreads();
       if (r == 0 && chunk + 1 < s.chunks)
         load_tile(tiles + (chunk + 1) % 2 * tile_bytes, x, at, convs, s, chunk + 1, first_y, first_x, S::rows);

@@ -43,7 +43,7 @@ class Emulated(TorchDispatchMode):
             self.refused = True
             return func(*args, **(kwargs or {}))
         self.ran.append(name)
-        return getattr(torch.ops.aminet_fast_emulated, name)(*given)
+        return _library.call_compiled(_library.EMULATED, name, given)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -91,15 +91,20 @@ EMULATED_UNSEEN inline Block* make_block() {
   return made;
 }
 
+// Bytes that a block may ask for: what cudaDevAttrMaxSharedMemoryPerBlockOptin is of a GPU.
+inline size_t shared_limit() {
+  const char* limit = getenv("CUDA_EMU_SMEM_LIMIT");
+  return limit ? strtoull(limit, nullptr, 10) : 227 << 10;
+}
+
 EMULATED_UNSEEN inline void read_environment() {
   const char* order = getenv("CUDA_EMU_ORDER");
   const char* seed = getenv("CUDA_EMU_SEED");
-  const char* limit = getenv("CUDA_EMU_SMEM_LIMIT");
   const bool reverse = order && !strcmp(order, "rev"), random = order && !strcmp(order, "rand");
   if (order && *order && strcmp(order, "fwd") && !reverse && !random) fail("CUDA_EMU_ORDER is fwd, rev or rand, not", order);
   block->in = reverse ? Block::kReverse : random ? Block::kRandom : Block::kForward;
   block->may_exit_early = getenv("CUDA_EMU_LAX_EXIT");
-  block->shared_limit = limit ? strtoull(limit, nullptr, 10) : 227 << 10;
+  block->shared_limit = shared_limit();
   block->random_state = (seed ? strtoull(seed, nullptr, 10) : 1) * 0x9E3779B97F4A7C15ull + 1;
 }
 

@@ -14,6 +14,7 @@ namespace emulated {
 
 inline uint32_t to_tf32(float v) {
   const uint32_t bits = std::bit_cast<uint32_t>(v);
+  if (v != v) return 0x7fffffffu;  // a NaN that is still one without its last bits
   return (bits & 0x7f800000u) == 0x7f800000u ? bits : (bits + 0x1000u) & ~0x1fffu;  // nearest, ties away from zero
 }
 

@@ -68,6 +68,26 @@ __global__ void loaded(const T* a, const T* b, float* d) {
   put(d, sums);
 }
 
+// The same of floats, a [16, 8] and b [8, 8]: a row of four of them is to load_matrices what eight of 16 bits are.
+template <bool ROUNDED>
+__global__ void loaded_floats(const float* a, const float* b, float* d) {
+  AMINET_SHARED(float, of_a, [16][8]);
+  AMINET_SHARED(float, of_b, [8][8]);  // [n][k]
+  const auto kept = [](float v) { return ROUNDED ? __uint_as_float(to_tf32(v)) : v; };
+  const int lane = threadIdx.x;
+  for (int i = lane; i < 128; i += 32) of_a[i / 8][i % 8] = kept(a[i]);
+  for (int i = lane; i < 64; i += 32) of_b[i % 8][i / 8] = kept(b[i]);
+  __syncwarp();
+  uint32_t fragments[4], columns[2];
+  load_matrices<4>(fragments, &of_a[lane % 8 + lane / 8 % 2 * 8][lane / 16 * 4]);
+  load_matrices<2>(columns, &of_b[lane % 8][lane / 8 % 2 * 4]);
+  float sums[4] = {};
+  mma<Tf32>(sums, fragments, columns);
+  put(d, sums);
+}
+
+__global__ void rounded(const float* x, float* y) { y[threadIdx.x] = __uint_as_float(to_tf32(x[threadIdx.x])); }
+
 // out [32, 2]: what each lane gets of the matrix x [8, 8] by load_matrices<1>.
 template <typename T, bool TRANSPOSED>
 __global__ void one_matrix(const T* x, T* out) {
@@ -106,8 +126,13 @@ void launch(const Tensor&, int64_t bytes, int64_t threads, int64_t blocks) {
 
 void products(const Tensor& a, const Tensor& b, Tensor d, int64_t way) {
   float* to = room_of<float>(d);
-  if (a.scalar_type() == ScalarType::Float)
-    return AMINET_LAUNCH((product<Tf32>), 1, 32, 0, nullptr, data_of<float>(a), data_of<float>(b), to);
+  if (a.scalar_type() == ScalarType::Float) {
+    const float *from = data_of<float>(a), *other = data_of<float>(b);
+    if (way == 0) AMINET_LAUNCH((product<Tf32>), 1, 32, 0, nullptr, from, other, to);
+    if (way == 1) AMINET_LAUNCH((loaded_floats<true>), 1, 32, 0, nullptr, from, other, to);
+    if (way == 2) AMINET_LAUNCH((loaded_floats<false>), 1, 32, 0, nullptr, from, other, to);
+    return;
+  }
   const auto run = [&](auto type) {
     using T = typename decltype(type)::type;
     const T *from = data_of<T>(a), *other = data_of<T>(b);
@@ -117,6 +142,11 @@ void products(const Tensor& a, const Tensor& b, Tensor d, int64_t way) {
     if (way == 3) AMINET_LAUNCH((loaded<T, true, false>), 1, 32, 0, nullptr, from, other, to);
   };
   a.scalar_type() == ScalarType::Half ? run(Type<__half>{}) : run(Type<__nv_bfloat16>{});
+}
+
+// At most 1024 numbers.
+void to_tf32_of(const Tensor& x, Tensor y) {
+  AMINET_LAUNCH(rounded, 1, static_cast<unsigned>(x.numel()), 0, nullptr, data_of<float>(x), room_of<float>(y));
 }
 
 void matrices(const Tensor& x, Tensor out, bool transposed) {
@@ -142,12 +172,14 @@ void copies(const Tensor& x, Tensor y, int64_t bytes, int64_t inside) {
 
 STABLE_TORCH_LIBRARY_FRAGMENT(aminet_fast_emulated, m) {
   m.def("twin_product(Tensor a, Tensor b, Tensor(c!) d, int way) -> ()");
+  m.def("twin_tf32(Tensor x, Tensor(a!) y) -> ()");
   m.def("twin_matrix(Tensor x, Tensor(a!) out, bool transposed) -> ()");
   m.def("twin_launch(Tensor device, int bytes, int threads, int blocks) -> ()");
   m.def("twin_copy(Tensor x, Tensor(a!) y, int bytes, int inside) -> ()");
 }
 AMINET_CUDA_LIBRARY(m) {
   m.impl("twin_product", TORCH_BOX(&aminet::products));
+  m.impl("twin_tf32", TORCH_BOX(&aminet::to_tf32_of));
   m.impl("twin_matrix", TORCH_BOX(&aminet::matrices));
   m.impl("twin_launch", TORCH_BOX(&aminet::launch));
   m.impl("twin_copy", TORCH_BOX(&aminet::copies));

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,18 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 NETWORK = ((24, 128), (48, 64), (96, 32), (192, 16))
 BATCH = 32
 Arguments = dict[str, Any]
+
+
+@contextmanager
+def tf32_products(allowed: bool) -> Iterator[None]:
+    """While it runs, torch allows TF32 in products of float32 on CUDA devices, or does not."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    matmul.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        matmul.allow_tf32 = before
 
 
 class Draw:
@@ -65,6 +78,7 @@ class Case:
         loosen: Factor on the tolerances, with a reason beside it.
         one_block: {name of a kernel: why one block on a multiprocessor at a time is enough}; two must fit without it.
         dtypes: Those of float32, bfloat16 and float16 that it is for.
+        tf32: Products of float32 may be in TF32; its rows of tests/tolerances.py are for it.
     """
 
     operator: str
@@ -79,6 +93,7 @@ class Case:
     loosen: float = 1.0
     one_block: dict[str, str] = field(default_factory=dict)
     dtypes: tuple[torch.dtype, ...] = DTYPES
+    tf32: bool = False
 
     @property
     def interpreted(self) -> bool:

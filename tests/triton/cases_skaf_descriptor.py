@@ -10,7 +10,7 @@ from torch import Tensor
 
 from aminet_fast.reference.skaf import skaf_features_ref
 
-from .case import BATCH, NETWORK, Arguments, Case, Draw
+from .case import BATCH, DTYPES, NETWORK, Arguments, Case, Draw
 
 if os.environ.get("TRITON_INTERPRET") == "1":
     from aminet_fast.kernels import skaf_descriptor as kernels
@@ -55,10 +55,13 @@ def float32_parameters(draw: Draw) -> Arguments:
     return {"x": draw(1, 8, 5, 6), "weights": weights, "biases": biases}
 
 
-def case(name: str, *shape: int, kernels: tuple[int, ...] = (5, 7), outputs: int | None = None) -> Case:
+def case(
+    name: str, *shape: int, kernels: tuple[int, ...] = (5, 7), outputs: int | None = None, tf32: bool = False
+) -> Case:
     n, c, h, w = shape
     function = partial(arguments, n=n, c=c, h=h, w=w, kernels=kernels, outputs=outputs)
-    return Case("skaf_descriptor", name, function, settled=settled, one_block=FEW)
+    dtypes = (torch.float32,) if tf32 else DTYPES
+    return Case("skaf_descriptor", name, function, settled=settled, one_block=FEW, dtypes=dtypes, tf32=tf32)
 
 
 CASES = [
@@ -83,6 +86,11 @@ CASES = [
     case("c56-few", 1, 56, 5, 7, outputs=30),
     case("c40", 1, 40, 27, 41, kernels=(3, 5), outputs=3),
     case("larger-first", 1, 16, 6, 19, kernels=(7, 5), outputs=10),
+    # TF32: one chunk of channels, several, rows that are no whole vectors; by large tiles, and several chunks by small.
+    case("c24-tf32", 2, 24, 11, 14, tf32=True),
+    case("c56-tf32", 1, 56, 9, 37, outputs=30, tf32=True),
+    case("c7-tf32", 1, 7, 6, 19, outputs=30, tf32=True),
+    case("one-size-tf32", 1, 28, 4, 6, kernels=(3,), outputs=1, tf32=True),
     Case("skaf_descriptor", "plain-layout", plain, settled=settled, gradient="contiguous"),
     Case("skaf_descriptor", "sliced", sliced, settled=settled, gradient="expanded"),
     Case("skaf_descriptor", "float32-parameters", float32_parameters, settled=settled),

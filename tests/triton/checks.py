@@ -7,16 +7,17 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from tolerances import BACKWARD, FORWARD, assert_close
+from tolerances import BACKWARD, FORWARD, TF32, assert_close
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from aminet_fast import ops
 
 from .backward import gradients
-from .case import BATCH, Arguments, Case, Draw, mapped, tensors
+from .case import BATCH, Arguments, Case, Draw, mapped, tensors, tf32_products
 
-# Values nearer than this to another branch of a function may take that branch in the other precision.
+# Values nearer than this to another branch of a function may take that branch in the other precision; TF32 has as many
+# bits as float16.
 MARGIN = {torch.float32: 1e-2, torch.bfloat16: 6e-2, torch.float16: 2e-2}
 
 
@@ -28,7 +29,7 @@ def check_compiles(case: Case, dtype: torch.dtype, arch: int | str, batch: int =
     from .launches import compiled_launches
     from .routing import Routed
 
-    with compiled_launches(arch) as launches, FakeTensorMode(), Routed(fakes=True) as routed:
+    with tf32_products(case.tf32), compiled_launches(arch) as launches, FakeTensorMode(), Routed(fakes=True) as routed:
         arguments = case.make(Draw(dtype, "cuda", batch=batch))
         outputs = _call(case, arguments, "triton")
         _gradients(outputs, arguments, _incoming(case, outputs), gradients)
@@ -48,16 +49,18 @@ def check_numbers(
     """Every output and every gradient against the reference in float64 on the device `oracle`."""
     arguments = case.make(Draw(dtype, device))
     plain = mapped(arguments, lambda t: _doubled(t, oracle))
-    with _poisoned():
+    margin = MARGIN[torch.float16 if case.tf32 else dtype]
+    with _poisoned(), tf32_products(case.tf32):
         outputs, wanted = _call(case, arguments, backend), _call(case, plain, "reference")
         mask = None
         if case.settled is not None:
             with torch.no_grad():
-                mask = case.settled(**plain).cpu() > MARGIN[dtype]
+                mask = case.settled(**plain).cpu() > margin
         given = _incoming(case, outputs, mask)
         found = _gradients(outputs, arguments, given)
         expected = _gradients(wanted, plain, [g.detach().to(oracle).double() for g in given])
-    forward, backward = ({dtype: _loosened(table, dtype, case.loosen)} for table in (FORWARD, BACKWARD))
+    rows = TF32 if case.tf32 else (FORWARD[dtype], BACKWARD[dtype])
+    forward, backward = ({dtype: (rtol * case.loosen, atol * case.loosen)} for rtol, atol in rows)
     for number, (one, other) in enumerate(zip(outputs, wanted, strict=True)):
         _compare(one, other, dtype, forward, f"output {number} of {case} {dtype}")
     for (name, one), other in zip(found.items(), expected.values(), strict=True):
@@ -129,11 +132,6 @@ def _compare(one: Tensor, other: Tensor, dtype: torch.dtype, table: dict[Any, An
         return
     # Parameters and statistics in float32 beside 16-bit images are as exact as those images.
     assert_close(one, other, table | {torch.float32: table[dtype], one.dtype: table[dtype]}, what)
-
-
-def _loosened(table: dict[torch.dtype, tuple[float, float]], dtype: torch.dtype, factor: float) -> tuple[float, float]:
-    rtol, atol = table[dtype]
-    return rtol * factor, atol * factor
 
 
 @contextmanager
