@@ -26,11 +26,11 @@ def exchange(
 ) -> Callable[[], Agreement]:
     """Start to combine losses and wishes; the result waits for them.
 
-    Args:
-        losses: Of each batch, scalars: the network's loss, and the objective's parts.
-
     A signal, or the clock, reaches processes at different steps; one that stopped alone would leave the
     others waiting for its gradients for ever. A loss that is not finite on one process is not finite on all.
+
+    Args:
+        losses: Of each batch, scalars: the network's loss, and the objective's parts.
     """
     asked = torch.tensor(wishes).double().to(scale.device)
     means = [torch.stack(batches).mean().double() for batches in zip(*losses, strict=True)]
