@@ -1,4 +1,4 @@
-"""What a face costs on its way to the network, by stage, on one core: decode (once a set), and what follows it."""
+"""What a face costs on its way to the network, on one core: decode (once a set), and what follows it, by stages."""
 
 from __future__ import annotations
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from aminet_fast.data import DataConfig
-from aminet_fast.training import TrainConfig
+from aminet_fast.training import TrainConfig, train
 
 # A forward pass costs what its number of modules costs; BatchNorm, and with it buffers, has to be among them.
 MODEL = {
@@ -22,6 +24,9 @@ MODEL = {
     "frm_convs": 1,
     "hourglass_width": 4,
 }
+# What has to be the same, bit for bit, in two runs that are one: of the checkpoint, and of metrics.csv.
+STATE = ("step", "model", "optimizer", "ema", "rng", "loss_sum", "loss_count", "best")
+NUMBERS = ("step", "loss", "lr", "val_psnr", "val_ssim")
 
 
 def tiny(tmp_path: Path, **changes: Any) -> TrainConfig:
@@ -67,3 +72,19 @@ def unequal(a: Any, b: Any, path: str = "") -> list[str]:
             return [path]
         return [p for i, (x, y) in enumerate(zip(a, b, strict=True)) for p in unequal(x, y, f"{path}.{i}")]
     return [] if a == b else [path]
+
+
+def go_on(tmp_path: Path, **options: Any) -> None:
+    """Finish the run in ``tmp_path``; it has to be the one that nothing happened to."""
+    assert train(tiny(tmp_path, **options)) == 0
+    whole = tiny(tmp_path, out=str(tmp_path / "whole"), **{**options, "workers": 0})
+    assert train(whole) == 0
+    a, b = ({n: checkpoint(run, whole.steps or 0)[n] for n in STATE} for run in (tmp_path / "run", whole.out))
+    assert unequal(a, b) == []
+    for name in NUMBERS:
+        assert column(tmp_path / "run", name) == column(str(whole.out), name), name
+
+
+def full(*args: Any, **kwargs: Any) -> Any:
+    """In place of a write: the disk is full."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

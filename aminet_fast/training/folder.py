@@ -36,6 +36,15 @@ class RunFolder:
         self.last = root / "last"
         self._lock: IO[str] | None = None
 
+    def is_blank(self) -> bool:
+        """Whether nothing is in the folder, or what a start left that found the disk full."""
+        if not self.root.is_dir():
+            return not self.root.exists()
+        names = {path.name for path in self.root.iterdir()}
+        ours = {".lock", self.log.name, self.checkpoints.name, self.panels.name}
+        empty = all(not any(path.iterdir()) for path in (self.checkpoints, self.panels) if path.is_dir())
+        return not names or (".lock" in names and names <= ours and empty)
+
     def prepare(self) -> None:
         """Make the folders and try a write; raises OSError with the folder's name when that fails."""
         for folder in (self.root, self.checkpoints, self.panels):
@@ -113,10 +122,10 @@ class Lines:
         """Write the lines that wait; with ``sync`` have all on the disk. Raises OSError; none is lost then."""
         if not self._waiting and not sync:
             return
-        with self.path.open("ab", buffering=0) as file:
+        with self.path.open("a+b", buffering=0) as file:
             end = file.seek(0, os.SEEK_END)
             try:
-                text = memoryview("".join(self._waiting).encode())
+                text = memoryview(b"\n" * _cut_short(file, end) + "".join(self._waiting).encode())
                 while text:
                     text = text[file.write(text) :]
                 if sync:
@@ -126,6 +135,14 @@ class Lines:
                     file.truncate(end)  # half a line would spoil the next one
                 raise
         self._waiting = []
+
+
+def _cut_short(file: IO[bytes], end: int) -> bool:
+    """Whether a kill left half a line at the end of a file."""
+    if end == 0:
+        return False
+    file.seek(end - 1)
+    return file.read(1) != b"\n"
 
 
 def write_torch(path: Path, value: object) -> None:

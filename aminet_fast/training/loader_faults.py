@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Generator, Iterator
+from multiprocessing.connection import wait
 from typing import Any
 
 from .batches import Batch
@@ -26,7 +27,7 @@ def guarded(batches: Iterator[Batch], config: TrainConfig) -> Generator[Batch, N
             except StopIteration:
                 return
             except Exception as error:
-                raise LoaderError(explain(error, _ended(batches), config)) from error
+                raise LoaderError(explain(error, _ended(batches, error), config)) from error
             yield batch
     finally:
         # The loader would do this when nobody refers to it, and the traceback of an error does, until the program ends:
@@ -50,7 +51,7 @@ def explain(error: Exception, ended: list[int], config: TrainConfig) -> str:
         return f"the machine's memory is full while loading faces: lower {fewer}"
     if "Too many open files" in text or "ancdata" in text:
         return "too many open files while loading faces: raise the limit (ulimit -n), or use --workers 0"
-    if "DataLoader worker" in text and ended:
+    if ended and not text.startswith("Caught "):  # its end has many faces: a connection that is reset, too
         return f"a loader process ended {_cause(ended[0], fewer)}"
     if text.startswith("Caught "):  # in a loader process, whose traceback this is
         text = text.strip().splitlines()[-1].removeprefix("OSError: ")
@@ -68,7 +69,12 @@ def _cause(code: int, fewer: str) -> str:
     return f"by {signal.Signals(-code).name}" if code < 0 else f"with exit status {code}"
 
 
-def _ended(batches: Any) -> list[int]:
-    """Exit codes of the loader's processes that have ended, if it has any."""
-    codes = [process.exitcode for process in getattr(batches, "_workers", [])]
-    return sorted(code for code in codes if code is not None)
+def _ended(batches: Any, error: Exception) -> list[int]:
+    """Exit codes of the loader's processes that have failed, if it has any."""
+    processes = getattr(batches, "_workers", [])
+    if processes and isinstance(error, (ConnectionError, EOFError)):  # one of them is about to end
+        ending = wait([process.sentinel for process in processes], timeout=10)
+        for process in processes:
+            if process.sentinel in ending:
+                process.join(10)  # its files are closed a moment before it has an exit code
+    return sorted(process.exitcode for process in processes if process.exitcode)

@@ -15,6 +15,14 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from .folder import Lines
 
 
+class _Console(Console):
+    """A reader that has gone (``aminet train | head``) makes it silent, and does not end the program."""
+
+    def on_broken_pipe(self) -> None:
+        with suppress(SystemExit):
+            super().on_broken_pipe()
+
+
 class RunLog:
     """Lines for people: ``say`` also appends to the log file, ``progress`` draws a bar where there is a terminal.
 
@@ -24,7 +32,7 @@ class RunLog:
     def __init__(self, main: bool) -> None:
         self.main = main
         self._file: Lines | None = None
-        self.console = Console(quiet=not main, soft_wrap=True, highlight=False)
+        self.console = _Console(quiet=not main, soft_wrap=True, highlight=False)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
 
@@ -58,7 +66,7 @@ class RunLog:
         self.note(text)
 
     def _print(self, text: str, style: str | None = None) -> None:
-        """A full disk behind standard output, or a reader that has gone, must not end the training."""
+        """A full disk behind standard output, or a terminal that was closed, must not end the training."""
         with suppress(OSError):
             self.console.print(escape(text), style=style)
 

@@ -85,7 +85,7 @@ def gpu_full(error: torch.OutOfMemoryError, config: TrainConfig, session: Sessio
     """
     reason = str(error).split(".")[0]
     traceback.clear_frames(error.__traceback__)  # they hold the pictures and the graph of the step that failed
-    if session is None or config.compile or session.accelerator.device.type != "cuda":
+    if session is None or config.compile or not _is_gpu(session):
         return MemoryFullError(_advice(config, None, reason))
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(session.accelerator.device)
@@ -95,6 +95,10 @@ def gpu_full(error: torch.OutOfMemoryError, config: TrainConfig, session: Sessio
     except RuntimeError:  # a GPU in such a state may refuse anything
         return MemoryFullError(_advice(config, None, reason))
     return MemoryFullError(_advice(config, fits, reason))
+
+
+def _is_gpu(session: Session) -> bool:
+    return bool(session.accelerator.device.type == "cuda")
 
 
 def _advice(config: TrainConfig, fits: int | None, reason: str) -> str:

@@ -77,7 +77,7 @@ def check_faces(state: dict[str, Any], fingerprint: str, world: int, named: bool
 
 
 def _require_empty(folder: RunFolder, remedy: str) -> None:
-    if folder.root.is_dir() and any(folder.root.iterdir()):
+    if folder.root.is_dir() and not folder.is_blank():
         raise ValueError(f"the run folder {folder.root} is not empty; {remedy}, or choose another with --out")
     if folder.root.exists() and not folder.root.is_dir():
         raise ValueError(f"the run folder {folder.root} is a file; choose another with --out")
