@@ -15,7 +15,7 @@ from training_tiny import MODEL, checkpoint, column, tiny, unequal
 
 from aminet_fast.training import train
 from aminet_fast.training.folder import RunFolder
-from aminet_fast.training.restart import mark, resumed
+from aminet_fast.training.restart import join, mark, resumed
 
 WORKER = str(Path(__file__).with_name("training_worker.py"))
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone")
@@ -188,3 +188,23 @@ def test_a_named_checkpoint_is_taken_until_the_run_has_its_own(tmp_path: Path, r
     assert resumed(config, folder).resume == config.resume
     (folder.checkpoints / "step-00000002.pt").touch()
     assert resumed(config, folder).resume == "auto"
+
+
+@pytest.mark.parametrize(("restart", "nodes", "keys"), [("0", "1", []), ("2", "1", ["start-2"]), ("2", "2", [])])
+def test_a_restart_meets_under_keys_of_its_own(
+    restarted: pytest.MonkeyPatch, restart: str, nodes: str, keys: list[str]
+) -> None:
+    """The first start is Accelerate's; of several nodes each would count for itself."""
+    values = {"MASTER_PORT": "0", "RANK": "0", "WORLD_SIZE": "1", "TORCHELASTIC_USE_AGENT_STORE": "False"}
+    for name, value in {**values, "TORCHELASTIC_RESTART_COUNT": restart, "GROUP_WORLD_SIZE": nodes}.items():
+        restarted.setenv(name, value)
+    used: list[str] = []
+    prefixed = torch.distributed.PrefixStore
+    restarted.setattr(torch.distributed, "PrefixStore", lambda key, store: used.append(key) or prefixed(key, store))
+    join("gloo")
+    try:
+        assert torch.distributed.is_initialized() == bool(keys)
+        assert used[:1] == keys
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
