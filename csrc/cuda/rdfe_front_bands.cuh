@@ -18,15 +18,16 @@
 namespace aminet::rdfe {
 
 // A row of taps as the right operand [16 columns read, 8 columns of outputs]: tap i stands where the column read is i - K / 2
-// away from the output's, and the first column read is MARGIN left of the first output.
-template <typename T, typename Stored>
+// away from the output's, and the first column read is MARGIN left of the first output. TURNED: as the transposed
+// convolution reads them.
+template <typename T, typename Stored, bool TURNED>
 __device__ __forceinline__ void band_matrix(const void* weight, int64_t row, int size, bool there, uint32_t (&b)[2]) {
   const int lane = threadIdx.x % LANES, first = lane % 4 * 2 - lane / 4 - MARGIN + size / 2;
   const Stored* taps = static_cast<const Stored*>(weight) + row * size;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int tap = first + 8 * half;
-    const auto at = [&](int i) { return there && i >= 0 && i < size ? widen(taps[i]) : 0.f; };
+    const auto at = [&](int i) { return there && i >= 0 && i < size ? widen(taps[TURNED ? size - 1 - i : i]) : 0.f; };
     b[half] = packed<T>(at(tap), at(tap + 1));
   }
 }
@@ -41,14 +42,15 @@ struct Bands {
     fill<T>(d.weight[1], channel, there, of5);
     fill<T>(d.weight[2], channel, there, of7);
   }
-  template <typename T, int SIZE>
+  template <typename T, bool TURNED = false, int SIZE>
   __device__ __forceinline__ static void fill(const Parameter& p, int64_t channel, bool there, uint32_t (&to)[SIZE][2]) {
+    const auto row = [&](int i) { return channel * SIZE + (TURNED ? SIZE - 1 - i : i); };
     if (p.wide) {
 #pragma unroll
-      for (int i = 0; i < SIZE; ++i) band_matrix<T, float>(p.data, channel * SIZE + i, SIZE, there, to[i]);
+      for (int i = 0; i < SIZE; ++i) band_matrix<T, float, TURNED>(p.data, row(i), SIZE, there, to[i]);
     } else {
 #pragma unroll
-      for (int i = 0; i < SIZE; ++i) band_matrix<T, T>(p.data, channel * SIZE + i, SIZE, there, to[i]);
+      for (int i = 0; i < SIZE; ++i) band_matrix<T, T, TURNED>(p.data, row(i), SIZE, there, to[i]);
     }
   }
 };
@@ -72,24 +74,35 @@ struct Segments {
     at = ring + (row + position / W::SEGMENTS) % ROWS * W::ROW + segment * VECTOR;
     end = ring + ROWS * W::ROW;
   }
+  // TRANSPOSED: as the left operand [16 columns read, 16 segments].
+  template <bool TRANSPOSED = false>
   __device__ __forceinline__ void read(uint32_t (&a)[4]) {
-    load_matrices<4>(a, at);
+    load_matrices<4, TRANSPOSED>(a, at);
+    if (TRANSPOSED) {
+      const uint32_t further = a[1];
+      a[1] = a[2], a[2] = further;
+    }
     at += W::ROW;
     if (at >= end) at -= ROWS * W::ROW;
   }
 };
 
-// a f_k of one channel for the next STEP rows of branches FIRST ... LAST, which are behind y's by their reach; outside of
-// the image 0. place: of y's first row, `row` of the image, in rings.
-template <int FIRST, int LAST, typename T, typename W>
+struct Unseen {
+  __device__ __forceinline__ void operator()(int, int, int, float, float) const {}
+};
+
+// scale DW_k(y) + shift_k, which is a f_k, of one channel for the next STEP rows of branches FIRST ... LAST, which are
+// behind y's by their reach; outside of the image 0. place: of y's first row, `row` of the image, in rings; y's has ROWS.
+// seen(branch, row, column, value, and of the next column) before they are rounded.
+template <int FIRST, int LAST, typename T, typename W, int ROWS = W::Y_ROWS, typename Seen = Unseen>
 __device__ __forceinline__ void filter_first(const T* y, T* f, const Bands& bands, const uint32_t* small, const float* scalars,
-                                             const Sizes& s, const View& at, int row, int place) {
+                                             const Sizes& s, const View& at, int row, int place, Seen seen = {}) {
   constexpr int READ = kernel_of(LAST) + (W::TILES - 1) * W::TILE;
   const int lane = threadIdx.x % LANES;
   float sums[W::TILES][BRANCHES][4] = {};
   uint32_t next[4], of3[3][2];
   if (FIRST == 0) band_matrices_of_3(small, of3);
-  Segments<T, W, W::Y_ROWS> segments(y, place);
+  Segments<T, W, ROWS> segments(y, place);
   segments.read(next);
 #pragma unroll
   for (int i = 0; i < READ; ++i) {
@@ -114,21 +127,21 @@ __device__ __forceinline__ void filter_first(const T* y, T* f, const Bands& band
       for (int branch = FIRST; branch <= LAST; ++branch) {
         const int image_row = row + r + branch + 1;
         const bool inside = image_row >= 0 && image_row < s.height;
-        const float bias = scalars[branch];
-        const float low = inside && x < s.width ? (sums[tile][branch][2 * half] + bias) * scale : 0.f;
-        const float high = inside && x + 1 < s.width ? (sums[tile][branch][2 * half + 1] + bias) * scale : 0.f;
+        const float shift = scalars[branch];
+        const float low = inside && x < s.width ? fmaf(sums[tile][branch][2 * half], scale, shift) : 0.f;
+        const float high = inside && x + 1 < s.width ? fmaf(sums[tile][branch][2 * half + 1], scale, shift) : 0.f;
+        seen(branch, image_row, x, low, high);
         T* to = f + W::first_f(branch) + (place + r + branch + 1) % W::f_rows(branch) * W::ROW + MARGIN + column;
         *reinterpret_cast<uint32_t*>(to) = packed<T>(low, high);
       }
     }
 }
 
-// f' of one channel and branch of SIZE taps, STEP rows; place: of the first one in rings.
+// sums += a second convolution of SIZE taps of one channel, STEP rows; place: of the first one in rings.
 template <int SIZE, typename T, typename W>
-__device__ __forceinline__ void filter_second(const T* f, T* out, const uint32_t (&bands)[SIZE][2], float bias, int place) {
+__device__ __forceinline__ void add_second(const T* f, const uint32_t (&bands)[SIZE][2], int place,
+                                           float (&sums)[W::TILES][4]) {
   constexpr int BRANCH = SIZE / 2 - 1, READ = SIZE + (W::TILES - 1) * W::TILE;
-  const int lane = threadIdx.x % LANES;
-  float sums[W::TILES][4] = {};
   uint32_t next[4];
   Segments<T, W, W::f_rows(BRANCH)> segments(f + W::first_f(BRANCH), place - SIZE / 2);
   segments.read(next);
@@ -142,13 +155,24 @@ __device__ __forceinline__ void filter_second(const T* f, T* out, const uint32_t
       if (tap >= 0 && tap < SIZE) mma<T>(sums[tile], a, bands[tap]);
     }
   }
+}
+
+// f' of one channel and branch, scaled: STEP rows.
+template <int SIZE, typename T, typename W>
+__device__ __forceinline__ void filter_second(const T* f, T* out, const uint32_t (&bands)[SIZE][2], float scale, float bias,
+                                              int place) {
+  const int lane = threadIdx.x % LANES;
+  float sums[W::TILES][4] = {};
+  add_second<SIZE, T, W>(f, bands, place, sums);
+  out += (SIZE / 2 - 1) * W::CHANNELS * W::OUT_PLANE;
 #pragma unroll
   for (int tile = 0; tile < W::TILES; ++tile)
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int position = lane / 4 + 8 * half;
-      T* to = out + BRANCH * W::CHANNELS * W::OUT_PLANE + (tile * 16 + position) * 8 + lane % 4 * 2;  // segments follow each other, row after row
-      *reinterpret_cast<uint32_t*>(to) = packed<T>(sums[tile][2 * half] + bias, sums[tile][2 * half + 1] + bias);
+      T* to = out + (tile * 16 + position) * 8 + lane % 4 * 2;  // segments follow each other, row after row
+      *reinterpret_cast<uint32_t*>(to) =
+          packed<T>(fmaf(sums[tile][2 * half], scale, bias), fmaf(sums[tile][2 * half + 1], scale, bias));
     }
 }
 
@@ -158,12 +182,13 @@ __device__ __forceinline__ void prepare(const Room<T, W>& room, const float* a, 
   for (int i = threadIdx.x; i < W::CHANNELS; i += W::THREADS) {
     const bool there = i < at.held;
     const int c = there ? at.channel + i : 0;
+    const float scale = there ? a[int64_t(at.n) * s.channels + c] : 0.f;
 #pragma unroll
     for (int branch = 0; branch < BRANCHES; ++branch) {
-      room.scalars[i * 8 + branch] = there ? first.bias[branch].at<T>(c) : 0.f;
+      room.scalars[i * 8 + branch] = there ? first.bias[branch].at<T>(c) * scale : 0.f;
       room.scalars[i * 8 + 3 + branch] = there ? second.bias[branch].at<T>(c) : 0.f;
     }
-    room.scalars[i * 8 + 6] = there ? a[int64_t(at.n) * s.channels + c] : 0.f;
+    room.scalars[i * 8 + 6] = scale;
   }
   for (int i = threadIdx.x; i < W::CHANNELS * 2 * SMALL; i += W::THREADS) {
     const int c = i / (2 * SMALL), row = i % SMALL / PAIRS_OF_3, tap = i % PAIRS_OF_3 - 1;
@@ -226,9 +251,9 @@ __device__ __forceinline__ void walk(const T* y, const float* a, const Depthwise
       T* out = room.out + c * W::OUT_PLANE;
       uint32_t of3[3][2];
       band_matrices_of_3(room.small + (c * 2 + 1) * SMALL, of3);
-      filter_second<3, T, W>(f, out, of3, bias[0], place);
-      filter_second<5, T, W>(f, out, bands[i][1].of5, bias[1], place);
-      filter_second<7, T, W>(f, out, bands[i][1].of7, bias[2], place);
+      filter_second<3, T, W>(f, out, of3, 1.f, bias[0], place);
+      filter_second<5, T, W>(f, out, bands[i][1].of5, 1.f, bias[1], place);
+      filter_second<7, T, W>(f, out, bands[i][1].of7, 1.f, bias[2], place);
     }
     __syncthreads();
     finish(row);

@@ -1,0 +1,132 @@
+// What a block of the backward's kernels on tensor cores has of an image, and how it comes into shared memory.
+//
+// Windows of 8 channels that walk down a band as the forward's do (rdfe_front_window.cuh). Two images, or three for each:
+// those that a first convolution reads come with a margin into rings, a channel and branch each, those that the sums read
+// come without one into planes of STEP rows, 0 where the pixel is not this window's own:
+//
+//      AGAIN      ring of y,    planes of df'_k      f_k   = DW_k(y) + b_k;               f'_k out, S2 = sum of f_k df'_k
+//      otherwise  rings of df'_k, plane of y         df_k  = a DW2_k^T(df'_k) + const_k;  dy out,   S1 = sum of y df_k
+//
+// 16 warps: 8 of them, a channel each, filter; the other 8 make S of these channels from the same rings of f_k or df_k, and
+// a part of the first convolution, so that both have 15 rows of taps between barriers.
+#pragma once
+
+#include "cuda/rdfe_front_bands.cuh"
+
+namespace aminet::rdfe {
+
+constexpr int PARTIAL_ROWS = TAPS + BRANCHES;  // of what a block adds up for a channel: taps and a bias, branch by branch
+__host__ __device__ constexpr int first_partial(int branch) { return first_tap(branch) + branch; }
+
+// A matrix of products for each channel and, at last, what a block has added up [PARTIAL_ROWS][8]; where the stage was.
+constexpr int MATRIX = 16 * 8, SUMS_BYTES = VECTOR * (MATRIX + PARTIAL_ROWS) * 4;
+
+template <int SEGMENTS_, bool AGAIN_>
+struct Back : Window<SEGMENTS_, VECTOR, 1> {
+  using Base = Window<SEGMENTS_, VECTOR, 1>;
+  static constexpr bool AGAIN = AGAIN_;
+  static constexpr int WARPS = 2 * Base::WARPS, THREADS = WARPS * LANES;
+  static constexpr int RINGS = AGAIN ? 1 : BRANCHES, PLANES = AGAIN ? BRANCHES : 1;
+  // Of ring k.
+  __host__ __device__ static constexpr int ring_rows(int k) { return AGAIN ? Base::Y_ROWS : Base::f_rows(k); }
+  __host__ __device__ static constexpr int first_ring(int k) { return AGAIN ? 0 : Base::first_f(k); }
+  static constexpr int RING_USED = AGAIN ? Base::Y_USED : Base::F_PLANE;
+  static constexpr int RING_PLANE = RING_USED + (72 - RING_USED % 64) % 64;  // see Y_PLANE
+  static constexpr int STAGE = (RINGS * Base::ROW + PLANES * Base::COLUMNS) * Base::STEP * VECTOR;
+  static constexpr int OUT = AGAIN ? BRANCHES : 2;  // planes of T that outputs take: dy is float
+  static constexpr int VALUES =
+      STAGE + VECTOR * (RING_PLANE + Base::F_PLANE + (PLANES + OUT) * Base::OUT_PLANE);
+  static constexpr int BYTES = VALUES * 2 + (Base::SCALARS + VECTOR * 2 * SMALL) * 4;
+  static_assert(STAGE * 2 >= SUMS_BYTES);
+};
+
+// An image as windows read it: of a channel block, `step` elements from pixel to pixel.
+template <typename T>
+struct Source {
+  const T* from;
+  int step;
+  bool vectors;
+};
+
+template <typename T, typename W>
+struct BackRoom {
+  T *stage, *rings, *f, *planes;  // [..][STEP][ROW or COLUMNS][8]; [8][RING_PLANE]; [8][F_PLANE]; [PLANES][8][OUT_PLANE]
+  T* out;                         // [BRANCHES][8][OUT_PLANE], or float [8][OUT_PLANE]
+  float* scalars;                 // [8][shift, shift, shift, bias', bias', bias', scale, scale']
+  uint32_t* small;                // [8][2][SMALL]
+  __device__ __forceinline__ explicit BackRoom(T* all)
+      : stage(all),
+        rings(stage + W::STAGE),
+        f(rings + VECTOR * W::RING_PLANE),
+        planes(f + VECTOR * W::F_PLANE),
+        out(planes + W::PLANES * VECTOR * W::OUT_PLANE),
+        scalars(reinterpret_cast<float*>(all + W::VALUES)),
+        small(reinterpret_cast<uint32_t*>(scalars + W::SCALARS)) {}
+};
+
+// STEP rows from `row` on, WIDTH columns from `column` on, to [STEP][WIDTH][8]; zeros outside of the image and, if OWNED,
+// of the window's own pixels.
+template <int WIDTH, bool OWNED, typename T, typename W>
+__device__ __forceinline__ void fetch_rows(const Source<T>& source, T* stage, const Sizes& s, const View& at, int row,
+                                           int column) {
+  const int bottom = OWNED ? at.bottom : s.height;
+  const int64_t image = int64_t(at.n) * s.height;
+#pragma unroll 1
+  for (int i = threadIdx.x; i < W::STEP * WIDTH; i += W::THREADS) {
+    const int r = row + i / WIDTH, x = column + i % WIDTH;
+    const bool inside = r >= 0 && r < bottom && x >= 0 && x < s.width && (!OWNED || at.owns<W>(x, s.width));
+    const T* from = inside ? source.from + ((image + r) * s.width + x) * source.step : source.from;
+    if (source.vectors) {
+      copy_async<16>(stage + i * VECTOR, from, inside);
+    } else {
+      for (int c = 0; c < VECTOR; ++c) stage[i * VECTOR + c] = inside && c < at.held ? from[c] : narrow<T>(0.f);
+    }
+  }
+}
+
+// What the step at `row` needs.
+template <typename T, typename W>
+__device__ __forceinline__ void fetch_step(const Source<T>* rings, const Source<T>* planes, T* stage, const Sizes& s,
+                                           const View& at, int row) {
+  constexpr int RING = W::STEP * W::ROW * VECTOR, PLANE = W::STEP * W::COLUMNS * VECTOR;
+#pragma unroll
+  for (int k = 0; k < W::RINGS; ++k)
+    fetch_rows<W::ROW, false, T, W>(rings[k], stage + k * RING, s, at, row + W::ring_rows(k) - W::STEP, at.x - MARGIN);
+  if (row >= at.top)
+#pragma unroll
+    for (int k = 0; k < W::PLANES; ++k)
+      fetch_rows<W::COLUMNS, true, T, W>(planes[k], stage + W::RINGS * RING + k * PLANE, s, at, row, at.x);
+  commit_async();
+}
+
+// Turns what came from pixels to channels; place: of `row` in rings.
+template <typename T, typename W>
+__device__ __forceinline__ void turn_step(const BackRoom<T, W>& room, const View& at, int row, int place) {
+  constexpr int OF_ROW = W::SEGMENTS + 1, OF_RING = W::STEP * OF_ROW, OF_PLANE = W::PIXELS / 32;
+  const int lane = threadIdx.x % LANES, warp = threadIdx.x / LANES, channel = lane / 4, pixel = lane % 4 * 2;
+#pragma unroll
+  for (int k = 0; k < W::RINGS; ++k) {
+    const T* from = room.stage + (k * W::STEP * W::ROW + lane % 8) * VECTOR;
+    T* to = room.rings + channel * W::RING_PLANE + W::first_ring(k) + pixel;
+#pragma unroll 1
+    for (int i = (warp + 5 * k) % W::WARPS; i < OF_RING; i += W::WARPS) {
+      const int r = i / OF_ROW, chunk = i % OF_ROW;
+      uint32_t pair[1];
+      load_matrices<1, true>(pair, from + (r * W::ROW + chunk * 8) * VECTOR);
+      const int in_ring = (place + W::ring_rows(k) - W::STEP + r) % W::ring_rows(k);
+      *reinterpret_cast<uint32_t*>(to + in_ring * W::ROW + chunk * 8) = pair[0];
+    }
+  }
+  if (row < at.top) return;
+  const T* from = room.stage + (W::RINGS * W::STEP * W::ROW + lane) * VECTOR;
+#pragma unroll 1
+  for (int i = warp; i < W::PLANES * OF_PLANE; i += W::WARPS) {
+    uint32_t pairs[4];
+    load_matrices<4, true>(pairs, from + i * 32 * VECTOR);
+    T* to = room.planes + (i / OF_PLANE * VECTOR + channel) * W::OUT_PLANE + i % OF_PLANE * 32 + pixel;
+#pragma unroll
+    for (int chunk = 0; chunk < 4; ++chunk) *reinterpret_cast<uint32_t*>(to + chunk * 8) = pairs[chunk];
+  }
+}
+
+}  // namespace aminet::rdfe
