@@ -74,36 +74,34 @@ struct Channel {
         index(c) {}
 };
 
-// Branches FIRST ... LAST of the first convolution; totals: of what they make, over the window's own pixels.
-template <int FIRST, int LAST, typename T, typename W>
-__device__ __forceinline__ void filter_rings(const Channel<T, W>& own, const Bands& bands, const Sizes& s, const View& at,
-                                             int row, int place, float (&totals)[BRANCHES]) {
-  if constexpr (W::AGAIN) {
-    filter_first<FIRST, LAST, T, W>(own.ring, own.f, bands, own.small, own.scalars, s, at, row, place);
-  } else {
-    const auto seen = [&](int branch, int r, int x, float low, float high) {
-      if (r < at.top || r >= at.bottom) return;
-      totals[branch] += at.owns<W>(x, s.width) ? low : 0.f;
-      totals[branch] += at.owns<W>(x + 1, s.width) ? high : 0.f;
-    };
-    if constexpr (FIRST == 0)
-      filter_first<0, 0, T, W, W::f_rows(0)>(own.ring + W::first_f(0), own.f, bands, own.small, own.scalars, s, at, row,
-                                             place, seen);
-    if constexpr (FIRST <= 1 && LAST >= 1)
-      filter_first<1, 1, T, W, W::f_rows(1)>(own.ring + W::first_f(1), own.f, bands, own.small, own.scalars, s, at, row,
-                                             place, seen);
-    if constexpr (LAST == 2)
-      filter_first<2, 2, T, W, W::f_rows(2)>(own.ring + W::first_f(2), own.f, bands, own.small, own.scalars, s, at, row,
-                                             place, seen);
+// df_k instead of a f_k, and its sums over the window's own pixels.
+template <typename W>
+struct Backwards {
+  const Sizes& s;
+  const View& at;
+  float& total;
+  __device__ __forceinline__ static float made(float sum, float constant, float scale) { return fmaf(sum, scale, constant); }
+  __device__ __forceinline__ void seen(int, int row, int x, float low, float high) {
+    if (row < at.top || row >= at.bottom) return;
+    total += at.template owns<W>(x, s.width) ? low : 0.f;
+    total += at.template owns<W>(x + 1, s.width) ? high : 0.f;
   }
+};
+
+// df_k of one branch, from its own ring.
+template <int BRANCH, typename T, typename W>
+__device__ __forceinline__ void filter_ring(const Channel<T, W>& own, const Bands& bands, const Sizes& s, const View& at,
+                                            int row, int place, float& total) {
+  filter_first<BRANCH, BRANCH, T, W, W::f_rows(BRANCH)>(own.ring + W::first_f(BRANCH), own.f, bands, own.small, own.scalars,
+                                                        s, at, row, place, Backwards<W>{s, at, total});
 }
 
-// Makes 7 taps of the first convolution and all of the second.
+// Makes 7 taps of the first convolution, 5 and 7 of the second, with df_k 3 too, and S of 3.
 template <typename T, typename W>
 struct Filters {
   Channel<T, W> own;
   Bands first, second;
-  float totals[BRANCHES] = {};
+  float sums[3][4] = {}, planes[4] = {}, total = 0.f;
 
   __device__ __forceinline__ Filters(const BackRoom<T, W>& room, const BackCall<T>& call, const View& at)
       : own(room, threadIdx.x / LANES) {
@@ -117,45 +115,68 @@ struct Filters {
   }
 
   __device__ __forceinline__ void start(const Sizes& s, const View& at, int row, int place) {
-    filter_rings<2, 2, T, W>(own, first, s, at, row, place, totals);
+    if constexpr (W::AGAIN)
+      filter_first<2, 2, T, W>(own.ring, own.f, first, own.small, own.scalars, s, at, row, place);
+    else
+      filter_ring<2, T, W>(own, first, s, at, row, place, total);
   }
 
   __device__ __forceinline__ void end(int place) {
-    uint32_t of3[3][2];
-    band_matrices_of_3(own.small + SMALL, of3);
     if constexpr (W::AGAIN) {
-      filter_second<3, T, W>(own.f, own.out, of3, own.scalars[7], own.scalars[3], place);
       filter_second<5, T, W>(own.f, own.out, second.of5, own.scalars[7], own.scalars[4], place);
       filter_second<7, T, W>(own.f, own.out, second.of7, own.scalars[7], own.scalars[5], place);
     } else {
-      float sums[W::TILES][4] = {};
-      add_second<3, T, W>(own.f, of3, place, sums);
-      add_second<5, T, W>(own.f, second.of5, place, sums);
-      add_second<7, T, W>(own.f, second.of7, place, sums);
-      const int lane = threadIdx.x % LANES;
-#pragma unroll
-      for (int tile = 0; tile < W::TILES; ++tile)
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          Vector<float, 2> pair;
-          pair[0] = sums[tile][2 * half], pair[1] = sums[tile][2 * half + 1];
-          store(own.dy + (tile * 16 + lane / 4 + 8 * half) * 8 + lane % 4 * 2, pair);
-        }
+      input_rows(place);
+    }
+    uint32_t b[W::TILES][2];
+    read_plane<T, W>(own.plane, b);
+    correlate<3, T, W>(own.f, b, place, sums);
+    if constexpr (W::AGAIN) {
+      constexpr int NEXT = VECTOR * W::OUT_PLANE;
+      add_plane<0, T, W>(b, planes);
+      read_plane<T, W>(own.plane + NEXT, b);
+      add_plane<1, T, W>(b, planes);
+      read_plane<T, W>(own.plane + 2 * NEXT, b);
+      add_plane<2, T, W>(b, planes);
     }
   }
 
-  __device__ __forceinline__ void finish(float*, float* to) {
-    if constexpr (!W::AGAIN) put_total(totals[2], 2, to + own.index);
+  __device__ __forceinline__ void input_rows(int place) {
+    float found[W::TILES][4] = {};
+    uint32_t of3[3][2];
+    band_matrices_of_3(own.small + SMALL, of3);
+    add_second<3, T, W>(own.f, of3, place, found);
+    add_second<5, T, W>(own.f, second.of5, place, found);
+    add_second<7, T, W>(own.f, second.of7, place, found);
+    const int lane = threadIdx.x % LANES;
+#pragma unroll
+    for (int tile = 0; tile < W::TILES; ++tile)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        Vector<float, 2> pair;
+        pair[0] = found[tile][2 * half], pair[1] = found[tile][2 * half + 1];
+        store(own.dy + (tile * 16 + lane / 4 + 8 * half) * 8 + lane % 4 * 2, pair);
+      }
+  }
+
+  __device__ __forceinline__ void finish(float* matrix, float* to) {
+    to += own.index;
+    put_taps<3, !W::AGAIN>(sums, matrix, to);
+    if constexpr (W::AGAIN)
+#pragma unroll
+      for (int k = 0; k < BRANCHES; ++k)
+        put_total(threadIdx.x % LANES / 4 == k ? planes[0] + planes[1] : 0.f, k, to);
+    else
+      put_total(total, 2, to);
   }
 };
 
-// Makes 3 and 5 taps of the first convolution, and all sums.
+// Makes 3 and 5 taps of the first convolution, with f_k 3 of the second, and S of 5 and 7.
 template <typename T, typename W>
 struct Adders {
   Channel<T, W> own;
   Bands first;
-  Correlations sums = {};
-  float totals[BRANCHES] = {}, planes[4] = {};
+  float sums5[5][4] = {}, sums7[7][4] = {}, totals[2] = {};
 
   __device__ __forceinline__ Adders(const BackRoom<T, W>& room, const BackCall<T>& call, const View& at)
       : own(room, threadIdx.x / LANES - VECTOR) {
@@ -164,30 +185,35 @@ struct Adders {
   }
 
   __device__ __forceinline__ void start(const Sizes& s, const View& at, int row, int place) {
-    filter_rings<0, 1, T, W>(own, first, s, at, row, place, totals);
+    if constexpr (W::AGAIN) {
+      filter_first<0, 1, T, W>(own.ring, own.f, first, own.small, own.scalars, s, at, row, place);
+    } else {
+      filter_ring<0, T, W>(own, first, s, at, row, place, totals[0]);
+      filter_ring<1, T, W>(own, first, s, at, row, place, totals[1]);
+    }
   }
 
   __device__ __forceinline__ void end(int place) {
+    constexpr int NEXT = W::AGAIN ? VECTOR * W::OUT_PLANE : 0;  // the same plane for all
+    if constexpr (W::AGAIN) {
+      uint32_t of3[3][2];
+      band_matrices_of_3(own.small + SMALL, of3);
+      filter_second<3, T, W>(own.f, own.out, of3, own.scalars[7], own.scalars[3], place);
+    }
     uint32_t b[W::TILES][2];
-    const auto read = [&](auto branch) {
-      constexpr int BRANCH = decltype(branch)::value;
-      if constexpr (W::AGAIN || BRANCH == 0) read_plane<T, W>(own.plane + BRANCH * VECTOR * W::OUT_PLANE, b);
-      if constexpr (W::AGAIN) add_plane<BRANCH, T, W>(b, planes);
-    };
-    read(std::integral_constant<int, 0>{});
-    correlate<3, T, W>(own.f, b, place, sums.of3);
-    read(std::integral_constant<int, 1>{});
-    correlate<5, T, W>(own.f, b, place, sums.of5);
-    read(std::integral_constant<int, 2>{});
-    correlate<7, T, W>(own.f, b, place, sums.of7);
+    read_plane<T, W>(own.plane + NEXT, b);
+    correlate<5, T, W>(own.f, b, place, sums5);
+    if constexpr (W::AGAIN) read_plane<T, W>(own.plane + 2 * NEXT, b);
+    correlate<7, T, W>(own.f, b, place, sums7);
   }
 
-  __device__ __forceinline__ void finish(float* matrices, float* to) {
-    put_correlations<!W::AGAIN>(sums, matrices + own.index * MATRIX, to + own.index);
-#pragma unroll
-    for (int k = 0; k < BRANCHES; ++k) {
-      const float mine = threadIdx.x % LANES / 4 == k ? planes[0] + planes[1] : 0.f;
-      if (W::AGAIN || k < 2) put_total(W::AGAIN ? mine : totals[k], k, to + own.index);
+  __device__ __forceinline__ void finish(float* matrix, float* to) {
+    to += own.index;
+    put_taps<5, !W::AGAIN>(sums5, matrix, to);
+    put_taps<7, !W::AGAIN>(sums7, matrix, to);
+    if constexpr (!W::AGAIN) {
+      put_total(totals[0], 0, to);
+      put_total(totals[1], 1, to);
     }
   }
 };

@@ -12,10 +12,6 @@
 
 namespace aminet::rdfe {
 
-struct Correlations {
-  float of3[3][4], of5[5][4], of7[7][4];
-};
-
 // Right operands of TILES products: a plane's segments.
 template <typename T, typename W>
 __device__ __forceinline__ void read_plane(const T* plane, uint32_t (&b)[W::TILES][2]) {
@@ -70,13 +66,6 @@ __device__ __forceinline__ void put_taps(const float (&sums)[SIZE][4], float* ma
     }
     __syncwarp();
   }
-}
-
-template <bool TURNED>
-__device__ __forceinline__ void put_correlations(const Correlations& sums, float* matrix, float* to) {
-  put_taps<3, TURNED>(sums.of3, matrix, to);
-  put_taps<5, TURNED>(sums.of5, matrix, to);
-  put_taps<7, TURNED>(sums.of7, matrix, to);
 }
 
 // A branch's sum over pixels.

@@ -53,7 +53,7 @@ __device__ __forceinline__ void store_input(const BackRoom<T, W>& room, const Ba
 
 template <typename T, typename W, typename Role>
 __device__ __forceinline__ void walk_back(const BackRoom<T, W>& room, const BackCall<T>& call, const View& at,
-                                          const Source<T> (&rings)[W::RINGS], const Source<T> (&planes)[W::PLANES]) {
+                                          const Source<T>& rings, const Source<T>& planes) {
   const Sizes& s = call.s;
   Role role(room, call, at);
   for (int row = at.top - 2 * W::LEAD; row < at.bottom; row += W::STEP) {
@@ -78,7 +78,7 @@ __device__ __forceinline__ void walk_back(const BackRoom<T, W>& room, const Back
       store_input<T, W>(room, call, at, row);
   }
   float* matrices = reinterpret_cast<float*>(room.stage);
-  role.finish(matrices, matrices + VECTOR * MATRIX);
+  role.finish(matrices + threadIdx.x / LANES * MATRIX, matrices + W::WARPS * MATRIX);
 }
 
 template <typename T, int SEGMENTS, bool AGAIN>
@@ -90,11 +90,8 @@ __global__ void __launch_bounds__(512, 1) back(BackCall<T> call) {
   const Sizes& s = call.s;
   const View at = call.views.template view<W>(s, blockIdx.x);
   const int64_t group = int64_t(s.images) * s.height * s.width * VECTOR;
-  const Source<T> y[1] = {{call.y + at.channel, s.channels, s.channels % VECTOR == 0}};
-  Source<T> df[BRANCHES];
-#pragma unroll
-  for (int k = 0; k < BRANCHES; ++k)
-    df[k] = {call.df + (k * call.views.blocks + at.channel / VECTOR) * group, VECTOR, true};
+  const Source<T> y = {call.y + at.channel, 0, s.channels, s.channels % VECTOR == 0};
+  const Source<T> df = {call.df + at.channel / VECTOR * group, call.views.blocks * group, VECTOR, true};
   prepare_back<T, W>(room, call, at);
   const auto walk = [&](const auto& rings, const auto& planes) {
     fetch_step<T, W>(rings, planes, room.stage, s, at, at.top - 2 * W::LEAD);
@@ -109,7 +106,7 @@ __global__ void __launch_bounds__(512, 1) back(BackCall<T> call) {
     walk(df, y);
   if (call.partial == nullptr) return;
   __syncthreads();
-  const float* sums = reinterpret_cast<const float*>(room.stage) + VECTOR * MATRIX;
+  const float* sums = reinterpret_cast<const float*>(room.stage) + W::WARPS * MATRIX;
   const int padded = call.views.blocks * VECTOR;
   float* to = call.partial + int64_t(blockIdx.x / call.views.blocks) * PARTIAL_ROWS * padded + at.channel;
   for (int i = threadIdx.x; i < PARTIAL_ROWS * VECTOR; i += W::THREADS) to[i / VECTOR * padded + i % VECTOR] = sums[i];

@@ -7,8 +7,8 @@
 //      AGAIN      ring of y,    planes of df'_k      f_k   = DW_k(y) + b_k;               f'_k out, S2 = sum of f_k df'_k
 //      otherwise  rings of df'_k, plane of y         df_k  = a DW2_k^T(df'_k) + const_k;  dy out,   S1 = sum of y df_k
 //
-// 16 warps: 8 of them, a channel each, filter; the other 8 make S of these channels from the same rings of f_k or df_k, and
-// a part of the first convolution, so that both have 15 rows of taps between barriers.
+// 16 warps, two for a channel: most of the filters are one's, most of S from the same rings of f_k or df_k the other's, dealt
+// out so that both have 7 or 8 rows of taps of the first convolution, then 15 or 18 and 12 of the rest, and registers for it.
 #pragma once
 
 #include "cuda/rdfe_front_bands.cuh"
@@ -18,8 +18,8 @@ namespace aminet::rdfe {
 constexpr int PARTIAL_ROWS = TAPS + BRANCHES;  // of what a block adds up for a channel: taps and a bias, branch by branch
 __host__ __device__ constexpr int first_partial(int branch) { return first_tap(branch) + branch; }
 
-// A matrix of products for each channel and, at last, what a block has added up [PARTIAL_ROWS][8]; where the stage was.
-constexpr int MATRIX = 16 * 8, SUMS_BYTES = VECTOR * (MATRIX + PARTIAL_ROWS) * 4;
+// A matrix of products for each warp and, at last, what a block has added up [PARTIAL_ROWS][8]; where stage and rings were.
+constexpr int MATRIX = 16 * 8, SUMS_BYTES = VECTOR * (2 * MATRIX + PARTIAL_ROWS) * 4;
 
 template <int SEGMENTS_, bool AGAIN_>
 struct Back : Window<SEGMENTS_, VECTOR, 1> {
@@ -37,13 +37,15 @@ struct Back : Window<SEGMENTS_, VECTOR, 1> {
   static constexpr int VALUES =
       STAGE + VECTOR * (RING_PLANE + Base::F_PLANE + (PLANES + OUT) * Base::OUT_PLANE);
   static constexpr int BYTES = VALUES * 2 + (Base::SCALARS + VECTOR * 2 * SMALL) * 4;
-  static_assert(STAGE * 2 >= SUMS_BYTES);
+  static_assert((STAGE + VECTOR * RING_PLANE) * 2 >= SUMS_BYTES);
 };
 
-// An image as windows read it: of a channel block, `step` elements from pixel to pixel.
+// An image as windows read it, or one for each branch, `next` elements apart: of a channel block, `step` elements from
+// pixel to pixel.
 template <typename T>
 struct Source {
   const T* from;
+  int64_t next;
   int step;
   bool vectors;
 };
@@ -67,15 +69,15 @@ struct BackRoom {
 // STEP rows from `row` on, WIDTH columns from `column` on, to [STEP][WIDTH][8]; zeros outside of the image and, if OWNED,
 // of the window's own pixels.
 template <int WIDTH, bool OWNED, typename T, typename W>
-__device__ __forceinline__ void fetch_rows(const Source<T>& source, T* stage, const Sizes& s, const View& at, int row,
-                                           int column) {
+__device__ __forceinline__ void fetch_rows(const Source<T>& source, int branch, T* stage, const Sizes& s,
+                                           const View& at, int row, int column) {
   const int bottom = OWNED ? at.bottom : s.height;
-  const int64_t image = int64_t(at.n) * s.height;
+  const T* const image = source.from + branch * source.next + int64_t(at.n) * s.height * s.width * source.step;
 #pragma unroll 1
   for (int i = threadIdx.x; i < W::STEP * WIDTH; i += W::THREADS) {
     const int r = row + i / WIDTH, x = column + i % WIDTH;
     const bool inside = r >= 0 && r < bottom && x >= 0 && x < s.width && (!OWNED || at.owns<W>(x, s.width));
-    const T* from = inside ? source.from + ((image + r) * s.width + x) * source.step : source.from;
+    const T* from = inside ? image + (int64_t(r) * s.width + x) * source.step : source.from;
     if (source.vectors) {
       copy_async<16>(stage + i * VECTOR, from, inside);
     } else {
@@ -86,16 +88,16 @@ __device__ __forceinline__ void fetch_rows(const Source<T>& source, T* stage, co
 
 // What the step at `row` needs.
 template <typename T, typename W>
-__device__ __forceinline__ void fetch_step(const Source<T>* rings, const Source<T>* planes, T* stage, const Sizes& s,
+__device__ __forceinline__ void fetch_step(const Source<T>& rings, const Source<T>& planes, T* stage, const Sizes& s,
                                            const View& at, int row) {
   constexpr int RING = W::STEP * W::ROW * VECTOR, PLANE = W::STEP * W::COLUMNS * VECTOR;
-#pragma unroll
+#pragma unroll 1
   for (int k = 0; k < W::RINGS; ++k)
-    fetch_rows<W::ROW, false, T, W>(rings[k], stage + k * RING, s, at, row + W::ring_rows(k) - W::STEP, at.x - MARGIN);
+    fetch_rows<W::ROW, false, T, W>(rings, k, stage + k * RING, s, at, row + W::ring_rows(k) - W::STEP, at.x - MARGIN);
   if (row >= at.top)
-#pragma unroll
+#pragma unroll 1
     for (int k = 0; k < W::PLANES; ++k)
-      fetch_rows<W::COLUMNS, true, T, W>(planes[k], stage + W::RINGS * RING + k * PLANE, s, at, row, at.x);
+      fetch_rows<W::COLUMNS, true, T, W>(planes, k, stage + W::RINGS * RING + k * PLANE, s, at, row, at.x);
   commit_async();
 }
 

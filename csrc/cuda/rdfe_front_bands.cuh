@@ -87,16 +87,17 @@ struct Segments {
   }
 };
 
-struct Unseen {
-  __device__ __forceinline__ void operator()(int, int, int, float, float) const {}
+// What filter_first makes of a sum, and what it shows before it rounds: a value of a row and column, and of the next column.
+struct Forward {
+  __device__ __forceinline__ static float made(float sum, float bias, float scale) { return (sum + bias) * scale; }
+  __device__ __forceinline__ void seen(int, int, int, float, float) {}
 };
 
-// scale DW_k(y) + shift_k, which is a f_k, of one channel for the next STEP rows of branches FIRST ... LAST, which are
-// behind y's by their reach; outside of the image 0. place: of y's first row, `row` of the image, in rings; y's has ROWS.
-// seen(branch, row, column, value, and of the next column) before they are rounded.
-template <int FIRST, int LAST, typename T, typename W, int ROWS = W::Y_ROWS, typename Seen = Unseen>
+// a f_k of one channel for the next STEP rows of branches FIRST ... LAST, which are behind y's by their reach; outside of
+// the image 0. place: of y's first row, `row` of the image, in rings, of which y's has ROWS.
+template <int FIRST, int LAST, typename T, typename W, int ROWS = W::Y_ROWS, typename How = Forward>
 __device__ __forceinline__ void filter_first(const T* y, T* f, const Bands& bands, const uint32_t* small, const float* scalars,
-                                             const Sizes& s, const View& at, int row, int place, Seen seen = {}) {
+                                             const Sizes& s, const View& at, int row, int place, How how = {}) {
   constexpr int READ = kernel_of(LAST) + (W::TILES - 1) * W::TILE;
   const int lane = threadIdx.x % LANES;
   float sums[W::TILES][BRANCHES][4] = {};
@@ -127,10 +128,10 @@ __device__ __forceinline__ void filter_first(const T* y, T* f, const Bands& band
       for (int branch = FIRST; branch <= LAST; ++branch) {
         const int image_row = row + r + branch + 1;
         const bool inside = image_row >= 0 && image_row < s.height;
-        const float shift = scalars[branch];
-        const float low = inside && x < s.width ? fmaf(sums[tile][branch][2 * half], scale, shift) : 0.f;
-        const float high = inside && x + 1 < s.width ? fmaf(sums[tile][branch][2 * half + 1], scale, shift) : 0.f;
-        seen(branch, image_row, x, low, high);
+        const float bias = scalars[branch];
+        const float low = inside && x < s.width ? how.made(sums[tile][branch][2 * half], bias, scale) : 0.f;
+        const float high = inside && x + 1 < s.width ? how.made(sums[tile][branch][2 * half + 1], bias, scale) : 0.f;
+        how.seen(branch, image_row, x, low, high);
         T* to = f + W::first_f(branch) + (place + r + branch + 1) % W::f_rows(branch) * W::ROW + MARGIN + column;
         *reinterpret_cast<uint32_t*>(to) = packed<T>(low, high);
       }
@@ -182,13 +183,12 @@ __device__ __forceinline__ void prepare(const Room<T, W>& room, const float* a, 
   for (int i = threadIdx.x; i < W::CHANNELS; i += W::THREADS) {
     const bool there = i < at.held;
     const int c = there ? at.channel + i : 0;
-    const float scale = there ? a[int64_t(at.n) * s.channels + c] : 0.f;
 #pragma unroll
     for (int branch = 0; branch < BRANCHES; ++branch) {
-      room.scalars[i * 8 + branch] = there ? first.bias[branch].at<T>(c) * scale : 0.f;
+      room.scalars[i * 8 + branch] = there ? first.bias[branch].at<T>(c) : 0.f;
       room.scalars[i * 8 + 3 + branch] = there ? second.bias[branch].at<T>(c) : 0.f;
     }
-    room.scalars[i * 8 + 6] = scale;
+    room.scalars[i * 8 + 6] = there ? a[int64_t(at.n) * s.channels + c] : 0.f;
   }
   for (int i = threadIdx.x; i < W::CHANNELS * 2 * SMALL; i += W::THREADS) {
     const int c = i / (2 * SMALL), row = i % SMALL / PAIRS_OF_3, tap = i % PAIRS_OF_3 - 1;

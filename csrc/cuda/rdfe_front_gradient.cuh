@@ -34,6 +34,7 @@ struct Gradients {
 template <typename T, typename G>
 __device__ __forceinline__ void load_gradients(const T* f, const T* dz, T* to, int64_t pixels, int64_t first, int inputs,
                                                int input, int channels, int out) {
+#pragma unroll 1
   for (int i = threadIdx.x; i < GRADIENT_PIXELS * G::LEFT / 8; i += GRADIENT_THREADS) {
     const int pixel = i % GRADIENT_PIXELS, group = i / GRADIENT_PIXELS;
     const bool inside = first + pixel < pixels && input + group * 8 < inputs;
@@ -42,12 +43,14 @@ __device__ __forceinline__ void load_gradients(const T* f, const T* dz, T* to, i
   }
   to += GRADIENT_PIXELS * G::LEFT_ROW;
   if (channels % 8 == 0) {
+#pragma unroll 1
     for (int i = threadIdx.x; i < GRADIENT_PIXELS * G::RIGHT / 8; i += GRADIENT_THREADS) {
       const int pixel = i / (G::RIGHT / 8), c = out + i % (G::RIGHT / 8) * 8;
       const bool inside = first + pixel < pixels && c < channels;
       copy_async<16>(to + pixel * G::RIGHT_ROW + c - out, inside ? dz + (first + pixel) * channels + c : dz, inside);
     }
   } else {
+#pragma unroll 1
     for (int i = threadIdx.x; i < GRADIENT_PIXELS * G::RIGHT; i += GRADIENT_THREADS) {
       const int pixel = i / G::RIGHT, c = out + i % G::RIGHT;
       const bool inside = first + pixel < pixels && c < channels;
