@@ -17,6 +17,7 @@ struct BackCall {
   T* out;                       // f' as df', or dy; null: not wanted
   const float *a, *constant;    // [N, C]; [branch][N, C]
   Depthwise first, second;
+  Parameter fuse;
   float* partial;               // [image and window][PARTIAL_ROWS][8 blocks]; null: not wanted
   Sizes s;
   Views views;
@@ -48,6 +49,13 @@ __device__ __forceinline__ void prepare_back(const BackRoom<T, W>& room, const B
       return c < at.held && j >= 0 && j < 3 ? weight.at<T>(int64_t(at.channel + c) * 9 + at_tap) : 0.f;
     };
     room.small[i] = packed<T>(value(tap), value(tap + 1));
+  }
+#pragma unroll 1
+  for (int i = threadIdx.x; i < W::WEIGHTS; i += W::THREADS) {
+    const int k = i / W::DZ_ROW / VECTOR, c = i / W::DZ_ROW % VECTOR, out = i % W::DZ_ROW;
+    const bool there = k < BRANCHES && c < at.held && out < s.channels;
+    const int64_t from = int64_t(out) * BRANCHES * s.channels + k * s.channels + at.channel + c;
+    room.weights[i] = narrow<T>(there ? call.fuse.template at<T>(from) : 0.f);
   }
   uint32_t* f = reinterpret_cast<uint32_t*>(room.f);  // beside and above the image
 #pragma unroll 1
@@ -92,8 +100,8 @@ struct Backwards {
 template <int BRANCH, typename T, typename W>
 __device__ __forceinline__ void filter_ring(const Channel<T, W>& own, const Bands& bands, const Sizes& s, const View& at,
                                             int row, int place, float& total) {
-  filter_first<BRANCH, BRANCH, T, W, W::f_rows(BRANCH)>(own.ring + W::first_f(BRANCH), own.f, bands, own.small, own.scalars,
-                                                        s, at, row, place, Backwards<W>{s, at, total});
+  filter_first<BRANCH, BRANCH, T, W, W::ring_rows(BRANCH)>(own.ring + W::first_ring(BRANCH), own.f, bands, own.small,
+                                                           own.scalars, s, at, row, place, Backwards<W>{s, at, total});
 }
 
 // Makes 7 taps of the first convolution, 5 and 7 of the second, with df_k 3 too, and S of 3.

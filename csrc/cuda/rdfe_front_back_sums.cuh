@@ -8,7 +8,7 @@
 // and when all is added a tap is the sum along a diagonal: column read - column of outputs - MARGIN is its place in the row.
 #pragma once
 
-#include "cuda/rdfe_front_back_window.cuh"
+#include "cuda/rdfe_front_back_turn.cuh"
 
 namespace aminet::rdfe {
 

@@ -81,9 +81,9 @@ __device__ __forceinline__ void walk_back(const BackRoom<T, W>& room, const Back
   role.finish(matrices + threadIdx.x / LANES * MATRIX, matrices + W::WARPS * MATRIX);
 }
 
-template <typename T, int SEGMENTS, bool AGAIN>
+template <typename T, int SEGMENTS, bool AGAIN, int DEPTH>
 __global__ void __launch_bounds__(512, 1) back(BackCall<T> call) {
-  using W = Back<SEGMENTS, AGAIN>;
+  using W = Back<SEGMENTS, AGAIN, DEPTH>;
   static_assert(W::THREADS == 512);
   AMINET_DYNAMIC_SHARED(T, all);
   const BackRoom<T, W> room(all);
@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(512, 1) back(BackCall<T> call) {
   const View at = call.views.template view<W>(s, blockIdx.x);
   const int64_t group = int64_t(s.images) * s.height * s.width * VECTOR;
   const Source<T> y = {call.y + at.channel, 0, s.channels, s.channels % VECTOR == 0};
-  const Source<T> df = {call.df + at.channel / VECTOR * group, call.views.blocks * group, VECTOR, true};
+  const Source<T> df = {W::MADE ? call.dz : call.df + at.channel / VECTOR * group, call.views.blocks * group, VECTOR, true};
   prepare_back<T, W>(room, call, at);
   const auto walk = [&](const auto& rings, const auto& planes) {
     fetch_step<T, W>(rings, planes, room.stage, s, at, at.top - 2 * W::LEAD);

@@ -21,21 +21,28 @@ __host__ __device__ constexpr int first_partial(int branch) { return first_tap(b
 // A matrix of products for each warp and, at last, what a block has added up [PARTIAL_ROWS][8]; where stage and rings were.
 constexpr int MATRIX = 16 * 8, SUMS_BYTES = VECTOR * (2 * MATRIX + PARTIAL_ROWS) * 4;
 
-template <int SEGMENTS_, bool AGAIN_>
+// DEPTH: 0, or so many channels of dz from which df'_k is made here instead of being read.
+template <int SEGMENTS_, bool AGAIN_, int DEPTH_>
 struct Back : Window<SEGMENTS_, VECTOR, 1> {
   using Base = Window<SEGMENTS_, VECTOR, 1>;
-  static constexpr bool AGAIN = AGAIN_;
+  static constexpr bool AGAIN = AGAIN_, MADE = DEPTH_ > 0;
+  static constexpr int DEPTH = DEPTH_, DZ_ROW = DEPTH + 8;  // of a pixel in the stage: eight meet all banks
   static constexpr int WARPS = 2 * Base::WARPS, THREADS = WARPS * LANES;
   static constexpr int RINGS = AGAIN ? 1 : BRANCHES, PLANES = AGAIN ? BRANCHES : 1;
-  // Of ring k.
-  __host__ __device__ static constexpr int ring_rows(int k) { return AGAIN ? Base::Y_ROWS : Base::f_rows(k); }
-  __host__ __device__ static constexpr int first_ring(int k) { return AGAIN ? 0 : Base::first_f(k); }
-  static constexpr int RING_USED = AGAIN ? Base::Y_USED : Base::F_PLANE;
+  // Of ring k; those that are made come at once for all branches.
+  static constexpr bool ALIKE = AGAIN || MADE;
+  __host__ __device__ static constexpr int ring_rows(int k) { return ALIKE ? Base::Y_ROWS : Base::f_rows(k); }
+  __host__ __device__ static constexpr int first_ring(int k) { return ALIKE ? k * Base::Y_USED : Base::first_f(k); }
+  static constexpr int RING_USED = ALIKE ? RINGS * Base::Y_USED : Base::F_PLANE;
   static constexpr int RING_PLANE = RING_USED + (72 - RING_USED % 64) % 64;  // see Y_PLANE
-  static constexpr int STAGE = (RINGS * Base::ROW + PLANES * Base::COLUMNS) * Base::STEP * VECTOR;
+  // Elements of the stage: of all rings, then of all planes.
+  static constexpr int RING_STAGE = Base::STEP * Base::ROW * (!AGAIN && MADE ? DZ_ROW : RINGS * VECTOR);
+  static constexpr int PLANE_STAGE = Base::STEP * Base::COLUMNS * (AGAIN && MADE ? DZ_ROW : PLANES * VECTOR);
+  static constexpr int STAGE = RING_STAGE + PLANE_STAGE;
+  static constexpr int WEIGHTS = MADE ? 32 * DZ_ROW : 0;  // F^T of 24 inputs
   static constexpr int OUT = AGAIN ? BRANCHES : 2;  // planes of T that outputs take: dy is float
   static constexpr int VALUES =
-      STAGE + VECTOR * (RING_PLANE + Base::F_PLANE + (PLANES + OUT) * Base::OUT_PLANE);
+      STAGE + WEIGHTS + VECTOR * (RING_PLANE + Base::F_PLANE + (PLANES + OUT) * Base::OUT_PLANE);
   static constexpr int BYTES = VALUES * 2 + (Base::SCALARS + VECTOR * 2 * SMALL) * 4;
   static_assert((STAGE + VECTOR * RING_PLANE) * 2 >= SUMS_BYTES);
 };
@@ -53,7 +60,7 @@ struct Source {
 template <typename T, typename W>
 struct BackRoom {
   T *stage, *rings, *f, *planes;  // [..][STEP][ROW or COLUMNS][8]; [8][RING_PLANE]; [8][F_PLANE]; [PLANES][8][OUT_PLANE]
-  T* out;                         // [BRANCHES][8][OUT_PLANE], or float [8][OUT_PLANE]
+  T *out, *weights;               // [BRANCHES][8][OUT_PLANE], or float [8][OUT_PLANE]; [32][DZ_ROW]
   float* scalars;                 // [8][shift, shift, shift, bias', bias', bias', scale, scale']
   uint32_t* small;                // [8][2][SMALL]
   __device__ __forceinline__ explicit BackRoom(T* all)
@@ -62,6 +69,7 @@ struct BackRoom {
         f(rings + VECTOR * W::RING_PLANE),
         planes(f + VECTOR * W::F_PLANE),
         out(planes + W::PLANES * VECTOR * W::OUT_PLANE),
+        weights(out + W::OUT * VECTOR * W::OUT_PLANE),
         scalars(reinterpret_cast<float*>(all + W::VALUES)),
         small(reinterpret_cast<uint32_t*>(scalars + W::SCALARS)) {}
 };
@@ -86,49 +94,45 @@ __device__ __forceinline__ void fetch_rows(const Source<T>& source, int branch, 
   }
 }
 
+// The same of all channels of dz, to [STEP][WIDTH][DZ_ROW].
+template <int WIDTH, bool OWNED, typename T, typename W>
+__device__ __forceinline__ void fetch_dz(const T* dz, T* stage, const Sizes& s, const View& at, int row, int column) {
+  constexpr int GROUPS = W::DEPTH / VECTOR;
+  const int bottom = OWNED ? at.bottom : s.height;
+  const T* const image = dz + int64_t(at.n) * s.height * s.width * s.channels;
+#pragma unroll 1
+  for (int i = threadIdx.x; i < W::STEP * WIDTH * GROUPS; i += W::THREADS) {
+    const int pixel = i / GROUPS, c = i % GROUPS * VECTOR, r = row + pixel / WIDTH, x = column + pixel % WIDTH;
+    const bool inside = r >= 0 && r < bottom && x >= 0 && x < s.width && c < s.channels &&
+                        (!OWNED || at.owns<W>(x, s.width));
+    const T* from = inside ? image + (int64_t(r) * s.width + x) * s.channels + c : dz;
+    copy_async<16>(stage + pixel * W::DZ_ROW + c, from, inside);
+  }
+}
+
 // What the step at `row` needs.
 template <typename T, typename W>
 __device__ __forceinline__ void fetch_step(const Source<T>& rings, const Source<T>& planes, T* stage, const Sizes& s,
                                            const View& at, int row) {
   constexpr int RING = W::STEP * W::ROW * VECTOR, PLANE = W::STEP * W::COLUMNS * VECTOR;
+  T* const of_planes = stage + W::RING_STAGE;
+  if constexpr (W::MADE && !W::AGAIN) {
+    fetch_dz<W::ROW, false, T, W>(rings.from, stage, s, at, row + 2 * REACH, at.x - MARGIN);
+  } else {
 #pragma unroll 1
-  for (int k = 0; k < W::RINGS; ++k)
-    fetch_rows<W::ROW, false, T, W>(rings, k, stage + k * RING, s, at, row + W::ring_rows(k) - W::STEP, at.x - MARGIN);
-  if (row >= at.top)
+    for (int k = 0; k < W::RINGS; ++k)
+      fetch_rows<W::ROW, false, T, W>(rings, k, stage + k * RING, s, at, row + W::ring_rows(k) - W::STEP, at.x - MARGIN);
+  }
+  if (row >= at.top) {
+    if constexpr (W::MADE && W::AGAIN) {
+      fetch_dz<W::COLUMNS, true, T, W>(planes.from, of_planes, s, at, row, at.x);
+    } else {
 #pragma unroll 1
-    for (int k = 0; k < W::PLANES; ++k)
-      fetch_rows<W::COLUMNS, true, T, W>(planes, k, stage + W::RINGS * RING + k * PLANE, s, at, row, at.x);
-  commit_async();
-}
-
-// Turns what came from pixels to channels; place: of `row` in rings.
-template <typename T, typename W>
-__device__ __forceinline__ void turn_step(const BackRoom<T, W>& room, const View& at, int row, int place) {
-  constexpr int OF_ROW = W::SEGMENTS + 1, OF_RING = W::STEP * OF_ROW, OF_PLANE = W::PIXELS / 32;
-  const int lane = threadIdx.x % LANES, warp = threadIdx.x / LANES, channel = lane / 4, pixel = lane % 4 * 2;
-#pragma unroll
-  for (int k = 0; k < W::RINGS; ++k) {
-    const T* from = room.stage + (k * W::STEP * W::ROW + lane % 8) * VECTOR;
-    T* to = room.rings + channel * W::RING_PLANE + W::first_ring(k) + pixel;
-#pragma unroll 1
-    for (int i = (warp + 5 * k) % W::WARPS; i < OF_RING; i += W::WARPS) {
-      const int r = i / OF_ROW, chunk = i % OF_ROW;
-      uint32_t pair[1];
-      load_matrices<1, true>(pair, from + (r * W::ROW + chunk * 8) * VECTOR);
-      const int in_ring = (place + W::ring_rows(k) - W::STEP + r) % W::ring_rows(k);
-      *reinterpret_cast<uint32_t*>(to + in_ring * W::ROW + chunk * 8) = pair[0];
+      for (int k = 0; k < W::PLANES; ++k)
+        fetch_rows<W::COLUMNS, true, T, W>(planes, k, of_planes + k * PLANE, s, at, row, at.x);
     }
   }
-  if (row < at.top) return;
-  const T* from = room.stage + (W::RINGS * W::STEP * W::ROW + lane) * VECTOR;
-#pragma unroll 1
-  for (int i = warp; i < W::PLANES * OF_PLANE; i += W::WARPS) {
-    uint32_t pairs[4];
-    load_matrices<4, true>(pairs, from + i * 32 * VECTOR);
-    T* to = room.planes + (i / OF_PLANE * VECTOR + channel) * W::OUT_PLANE + i % OF_PLANE * 32 + pixel;
-#pragma unroll
-    for (int chunk = 0; chunk < 4; ++chunk) *reinterpret_cast<uint32_t*>(to + chunk * 8) = pairs[chunk];
-  }
+  commit_async();
 }
 
 }  // namespace aminet::rdfe

@@ -110,9 +110,9 @@ struct Backward {
   }
 
   void exactly();
-  template <int SEGMENTS, bool AGAIN>
+  template <int SEGMENTS, bool AGAIN, int DEPTH>
   void walk(const Tensor& df, Tensor* out, Tensor* da);
-  template <int SEGMENTS>
+  template <int SEGMENTS, int DEPTH>
   void on_tensor_cores();
 };
 
@@ -162,17 +162,17 @@ Views back_views(const Sizes& s) {
 
 // back<AGAIN>: f' or dy to *out and what its sums are gradients of; da where it is wanted.
 template <typename T>
-template <int SEGMENTS, bool AGAIN>
+template <int SEGMENTS, bool AGAIN, int DEPTH>
 void Backward<T>::walk(const Tensor& df, Tensor* out, Tensor* da) {
-  using W = Back<SEGMENTS, AGAIN>;
+  using W = Back<SEGMENTS, AGAIN, DEPTH>;
   const Views views = back_views<W>(s);
   const int64_t shares = int64_t(s.images) * views.across * views.bands;
   const bool adds = wants_parameters() || da != nullptr;
   Tensor partial = floats(y, {adds ? shares : 0, PARTIAL_ROWS, views.blocks * VECTOR});
   const BackCall<T> call = {data_of<T>(y), data_of<T>(df), data_of<T>(dz), out == nullptr ? nullptr : room_of<T>(*out),
-                            data_of<float>(a), data_of<float>(constant), p.first, p.second,
+                            data_of<float>(a), data_of<float>(constant), p.first, p.second, p.fuse,
                             adds ? room_of<float>(partial) : nullptr, s, views};
-  AMINET_LAUNCH((back<T, SEGMENTS, AGAIN>), blocks_of(s, views), W::THREADS, W::BYTES, stream, call);
+  AMINET_LAUNCH((back<T, SEGMENTS, AGAIN, DEPTH>), blocks_of(s, views), W::THREADS, W::BYTES, stream, call);
   if (!adds) return;
   multiscale::FoldCall fold = {};
   fold.partial = call.partial;
@@ -195,13 +195,13 @@ void Backward<T>::walk(const Tensor& df, Tensor* out, Tensor* da) {
 }
 
 template <typename T>
-template <int SEGMENTS>
+template <int SEGMENTS, int DEPTH>
 void Backward<T>::on_tensor_cores() {
-  const Tensor df = before_fuse();
+  const Tensor df = DEPTH > 0 ? dz : before_fuse();
   Tensor again = torch::stable::new_empty(y, {wants_parameters() ? pixels * inputs : 0}), da = floats(y, {s.images, s.channels});
-  walk<SEGMENTS, true>(df, wants_parameters() ? &again : nullptr, &da);
+  walk<SEGMENTS, true, DEPTH>(df, wants_parameters() ? &again : nullptr, &da);
   through_unit(da);
-  walk<SEGMENTS, false>(df, wants_y() ? &dy : nullptr, nullptr);
+  walk<SEGMENTS, false, DEPTH>(df, wants_y() ? &dy : nullptr, nullptr);
   if (wants_parameters()) of_fuse(again);
 }
 
@@ -210,11 +210,15 @@ void run_backward(Backward<T>&& call) {
   if constexpr (sizeof(T) == 4) {
     call.exactly();
   } else {
-    const int width = call.s.width;
-    if (width <= 16) return call.template on_tensor_cores<2>();
-    if (width <= 32) return call.template on_tensor_cores<4>();
-    if (width <= 64 || shared_memory_of_a_block() < Back<16, false>::BYTES) return call.template on_tensor_cores<8>();
-    call.template on_tensor_cores<16>();
+    const int width = call.s.width, channels = call.s.channels;
+    const auto holds = [&](int depth, int bytes) {
+      return channels % VECTOR == 0 && channels <= depth && shared_memory_of_a_block() >= bytes;
+    };
+    if (width <= 16) return call.template on_tensor_cores<2, 0>();
+    if (width <= 32) return call.template on_tensor_cores<4, 0>();
+    if (width > 64 && holds(32, Back<16, false, 32>::BYTES)) return call.template on_tensor_cores<16, 32>();
+    if (holds(48, Back<8, false, 48>::BYTES)) return call.template on_tensor_cores<8, 48>();
+    call.template on_tensor_cores<8, 0>();
   }
 }
 
