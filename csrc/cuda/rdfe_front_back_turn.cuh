@@ -9,7 +9,7 @@ namespace aminet::rdfe {
 template <typename T, typename W>
 __device__ __forceinline__ void turn_rings(const BackRoom<T, W>& room, int place) {
   constexpr int OF_ROW = W::SEGMENTS + 1, OF_RING = W::STEP * OF_ROW;
-  const int lane = threadIdx.x % LANES, warp = threadIdx.x / LANES;
+  const int lane = unseen(threadIdx.x % LANES), warp = threadIdx.x / LANES;
 #pragma unroll
   for (int k = 0; k < W::RINGS; ++k) {
     const T* from = room.stage + (k * W::STEP * W::ROW + lane % 8) * VECTOR;
@@ -28,7 +28,7 @@ __device__ __forceinline__ void turn_rings(const BackRoom<T, W>& room, int place
 template <typename T, typename W>
 __device__ __forceinline__ void turn_planes(const BackRoom<T, W>& room) {
   constexpr int OF_PLANE = W::PIXELS / 32;
-  const int lane = threadIdx.x % LANES;
+  const int lane = unseen(threadIdx.x % LANES);
   const T* from = room.stage + W::RING_STAGE + lane * VECTOR;
 #pragma unroll 1
   for (int i = threadIdx.x / LANES; i < W::PLANES * OF_PLANE; i += W::WARPS) {
@@ -45,7 +45,7 @@ __device__ __forceinline__ void turn_planes(const BackRoom<T, W>& room) {
 template <int CHUNKS, int NEXT, typename T, typename W, typename Place>
 __device__ __forceinline__ void make_df(const T* weights, const T* stage, T* to, int channel, Place place) {
   constexpr int STEPS = W::DEPTH / 16;
-  const int lane = threadIdx.x % LANES;
+  const int lane = unseen(threadIdx.x % LANES);
   uint32_t a[STEPS][2][4];  // 16 inputs: channels of two branches; the second time of one
 #pragma unroll
   for (int step = 0; step < STEPS; ++step)
@@ -54,7 +54,7 @@ __device__ __forceinline__ void make_df(const T* weights, const T* stage, T* to,
       load_matrices<4>(a[step][tile], weights + (tile * 16 + lane % 16) * W::DZ_ROW + step * 16 + lane / 16 * 8);
   to += lane / 4 * channel + lane % 4 * 2;
 #pragma unroll 1
-  for (int i = threadIdx.x / LANES; i < CHUNKS; i += W::WARPS) {
+  for (int i = unseen(threadIdx.x / LANES); i < CHUNKS; i += W::WARPS) {
     float sums[2][4] = {};
 #pragma unroll
     for (int step = 0; step < STEPS; ++step) {

@@ -11,7 +11,7 @@ __device__ __forceinline__ void store_again(const BackRoom<T, W>& room, const Ba
   constexpr int OF_PLANE = W::PIXELS / 32;
   const Sizes& s = call.s;
   const int lane = threadIdx.x % LANES;
-  const int64_t pixels = int64_t(s.images) * s.height * s.width;
+  const int64_t pixels = int64_t(s.images) * s.height * s.width, first_row = int64_t(unseen(at.n)) * s.height;
 #pragma unroll 1
   for (int i = threadIdx.x / LANES; i < BRANCHES * OF_PLANE; i += W::WARPS) {
     const int branch = i / OF_PLANE, pixel = i % OF_PLANE * 32;
@@ -22,7 +22,7 @@ __device__ __forceinline__ void store_again(const BackRoom<T, W>& room, const Ba
     for (int chunk = 0; chunk < 4; ++chunk) {
       const int own = pixel + chunk * 8 + lane / 4, r = row + own / W::COLUMNS, x = at.x + own % W::COLUMNS;
       if (r < at.bottom && at.owns<W>(x, s.width))
-        *reinterpret_cast<uint32_t*>(to + ((int64_t(at.n) * s.height + r) * s.width + x) * VECTOR) = pairs[chunk];
+        *reinterpret_cast<uint32_t*>(to + ((first_row + r) * s.width + x) * VECTOR) = pairs[chunk];
     }
   }
 }
@@ -33,11 +33,12 @@ __device__ __forceinline__ void store_input(const BackRoom<T, W>& room, const Ba
   constexpr int HALF = VECTOR / 2;
   const Sizes& s = call.s;
   const float* dy = reinterpret_cast<const float*>(room.out);
+  const int64_t first_row = int64_t(unseen(at.n)) * s.height;
 #pragma unroll 1
   for (int i = threadIdx.x; i < W::PIXELS * 2; i += W::THREADS) {
     const int pixel = i % W::PIXELS, c = i / W::PIXELS * HALF, r = row + pixel / W::COLUMNS, x = at.x + pixel % W::COLUMNS;
     if (r >= at.bottom || !at.owns<W>(x, s.width)) continue;
-    const int64_t to = ((int64_t(at.n) * s.height + r) * s.width + x) * s.channels + at.channel + c;
+    const int64_t to = ((first_row + r) * s.width + x) * s.channels + at.channel + c;
     if (s.channels % HALF == 0) {
       if (c >= at.held) continue;
       auto values = load<HALF>(call.dz + to);
@@ -107,8 +108,8 @@ __global__ void __launch_bounds__(512, 1) back(BackCall<T> call) {
   if (call.partial == nullptr) return;
   __syncthreads();
   const float* sums = reinterpret_cast<const float*>(room.stage) + W::WARPS * MATRIX;
-  const int padded = call.views.blocks * VECTOR;
-  float* to = call.partial + int64_t(blockIdx.x / call.views.blocks) * PARTIAL_ROWS * padded + at.channel;
+  const int block = unseen(blockIdx.x), blocks = call.views.blocks, padded = blocks * VECTOR;
+  float* to = call.partial + int64_t(block / blocks) * PARTIAL_ROWS * padded + block % blocks * VECTOR;
   for (int i = threadIdx.x; i < PARTIAL_ROWS * VECTOR; i += W::THREADS) to[i / VECTOR * padded + i % VECTOR] = sums[i];
 }
 

@@ -11,9 +11,12 @@
 // out so that both have 7 or 8 rows of taps of the first convolution, then 15 or 18 and 12 of the rest, and registers for it.
 #pragma once
 
+#include "cuda/multiscale_dwconv_tile.cuh"
 #include "cuda/rdfe_front_bands.cuh"
 
 namespace aminet::rdfe {
+
+using multiscale::unseen;  // what is worked out from it is so in every step, and takes no registers between them
 
 constexpr int PARTIAL_ROWS = TAPS + BRANCHES;  // of what a block adds up for a channel: taps and a bias, branch by branch
 __host__ __device__ constexpr int first_partial(int branch) { return first_tap(branch) + branch; }
@@ -80,7 +83,7 @@ template <int WIDTH, bool OWNED, typename T, typename W>
 __device__ __forceinline__ void fetch_rows(const Source<T>& source, int branch, T* stage, const Sizes& s,
                                            const View& at, int row, int column) {
   const int bottom = OWNED ? at.bottom : s.height;
-  const T* const image = source.from + branch * source.next + int64_t(at.n) * s.height * s.width * source.step;
+  const T* const image = source.from + branch * source.next + int64_t(unseen(at.n)) * s.height * s.width * source.step;
 #pragma unroll 1
   for (int i = threadIdx.x; i < W::STEP * WIDTH; i += W::THREADS) {
     const int r = row + i / WIDTH, x = column + i % WIDTH;
@@ -99,7 +102,7 @@ template <int WIDTH, bool OWNED, typename T, typename W>
 __device__ __forceinline__ void fetch_dz(const T* dz, T* stage, const Sizes& s, const View& at, int row, int column) {
   constexpr int GROUPS = W::DEPTH / VECTOR;
   const int bottom = OWNED ? at.bottom : s.height;
-  const T* const image = dz + int64_t(at.n) * s.height * s.width * s.channels;
+  const T* const image = dz + int64_t(unseen(at.n)) * s.height * s.width * s.channels;
 #pragma unroll 1
   for (int i = threadIdx.x; i < W::STEP * WIDTH * GROUPS; i += W::THREADS) {
     const int pixel = i / GROUPS, c = i % GROUPS * VECTOR, r = row + pixel / WIDTH, x = column + pixel % WIDTH;
