@@ -97,7 +97,7 @@ def rdfe_front(
 
     Returns:
         [N, C, H, W] of y's dtype; everything between is float32 (float64 for float64) whatever the dtype, but the
-        "triton" backend keeps f_k and gradients of images in y's dtype. Under
+        "triton" and "cuda" backends keep f_k and gradients of images in y's dtype. Under
         autocast the dtype is what y's and autocast's own promote to, as in plain PyTorch. channels_last if y's channels
         are neighbours in memory, contiguous otherwise.
 

@@ -1,7 +1,8 @@
-// z = sum_k F_k f'_k + bias + y with f'_k = DW2_k(a f_k) + b'_k, f_k = DW_k(y) + b_k, a = AU(mean f); forward only, and
-// aminet_fast_cuda::rdfe_front_fwd. The schema and what is refused are in aminet_fast/ops/rdfe_front.py.
+// z = sum_k F_k f'_k + bias + y with f'_k = DW2_k(a f_k) + b'_k, f_k = DW_k(y) + b_k, a = AU(mean f), and its gradients:
+// aminet_fast_cuda::rdfe_front_fwd and _bwd. The schemas and what is refused are in aminet_fast/ops/rdfe_front.py, the
+// backward's launches in rdfe_front_backward.h.
 //
-// Launches: window_parts and attend (rdfe_front_sums.cuh) read y and give `a`; then
+// Forward: window_parts and attend (rdfe_front_sums.cuh) read y and give `a`; then
 //   24 channels, 16 bits:  front (rdfe_front_forward.cuh), from y to z: images moved 1 + 1 + 1 = 3
 //   else:                  filter, from y to f' in memory, and fuse, from f' and y to z: 1 + 1 + 3 and 3 + 1 + 1 = 10
 // where Triton's kernels move 10. One kernel needs a row's rings of every channel at once (222 KB at 24@128, so only on
@@ -12,7 +13,11 @@
 // rings keep f_k down a band and a window has the whole width: only 6 rows a band are made twice, 182 for bands of 32 rows.
 // And they run on tensor cores (rdfe_front_bands.cuh), as 33 m16n8k16 for 128 outputs.
 //
-// Floors of an H100 at 3.0 TB/s and 800 TFLOP/s dense, batch 32, bf16, beside those of Triton's (bytes; float32 at 67 TFLOP/s):
+// The backward is two walks of this kind, in each 15 products for 128 outputs three times: two convolutions, and sums for dW.
+// 12 or 21 images for Triton's 33 (docs/kernels/rdfe_front.md has its floors).
+//
+// Floors of the forward on an H100 at 3.0 TB/s and 800 TFLOP/s dense, batch 32, bf16, beside those of Triton's (bytes;
+// float32 at 67 TFLOP/s):
 //
 // | c@side | MB here | us | filters, GFLOP | us | MB Triton | us | filters, GFLOP | us |
 // |---|---|---|---|---|---|---|---|---|

@@ -3,8 +3,8 @@
 //   back<true>   y, df'_k  ->  f'_k (for dF) and, of every block, S2_k[tap] = sum f_k[p + tap] df'_k[p] and sum df'_k
 //   back<false>  df'_k, y, dz  ->  dy = sum_k DW1_k^T(df_k) + dz and S1_k[tap] = sum y[p + tap] df_k[p] and sum df_k
 //
-// with f_k = DW1_k(y) + b_k and df_k = a DW2_k^T(df'_k) + const_k made again in rings. 7 and 6 images are moved. What follows
-// from S2 (dW2, db2, da, and from da const_k, which the second walk needs) is in rdfe_front_unit.cuh.
+// with f_k = DW1_k(y) + b_k and df_k = a DW2_k^T(df'_k) + const_k made again in rings: 7 and 6 images are moved, or 5 and 3
+// (y, dz and f'; y, dz and dy) where a walk makes df'_k = F_k^T dz of up to 48 channels as it turns them. What follows from S2 (dW2, db2, da, and from da const_k, which the second walk needs) is in rdfe_front_unit.cuh.
 #pragma once
 
 #include "cuda/rdfe_front_back_sums.cuh"

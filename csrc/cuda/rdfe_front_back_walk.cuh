@@ -10,7 +10,7 @@ template <typename T, typename W>
 __device__ __forceinline__ void store_again(const BackRoom<T, W>& room, const BackCall<T>& call, const View& at, int row) {
   constexpr int OF_PLANE = W::PIXELS / 32;
   const Sizes& s = call.s;
-  const int lane = threadIdx.x % LANES;
+  const int lane = unseen(threadIdx.x % LANES);
   const int64_t pixels = int64_t(s.images) * s.height * s.width, first_row = int64_t(unseen(at.n)) * s.height;
 #pragma unroll 1
   for (int i = threadIdx.x / LANES; i < BRANCHES * OF_PLANE; i += W::WARPS) {
@@ -35,7 +35,7 @@ __device__ __forceinline__ void store_input(const BackRoom<T, W>& room, const Ba
   const float* dy = reinterpret_cast<const float*>(room.out);
   const int64_t first_row = int64_t(unseen(at.n)) * s.height;
 #pragma unroll 1
-  for (int i = threadIdx.x; i < W::PIXELS * 2; i += W::THREADS) {
+  for (int i = unseen(threadIdx.x); i < W::PIXELS * 2; i += W::THREADS) {
     const int pixel = i % W::PIXELS, c = i / W::PIXELS * HALF, r = row + pixel / W::COLUMNS, x = at.x + pixel % W::COLUMNS;
     if (r >= at.bottom || !at.owns<W>(x, s.width)) continue;
     const int64_t to = ((first_row + r) * s.width + x) * s.channels + at.channel + c;

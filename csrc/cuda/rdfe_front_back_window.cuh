@@ -85,7 +85,7 @@ __device__ __forceinline__ void fetch_rows(const Source<T>& source, int branch, 
   const int bottom = OWNED ? at.bottom : s.height;
   const T* const image = source.from + branch * source.next + int64_t(unseen(at.n)) * s.height * s.width * source.step;
 #pragma unroll 1
-  for (int i = threadIdx.x; i < W::STEP * WIDTH; i += W::THREADS) {
+  for (int i = unseen(threadIdx.x); i < W::STEP * WIDTH; i += W::THREADS) {
     const int r = row + i / WIDTH, x = column + i % WIDTH;
     const bool inside = r >= 0 && r < bottom && x >= 0 && x < s.width && (!OWNED || at.owns<W>(x, s.width));
     const T* from = inside ? image + (int64_t(r) * s.width + x) * source.step : source.from;
@@ -104,7 +104,7 @@ __device__ __forceinline__ void fetch_dz(const T* dz, T* stage, const Sizes& s, 
   const int bottom = OWNED ? at.bottom : s.height;
   const T* const image = dz + int64_t(unseen(at.n)) * s.height * s.width * s.channels;
 #pragma unroll 1
-  for (int i = threadIdx.x; i < W::STEP * WIDTH * GROUPS; i += W::THREADS) {
+  for (int i = unseen(threadIdx.x); i < W::STEP * WIDTH * GROUPS; i += W::THREADS) {
     const int pixel = i / GROUPS, c = i % GROUPS * VECTOR, r = row + pixel / WIDTH, x = column + pixel % WIDTH;
     const bool inside = r >= 0 && r < bottom && x >= 0 && x < s.width && c < s.channels &&
                         (!OWNED || at.owns<W>(x, s.width));

@@ -3,8 +3,9 @@
 //   df'_k = F_k^T dz;  S2_k = f_k (x) df'_k, from which dW2, db2 and da;  const_k by the unit;
 //   df_k = a DW2_k^T(df'_k) + const_k;  dW1, db1 = y (x) df_k;  dy = sum_k DW1_k^T(df_k) + dz;  dF = dz (x) f'_k
 //
-// 16 bits: products, two walks on tensor cores, products: 4 + 7 + 6 + 4 = 21 images. float32: the passes of
-// multiscale_dwconv, whose multiply-adds are exact: 39 images.
+// In images moved, where Triton's kernels move 33: 16 bits: df' by products, two walks on tensor cores (rdfe_front_back.cuh),
+// dF by products: 4 + 7 + 6 + 4 = 21, or to 48 channels, where the walks make df', 5 + 3 + 4 = 12. float32: the passes of
+// multiscale_dwconv, whose multiply-adds are exact: 39.
 #pragma once
 
 #include <tuple>
@@ -140,8 +141,7 @@ void Backward<T>::exactly() {
   if (!all) return;
   multiscale::Gradients first = {{}, gradients_of(0), gradients_of(3), torch::stable::new_empty(y, {0})};
   multiscale::parameter_gradients<T>(df, {y}, three(0), std::nullopt, true, false, first, stream);
-  Tensor again = torch::stable::new_empty(y, {s.images, s.height, s.width, BRANCHES, s.channels});
-  Tensor given = a, unused = sums;
+  Tensor given = a, unused = sums, again = torch::stable::new_empty(y, {pixels, inputs});
   run_filters<T>(y, p, {given, unused, again}, again, s, stream);
   of_fuse(again);
 }
@@ -207,9 +207,8 @@ void Backward<T>::on_tensor_cores() {
 
 template <typename T>
 void run_backward(Backward<T>&& call) {
-  if constexpr (sizeof(T) == 4) {
-    call.exactly();
-  } else {
+  if constexpr (sizeof(T) == 4) return call.exactly();
+  if constexpr (sizeof(T) == 2) {
     const int width = call.s.width, channels = call.s.channels;
     const auto holds = [&](int depth, int bytes) {
       return channels % VECTOR == 0 && channels <= depth && shared_memory_of_a_block() >= bytes;
