@@ -34,24 +34,33 @@ library.define(
 backends.register("rdfe_front", "cpu", "cpu", lambda: load("_C")[1])
 
 
-def _about(y: Tensor, parameters: list[Tensor]) -> tuple[Tensor, int]:
+def _given(*arguments: Any) -> tuple[Tensor, list[Tensor]]:
+    """y and the parameters, of the forward's arguments or the backward's."""
+    return arguments[1 if isinstance(arguments[1], Tensor) else 0], next(a for a in arguments if isinstance(a, list))
+
+
+def _about(*arguments: Any) -> tuple[Tensor, int]:
+    y, _ = _given(*arguments)
     return y, y.shape[1]
 
 
-def _refuses(y: Tensor, parameters: list[Tensor]) -> str:
+def _refuses(*arguments: Any) -> str:
     """Why csrc/cuda/rdfe_front.cu does not take these."""
+    y, parameters = _given(*arguments)
     sizes = tuple(weight.shape[-1] for weight in parameters[: (len(parameters) - 6) // 4])
     if sizes != (3, 5, 7):
         return f"it is for branches of 3, 5 and 7 taps, not of {', '.join(map(str, sizes))}"
     c, hidden, n = y.shape[1], parameters[6].shape[0], y.shape[0]
-    if 3 * c + hidden > 12288:
-        return f"the unit's {3 * c} means and {hidden} hidden values are more than shared memory has"
+    if 4 * c + 2 * hidden > 12288:
+        return f"the unit's {4 * c} means and gradients and {hidden} hidden values are more than shared memory has"
+    if y.numel() // n >= 2**30:
+        return "an image has 2**30 elements or more"
     if n > 65535 or y.numel() // c > 2**31 - 1:
         return "there are more images or pixels than a grid has blocks"
     return ""
 
 
-cuda_kernels("rdfe_front", ("fwd",), about=_about, refuses=_refuses)
+cuda_kernels("rdfe_front", about=_about, refuses=_refuses)
 triton_kernels("rdfe_front")
 
 
@@ -88,7 +97,7 @@ def rdfe_front(
 
     Returns:
         [N, C, H, W] of y's dtype; everything between is float32 (float64 for float64) whatever the dtype, but the
-        "triton" backend keeps f_k and gradients of images in y's dtype. Under
+        "triton" and "cuda" backends keep f_k and gradients of images in y's dtype. Under
         autocast the dtype is what y's and autocast's own promote to, as in plain PyTorch. channels_last if y's channels
         are neighbours in memory, contiguous otherwise.
 

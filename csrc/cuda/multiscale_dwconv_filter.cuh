@@ -17,6 +17,7 @@ struct FilterCall {
   T* y[kBranches];
   int kernel[kBranches];
   Parameter weight[kBranches], bias[kBranches];  // bias.data may be null
+  int bias_step;                                 // between images: 0, or the number of channels
   Parameter scale;                               // data may be null
   bool turned;
 };
@@ -119,7 +120,7 @@ struct Walk<T, P, REACH, K, REST...> {
                                         const Place<P>& place, float scale) {
     take_weights<K>(w, staged, place.channel - place.first, scale);
     const bool biased = call.bias[branch].data != nullptr && place.channel < call.tiling.channels;
-    bias = biased ? call.bias[branch].template at<T>(place.channel) : 0.f;
+    bias = biased ? call.bias[branch].template at<T>(int64_t(place.image) * call.bias_step + place.channel) : 0.f;
 #pragma unroll
     for (int j = 0; j < K; ++j)
 #pragma unroll

@@ -1,8 +1,8 @@
 // The kernels that filter: from y to f' in memory, and, at 24 channels in 16 bits, from y to z.
 #pragma once
 
-#include "cuda/rdfe_front_bands.cuh"
 #include "cuda/rdfe_front_strip.cuh"
+#include "cuda/rdfe_front_walk.cuh"
 
 namespace aminet::rdfe {
 

@@ -1,4 +1,5 @@
 // z = F f' + bias + y:  [pixels, 3 C] by [3 C, C], where f' went through memory. Reads f' (3 images) and y, writes z.
+// df' = F^T dz:  [pixels, C] by [C, 3 C]. Reads dz, writes df' (3 images).
 //
 // 128 pixels and 48 or 96 outputs a block: F (in y's dtype, as attend left it) comes from L2 once for 128 pixels, and at
 // C = 24, 48 and 96 f' is read once. Two stages of 48 inputs are loaded and multiplied in turn. 50.2 KB at 96 outputs and
@@ -34,37 +35,67 @@ __device__ __forceinline__ void load_operand(const T* from, int64_t rows, int le
   }
 }
 
-// z of two neighbouring outputs of a pixel.
+// z of neighbouring outputs of a pixel.
 template <typename T>
-__device__ __forceinline__ void finish_pair(float first, float second, int64_t pixel, int out, const T* y,
-                                            const Parameter& bias, T* z, int channels) {
-  if (out >= channels) return;
-  const int64_t at = pixel * channels + out;
-  if (channels % 2 == 0) {
-    const auto residual = load<2>(y + at);
-    Vector<T, 2> pair;
-    pair[0] = narrow<T>(first + bias.at<T>(out) + widen(residual[0]));
-    pair[1] = narrow<T>(second + bias.at<T>(out + 1) + widen(residual[1]));
-    store(z + at, pair);
-  } else {
-    z[at] = narrow<T>(first + bias.at<T>(out) + widen(y[at]));
-    if (out + 1 < channels) z[at + 1] = narrow<T>(second + bias.at<T>(out + 1) + widen(y[at + 1]));
-  }
-}
+struct AddTo {
+  const T* y;
+  Parameter bias;
+  T* z;
+  int channels;
 
-// On tensor cores: a block has FUSE_PIXELS pixels and OUTPUTS outputs, a warp 16 pixels.
-template <typename T, int OUTPUTS>
+  __device__ __forceinline__ void one(float sum, int64_t pixel, int out) const {
+    const int64_t at = pixel * channels + out;
+    z[at] = narrow<T>(sum + bias.at<T>(out) + widen(y[at]));
+  }
+  __device__ __forceinline__ void pair(float first, float second, int64_t pixel, int out) const {
+    if (out >= channels) return;
+    if (channels % 2 == 0) {
+      const int64_t at = pixel * channels + out;
+      const auto residual = load<2>(y + at);
+      Vector<T, 2> both;
+      both[0] = narrow<T>(first + bias.at<T>(out) + widen(residual[0]));
+      both[1] = narrow<T>(second + bias.at<T>(out + 1) + widen(residual[1]));
+      store(z + at, both);
+    } else {
+      one(first, pixel, out);
+      if (out + 1 < channels) one(second, pixel, out + 1);
+    }
+  }
+};
+
+// df' as [group of GROUP outputs][pixel][GROUP]: of an even number of outputs for `pair`.
+template <typename T>
+struct Apart {
+  T* df;
+  int64_t pixels;
+  int group, outputs;
+
+  __device__ __forceinline__ T* at(int64_t pixel, int out) const {
+    return df + (out / group * pixels + pixel) * group + out % group;
+  }
+  __device__ __forceinline__ void one(float sum, int64_t pixel, int out) const { *at(pixel, out) = narrow<T>(sum); }
+  __device__ __forceinline__ void pair(float first, float second, int64_t pixel, int out) const {
+    if (out >= outputs) return;
+    Vector<T, 2> both;
+    both[0] = narrow<T>(first), both[1] = narrow<T>(second);
+    store(at(pixel, out), both);
+  }
+};
+
+// f [pixels, length] by weights [outputs, length] on tensor cores: a block has FUSE_PIXELS pixels and OUTPUTS outputs, a
+// warp 16 pixels. What becomes of the sums is Finish's.
+template <typename T, int OUTPUTS, typename Finish>
 __global__ void __launch_bounds__(FUSE_THREADS)
-    fuse(const T* f, const T* weights, Parameter bias, const T* y, T* z, int64_t pixels, int channels) {
+    fuse(const T* f, const T* weights, int64_t pixels, int length, int outputs, Finish finish) {
   AMINET_DYNAMIC_SHARED(T, room);
   constexpr int STAGE = (FUSE_PIXELS + OUTPUTS) * DEPTH_ROW, TILES = OUTPUTS / 8;
-  const int length = BRANCHES * channels, lane = threadIdx.x % LANES, warp = threadIdx.x / LANES;
+  const int lane = threadIdx.x % LANES, warp = threadIdx.x / LANES;
   const int64_t first = int64_t(blockIdx.x) * FUSE_PIXELS;
   const int first_out = blockIdx.y * OUTPUTS;
   const auto fetch = [&](int k) {
     T* to = room + k / DEPTH % 2 * STAGE;
     load_operand<FUSE_PIXELS>(f, pixels, length, first, k, to);
-    load_operand<OUTPUTS>(weights, int64_t(channels), length, int64_t(first_out), k, to + FUSE_PIXELS * DEPTH_ROW);
+    load_operand<OUTPUTS>(weights, int64_t(outputs), length, int64_t(first_out), k, to + FUSE_PIXELS * DEPTH_ROW);
     commit_async();
   };
   float sums[TILES][4] = {};
@@ -99,20 +130,19 @@ __global__ void __launch_bounds__(FUSE_THREADS)
     for (int half = 0; half < 2; ++half) {
       const int64_t pixel = first + warp * 16 + half * 8 + lane / 4;
       if (pixel < pixels)
-        finish_pair(sums[tile][2 * half], sums[tile][2 * half + 1], pixel, first_out + tile * 8 + lane % 4 * 2, y, bias,
-                    z, channels);
+        finish.pair(sums[tile][2 * half], sums[tile][2 * half + 1], pixel, first_out + tile * 8 + lane % 4 * 2);
     }
 }
 
 constexpr int EXACT_OUTPUTS = 48, EXACT_DEPTH = 24, EXACT_ROW = FUSE_PIXELS + 4;
 
 // In float32 and exactly: a thread has 8 pixels and 3 outputs, 16 apart.
-template <typename T>
+template <typename T, typename Finish>
 __global__ void __launch_bounds__(FUSE_THREADS)
-    fuse_exactly(const T* f, const T* weights, Parameter bias, const T* y, T* z, int64_t pixels, int channels) {
+    fuse_exactly(const T* f, const T* weights, int64_t pixels, int length, int outputs, Finish finish) {
   AMINET_SHARED(float, left, [EXACT_DEPTH][EXACT_ROW]);
   AMINET_SHARED(float, right, [EXACT_DEPTH][EXACT_OUTPUTS]);
-  const int length = BRANCHES * channels, tx = threadIdx.x % 16, ty = threadIdx.x / 16;
+  const int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
   const int64_t first = int64_t(blockIdx.x) * FUSE_PIXELS;
   const int first_out = blockIdx.y * EXACT_OUTPUTS;
   float sums[8][3] = {};
@@ -124,7 +154,7 @@ __global__ void __launch_bounds__(FUSE_THREADS)
     }
     for (int i = threadIdx.x; i < EXACT_OUTPUTS * EXACT_DEPTH; i += FUSE_THREADS) {
       const int out = i / EXACT_DEPTH, k = i % EXACT_DEPTH;
-      const bool inside = first_out + out < channels && start + k < length;
+      const bool inside = first_out + out < outputs && start + k < length;
       right[k][out] = inside ? widen(weights[int64_t(first_out + out) * length + start + k]) : 0.f;
     }
     __syncthreads();
@@ -146,10 +176,7 @@ __global__ void __launch_bounds__(FUSE_THREADS)
     for (int o = 0; o < 3; ++o) {
       const int64_t pixel = first + ty * 8 + i;
       const int out = first_out + tx + 16 * o;
-      if (pixel < pixels && out < channels) {
-        const int64_t at = pixel * channels + out;
-        z[at] = narrow<T>(sums[i][o] + bias.at<T>(out) + widen(y[at]));
-      }
+      if (pixel < pixels && out < outputs) finish.one(sums[i][o], pixel, out);
     }
 }
 

@@ -78,7 +78,7 @@ struct Views {
 template <typename T, typename W>
 struct Room {
   T *stage, *y, *f, *out;  // [STEP][ROW][CHANNELS]; [CHANNELS][Y_PLANE], [F_PLANE]; [BRANCHES][CHANNELS][OUT_PLANE]
-  float* scalars;          // [CHANNELS][bias, bias, bias, bias', bias', bias', a, -]
+  float* scalars;          // [CHANNELS][a bias, a bias, a bias, bias', bias', bias', a, -]
   uint32_t* small;         // [CHANNELS][2][SMALL]
   __device__ __forceinline__ explicit Room(T* all)
       : stage(all),

@@ -71,6 +71,8 @@ CUDA_SHAPES = [
     ("windows-c24", (1, 24, 11, 133)),
     ("one-strip-c24", (1, 24, 5, 32)),
     ("odd-c48", (1, 48, 37, 21)),
+    ("wide-c48", (1, 48, 19, 61)),  # the widest window in which the backward makes F^T dz of 48 channels
+    ("windows-c20", (1, 20, 10, 131)),  # more than one of those that read it
     ("c96", (1, 96, 7, 33)),
     ("c192", (2, 192, 8, 8)),
     ("c49", (1, 49, 3, 18)),
