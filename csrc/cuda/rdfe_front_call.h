@@ -64,7 +64,7 @@ int shared_memory_of_a_block() {
   checked(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
   return bytes;
 #else
-  return 227 * 1024;
+  return static_cast<int>(emulated::shared_limit());
 #endif
 }
 
