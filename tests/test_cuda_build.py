@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -32,11 +34,22 @@ for operator in sys.argv[2:]:
 """
 
 
+@pytest.fixture(scope="module")
+def objects(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, int], Future[nvcc.Compiled]]]:
+    """What the selected tests compile, as many at a time as there are cores."""
+    calls = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
+    pairs = {(call["operator"], call["architecture"]) for call in calls if {"operator", "architecture"} <= set(call)}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield {(name, arch): pool.submit(nvcc.compiled, SOURCES[name], arch) for name, arch in sorted(pairs)}
+
+
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("architecture", LIKELY)
 @pytest.mark.parametrize("operator", SOURCES)
-def test_compiles_without_spills(operator: str, architecture: int) -> None:
-    made = nvcc.compiled(SOURCES[operator], architecture)
+def test_compiles_without_spills(
+    operator: str, architecture: int, objects: dict[tuple[str, int], Future[nvcc.Compiled]]
+) -> None:
+    made = objects[operator, architecture].result()
     kernels = resources.used(made)
     assert kernels
     assert not any(used.spilled for used in kernels.values())
