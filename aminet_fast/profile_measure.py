@@ -14,12 +14,10 @@ import torch
 from .data import FaceDataset, open_faces
 from .data.faces import select
 from .data.sources import list_faces
-from .graph_training import GraphedStep, graph_step
 from .training.batches import Batch, to_device, train_batches
 from .training.config import TrainConfig
 from .training.folder import RunFolder
 from .training.logs import RunLog
-from .training.optim import LOSSES
 from .training.recorder import Recorder
 from .training.session import Session
 from .training.validation import Validator
@@ -63,7 +61,6 @@ class Steps:
         self.session, self.config = session, session.config
         self.device = session.accelerator.device
         self._watch = Watch(self.device)
-        self._graph: GraphedStep | None = None
 
     def measure(self, batches: Iterator[Batch]) -> tuple[dict[str, float], float]:
         """One step: seconds of each part, and those in which the CPU gave out work."""
@@ -99,15 +96,10 @@ class Steps:
             watch.mark("")
 
     def _graphed(self, batch: Batch) -> None:
-        s, config = self.session, self.config
         pictures = self._pictures(batch)
-        if self._graph is None:
-            precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision)
-            options = {"autocast": precision, "scaler": s.scale.scaler, "max_norm": config.grad_clip}
-            self._graph = graph_step(s.net, s.optimizer, LOSSES[config.loss], pictures, **options)  # type: ignore[arg-type]
         self._watch.mark("graph")
-        self._graph(*pictures)
-        s.shadow.update(1)
+        self.session.graphed_step(pictures)
+        self.session.shadow.update(1)
         self._watch.mark("")
 
 

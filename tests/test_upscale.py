@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from upscale_inputs import assert_same, bicubic, noise
+from upscale_inputs import assert_same, bicubic, noise, save_network
 
-from aminet_fast import AMINet, AMINetConfig
+from aminet_fast import AMINet
 from aminet_fast.tiling import process_tiles, tile_starts, tile_weights
 from aminet_fast.upscale import upscale_images
 
@@ -28,10 +28,7 @@ class Darken(nn.Module):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("net")
-    AMINet(AMINetConfig(width=4, hourglass_width=4)).save_pretrained(folder)
-    return str(folder)
+    return save_network(tmp_path_factory.mktemp("net"))
 
 
 def test_identity_network_gives_bicubic_in_order() -> None:

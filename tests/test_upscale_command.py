@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from bad_files import make_zoo, ramp
 from PIL import Image, ImageCms
-from upscale_inputs import assert_same, faces, noise
+from upscale_inputs import assert_same, faces, noise, save_network
 
-from aminet_fast import AMINet, AMINetConfig, load_model
+from aminet_fast import AMINet, load_model
 from aminet_fast.upscale import UpscaleConfig, upscale, upscale_images
 from aminet_fast.upscale_files import save
 from aminet_fast.upscale_plan import plan
@@ -22,10 +21,7 @@ from aminet_fast.upscale_plan import plan
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("net")
-    AMINet(AMINetConfig(width=4, hourglass_width=4)).save_pretrained(folder)
-    return str(folder)
+    return save_network(tmp_path_factory.mktemp("net"))
 
 
 def test_plan_keeps_names_and_structure(tmp_path: Path) -> None:

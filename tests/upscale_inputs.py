@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+
+from aminet_fast import AMINet, AMINetConfig
 
 
 def noise(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Image:
@@ -28,3 +31,10 @@ def faces(folder: Path, *names: str) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         noise(6, 4, seed=i).save(folder / name)
     return folder
+
+
+def save_network(folder: Path) -> str:
+    """A narrow network's weights, by which nothing gets better."""
+    torch.manual_seed(0)
+    AMINet(AMINetConfig(width=4, hourglass_width=4)).save_pretrained(folder)
+    return str(folder)

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from ..adversarial import PerceptualLoss
 from ..data import FaceDataset
+from ..graph_training import GraphedStep, graph_step
 from ..model import AMINet
 from . import rng
 from .config import TrainConfig
 from .ema import Shadow
 from .gan import build_objective
 from .loss_scale import LossScale
-from .optim import build_optimizer, init_normal, plain_state
+from .optim import LOSSES, build_optimizer, init_normal, plain_state
 
 
 class Session:
@@ -47,6 +48,7 @@ class Session:
         self.val_faces: str | None = None  # fingerprint of the faces that `best` was scored on
         self.loss_sum, self.loss_count = 0.0, 0  # since the last regular row of metrics.csv
         self.owed = False  # the validation of this step was broken off, and its row is not written
+        self._graph: GraphedStep | None = None
         self._clock = time.monotonic()
 
         set_seed(config.seed, deterministic=config.deterministic)
@@ -110,6 +112,21 @@ class Session:
             "loss_count": self.loss_count,
             "owed": self.owed,
         }
+
+    def graphed_step(self, pictures: list[Tensor]) -> Tensor:
+        """The pixel loss of a whole step on [input, hr], as one CUDA graph, which the first call captures."""
+        if self._graph is None:
+            config = self.config
+            self._graph = graph_step(
+                self.net,
+                self.optimizer,
+                LOSSES[config.loss],
+                pictures,
+                autocast={"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision),
+                scaler=self.scale.scaler,
+                max_norm=config.grad_clip,
+            )
+        return self._graph(*pictures)
 
     def is_finite(self) -> bool:
         """Whether every weight and statistic is a number; a gradient can overflow under a finite loss."""

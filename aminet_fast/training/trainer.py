@@ -10,7 +10,6 @@ from contextlib import closing
 
 import torch
 
-from ..graph_training import GraphedStep, graph_step
 from ..plot import PlotConfig, plot
 from .agreement import Agreement, exchange
 from .batches import Batch, to_device, train_batches
@@ -19,7 +18,6 @@ from .folder import RunFolder
 from .loader_faults import LoaderError, guarded
 from .logs import RunLog, duration
 from .loss_scale import LEAST
-from .optim import LOSSES
 from .recorder import Recorder
 from .session import Session
 from .signals import StopSignals
@@ -34,7 +32,6 @@ class Trainer:
         self.session, self.recorder, self.folder, self.log = session, recorder, folder, log
         self.config, self.accelerator = session.config, session.accelerator
         self.started = time.monotonic()
-        self._graph: GraphedStep | None = None
 
     def run(self, signals: StopSignals, callback: Callback | None) -> int:
         """Train to the last step, or until something asks for a stop. Returns the exit status."""
@@ -126,15 +123,9 @@ class Trainer:
         return self._stepped(agreement(), used, reported), used
 
     def _graphed_step(self, batch: Batch, scale: torch.Tensor, signals: StopSignals) -> tuple[Agreement, list[Batch]]:
-        """The same as one CUDA graph, which is captured at the first step."""
-        config, s = self.config, self.session
-        pictures = [to_device(batch[k], self.accelerator.device, config.channels_last) for k in ("input", "hr")]
-        if self._graph is None:
-            precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision)
-            loss = LOSSES[config.loss]
-            options = {"autocast": precision, "scaler": s.scale.scaler, "max_norm": config.grad_clip}
-            self._graph = graph_step(s.net, s.optimizer, loss, pictures, **options)  # type: ignore[arg-type]
-        reported: list[tuple[torch.Tensor, ...]] = [(self._graph(*pictures),)]
+        """The same as one CUDA graph."""
+        pictures = [to_device(batch[k], self.accelerator.device, self.config.channels_last) for k in ("input", "hr")]
+        reported: list[tuple[torch.Tensor, ...]] = [(self.session.graphed_step(pictures),)]
         agreement = exchange(self.accelerator, reported, scale, self._wishes(signals))
         return self._stepped(agreement(), [batch], reported), [batch]
 
