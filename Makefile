@@ -12,12 +12,18 @@ install: $(INSTALLED)
 
 # torch first, so that the build finds it there and fetches no second one for itself; named again, so that torchvision
 # comes in the version that fits it.
-$(INSTALLED): pyproject.toml setup.py $(wildcard csrc/*/* csrc/*/*/* build_backend/*)
+$(INSTALLED): $(VENV)/.torch pyproject.toml setup.py $(wildcard csrc/*/* csrc/*/*/* build_backend/*)
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check '$(TORCH)'
 	$(PY) -m pip install --quiet --disable-pip-version-check '$(TORCH)' -e '.[dev,demo]'
 	$(PY) -m aminet_fast.info
 	touch $@
+
+# Holds the TORCH of the last call, and is newer than what was installed when it changes.
+$(VENV)/.torch: FORCE
+	@mkdir -p $(VENV); printf '%s\n' '$(TORCH)' | cmp -s - $@ || printf '%s\n' '$(TORCH)' > $@
+
+FORCE:
 
 demo: $(INSTALLED)
 	$(PY) -m aminet_fast.demo
@@ -63,5 +69,6 @@ benchmarks-quick: $(INSTALLED)
 gpu-gate:
 	$(if $(filter file,$(origin PY)),$(PYTHON),$(PY)) -m benchmarks.gpu_gate
 
+# What `make` made; runs/ keeps the networks that you trained.
 clean:
-	rm -rf $(VENV) build *.egg-info aminet_fast/_C*.so aminet_fast/_build.json runs
+	rm -rf $(VENV) build *.egg-info aminet_fast/_C*.so aminet_fast/_build.json runs/demo runs/demo-photograph

@@ -236,3 +236,22 @@ def test_install_into_an_empty_environment(tmp_path: Path) -> None:
     python, log = install(tmp_path, "-e")
     assert "Collecting torch" in log
     assert probe(python)[0] == "True"
+
+
+def test_make_clean_keeps_trained_networks_and_another_torch_is_installed(tmp_path: Path) -> None:
+    def make(*arguments: str) -> str:
+        command = ["make", "-C", str(ROOT), "--no-print-directory", f"VENV={tmp_path / 'venv'}", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert not {"runs", "runs/"} & set(make("-n", "clean").split())
+    stamp = tmp_path / "venv" / ".torch"
+    make(str(stamp))
+    written = stamp.stat().st_mtime_ns
+    make(str(stamp))
+    assert stamp.stat().st_mtime_ns == written
+    make(str(stamp), "TORCH=torch==2.11.*")
+    assert stamp.read_text() == "torch==2.11.*\n"
+    assert stamp.stat().st_mtime_ns > written
+    (tmp_path / "venv" / ".installed").touch()
+    assert "pip install" not in make("-n", "install", "TORCH=torch==2.11.*")
+    assert "'torch==2.12.*'" in make("-n", "install", "TORCH=torch==2.12.*")
