@@ -56,7 +56,7 @@ def evaluate(config: EvaluateConfig) -> int:
     errors = Console(stderr=True)
     writer = None
     if config.save_images and config.out is not None:
-        writer = ImageWriter(Path(config.out) / "images", faces.names)
+        writer = ImageWriter(_images_folder(config.out, config.data.root), faces.names)
     protocols = PROTOCOLS if config.protocol == "both" else (config.protocol,)
     broken = 0
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
@@ -92,3 +92,11 @@ def _split(config: EvaluateConfig) -> Literal["train", "val", "test", "all"]:
     if config.split != "auto":
         return config.split
     return "test" if list_faces(config.data).splits.get("test") else "all"
+
+
+def _images_folder(out: str, root: str | None) -> Path:
+    """Where restored pictures go: never among the faces, which they would replace or join."""
+    folder = Path(out) / "images"
+    if root is not None and folder.resolve().is_relative_to(Path(root).expanduser().resolve()):
+        raise ValueError(f"{folder} lies in the set of faces {root}; choose another --out")
+    return folder

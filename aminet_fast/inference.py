@@ -39,7 +39,12 @@ def load_network(weights: str, device: torch.device, backend: str | None = None)
     """
     try:
         return freeze(load_model(weights, device=device, backend=backend))
-    except RuntimeError as error:  # keys or shapes that do not fit: a line for each, of which the first tell enough
+    except RuntimeError as error:
+        if "memory" in str(error).lower():
+            raise ValueError(
+                f"no memory on {device} for the network of {weights}; free some, or use --device cpu"
+            ) from error
+        # keys or shapes that do not fit: a line for each, of which the first tell enough
         first = " ".join(line.strip() for line in str(error).splitlines()[:3])
         raise ValueError(f"{weights}: {first} ...; config.json has to be the one that was saved with them") from error
 

@@ -27,7 +27,6 @@ class AMINet(
     reference.AMINet,
     PyTorchModelHubMixin,
     library_name="aminet_fast",
-    license="apache-2.0",
     tags=["face-super-resolution"],
     paper_url="https://arxiv.org/abs/2409.00591",
 ):

@@ -13,6 +13,7 @@ from torch import nn
 
 from aminet_fast.data import to_tensor
 from aminet_fast.data.degrade import enlarge
+from aminet_fast.data.images import to_grey
 from aminet_fast.inference import evaluating, restore
 from aminet_fast.tiling import process_tiles
 
@@ -74,7 +75,8 @@ def upscale_images(
     Args:
         model: takes and returns [N, 3, H, W] in [-1, 1], H and W multiples of 16; used where it is, in eval
             mode, and left in the mode it was in.
-        images: LR pictures of any size; RGB, or another mode, which is converted.
+        images: LR pictures of any size; RGB, or another mode, which is converted as `read_image` does it: 16-bit grey
+            is scaled, not clipped. They are taken as they lie; `ImageOps.exif_transpose` turns a photograph upright.
         batch_size: 16x16 faces at a time; of larger pictures fewer go together.
         tile: pictures with a side above this are processed in overlapping tiles of this side; 0 never tiles.
         autocast: run the network in bfloat16 autocast.
@@ -85,6 +87,7 @@ def upscale_images(
     Raises:
         ValueError: `tile` is negative or below 16, `batch_size` below 1, or the network returned NaN or
             infinity.
+        ImageError: a picture of 32-bit numbers has values that are no levels.
     """
     if tile != 0 and tile < 16:
         raise ValueError(f"tile is {tile}, wanted 0 (no tiles) or at least 16 pixels")
@@ -92,6 +95,7 @@ def upscale_images(
         raise ValueError(f"batch_size is {batch_size}, wanted at least 1")
     results: dict[int, Image.Image] = {}
     by_size: dict[tuple[int, int], list[int]] = {}
+    images = [_eight_bits(index, image) for index, image in enumerate(images)]
     for index, image in enumerate(images):
         by_size.setdefault(image.size, []).append(index)
 
@@ -137,6 +141,11 @@ def _tiled(model: nn.Module, image: Image.Image, tile: int, batch_size: int, aut
         return [levels for part in parts for levels in _run(model, part, autocast)]
 
     return process_tiles(image, process, tile=side, overlap=overlap)
+
+
+def _eight_bits(index: int, image: Image.Image) -> Image.Image:
+    wide = image.mode.startswith("I") or image.mode == "F"  # Pillow's own convert clips them at 255
+    return to_grey(f"picture {index}", image) if wide else image
 
 
 def _with_alpha(result: Image.Image, source: Image.Image) -> Image.Image:

@@ -20,7 +20,7 @@ from aminet_fast.data import ImageError, read_image
 from aminet_fast.inference import choose_device, load_network
 from aminet_fast.pretrained import notice, shipped
 from aminet_fast.upscale import SCALE, UpscaleConfig, upscale_images
-from aminet_fast.upscale_panel import PanelRows, check_panel
+from aminet_fast.upscale_panel import PanelRows, check_panel, refuse_clash
 from aminet_fast.upscale_plan import FORMATS, Job, plan
 
 _NO_ALPHA = {"JPEG", "BMP"}
@@ -36,7 +36,7 @@ _NAMED = 5
 
 
 class Loaded(NamedTuple):
-    """A picture read for a job: `lr` goes to the network, `original` is what it was shrunk from."""
+    """A picture read for a job: `lr` goes to the network, `original` is what it was shrunk from, if it was."""
 
     job: Job
     lr: Image.Image
@@ -61,6 +61,8 @@ def run(config: UpscaleConfig) -> int:
     """See :func:`aminet_fast.upscale.upscale`."""
     _check(config)
     jobs = plan(config.inputs, config.out, format=config.format, force=config.force)
+    if config.panel:
+        refuse_clash(config.panel, jobs)
     model = load_network(config.weights, choose_device(config.device), config.backend)
     make_writable(config.out, "the results to")
     if config.panel:
@@ -132,7 +134,7 @@ def _load(job: Job, lr_size: int | None, account: Account) -> Loaded:
     lr = picture.rgb.resize((width, height), Image.Resampling.BICUBIC)
     if picture.alpha is not None:
         lr.putalpha(picture.alpha.resize((width, height), Image.Resampling.BICUBIC))
-    return Loaded(job, lr, picture.icc, picture.rgb if lr_size is not None else None)
+    return Loaded(job, lr, picture.icc, picture.rgb if lr.size != picture.rgb.size else None)
 
 
 def _process(

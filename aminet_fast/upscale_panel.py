@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from PIL import Image
 from aminet_fast.data import to_tensor
 from aminet_fast.data.degrade import enlarge
 from aminet_fast.panel import FORMATS, save_panel
+from aminet_fast.upscale_plan import Job
 
 _ROWS, _SIDE = 8, 512
 
@@ -20,6 +22,15 @@ def check_panel(path: str, *, force: bool) -> None:
         raise ValueError(f"panel {path}: use one of {', '.join(FORMATS)}")
     if Path(path).exists() and not force:
         raise ValueError(f"panel {path} exists already; pass --force to overwrite it")
+
+
+def refuse_clash(path: str, jobs: Sequence[Job]) -> None:
+    """Raises ValueError when the panel would replace one of the pictures, or a result."""
+    panel = Path(path).resolve()
+    for job in jobs:
+        if panel in (job.source.resolve(), job.target.resolve()):
+            what = "an input" if panel == job.source.resolve() else "a result"
+            raise ValueError(f"panel {path} would overwrite {what}; choose another --panel")
 
 
 class PanelRows:
@@ -53,14 +64,15 @@ class PanelRows:
         width = max(row["LR"].width for row in self._rows)
         height = max(row["LR"].height for row in self._rows)
         columns = {
-            label: torch.stack([to_tensor(_centred(row[label], width, height)) for row in self._rows])
-            for label in self._rows[0]
+            label: torch.stack([to_tensor(_centred(row.get(label), width, height)) for row in self._rows])
+            for label in max(self._rows, key=len)
         }
         save_panel(path, columns, names=self._names)
 
 
-def _centred(image: Image.Image, width: int, height: int) -> Image.Image:
-    """A small picture on white, so that pictures of several sizes fit one grid."""
+def _centred(image: Image.Image | None, width: int, height: int) -> Image.Image:
+    """A small picture, or none, on white, so that pictures of several sizes fit one grid."""
     cell = Image.new("RGB", (width, height), "white")
-    cell.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
+    if image is not None:
+        cell.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
     return cell

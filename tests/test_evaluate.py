@@ -256,3 +256,26 @@ def test_bicubic_on_real_faces(tmp_path: Path, folder: str, means: tuple[float, 
         # the script's float sum is now and then a level darker than the exact luma
         assert score.psnr[i] == pytest.approx(psnr_i, abs=2e-3)
         assert score.ssim[i] == pytest.approx(ssim_i, abs=1e-4)
+
+
+def test_restored_pictures_never_go_among_the_faces(tmp_path: Path) -> None:
+    """They would replace originals of the same name, or be scored as faces the next time."""
+    (tmp_path / "my" / "images").mkdir(parents=True)
+    Image.new("RGB", (48, 48)).save(tmp_path / "my" / "images" / "a.png")
+    before = (tmp_path / "my" / "images" / "a.png").read_bytes()
+    for root in (tmp_path / "my", tmp_path / "my" / "images"):
+        config = EvaluateConfig(
+            data=drawn(tmp_path, root=str(root)), split="all", out=str(tmp_path / "my"), save_images=True
+        )
+        with pytest.raises(ValueError, match=r"lies in the set of faces .*; choose another --out"):
+            evaluate(config)
+    assert (tmp_path / "my" / "images" / "a.png").read_bytes() == before
+
+
+def test_a_device_without_memory_for_the_network_is_not_a_wrong_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    monkeypatch.setattr("aminet_fast.inference.load_model", full)
+    with pytest.raises(ValueError, match="no memory on cpu for the network of default; free some, or use --device cpu"):
+        evaluate(EvaluateConfig(weights="default"))

@@ -147,3 +147,11 @@ def test_it_is_a_plain_module_in_somebodys_loop() -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.93 * losses[0]
+
+
+def test_a_saved_network_s_card_names_no_licence(tmp_path):
+    """Weights have the terms of the faces that they were trained on, not the code's."""
+    AMINet(TINY).save_pretrained(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "library_name: aminet_fast" in card
+    assert "license" not in card

@@ -130,3 +130,17 @@ def test_large_pictures_are_tiled_and_small_ones_are_not() -> None:
     assert {shape[2:] for shape in model.shapes[1:]} == {(128, 128)}
     assert max(shape[0] for shape in model.shapes) == 2
     assert sum(shape[0] for shape in model.shapes[1:]) == 4 * 2
+
+
+def test_wide_grey_pictures_are_scaled_as_files_are(tmp_path) -> None:
+    """Pillow's own convert clips them at 255: a 16-bit face would come out white."""
+    levels = np.asarray(noise(16, 16, "L"))
+    expected = bicubic(Image.fromarray(levels).convert("RGB"))
+    Image.fromarray(levels.astype(np.uint16) * 257).save(tmp_path / "16.png")
+    wide = [Image.open(tmp_path / "16.png"), Image.fromarray(levels.astype(np.int32) * 257)]
+    wide += [Image.fromarray(levels.astype(np.float32) * k) for k in (1, np.float32(1 / 255))]
+    assert {image.mode for image in wide} == {"I;16", "I", "F"}
+    for result in upscale_images(nn.Identity(), wide):
+        assert_same(result, expected)
+    with pytest.raises(ValueError, match=r"picture 1: has values from 70000 to 70000 in mode I, wanted \[0, 65535\]"):
+        upscale_images(nn.Identity(), [noise(4, 4), Image.new("I", (4, 4), 70000)])

@@ -221,3 +221,30 @@ def test_picture_a_format_cannot_hold_fails_alone(
     assert "1 of 2 pictures failed" in captured.err
     assert "1 of 2 pictures upscaled" in captured.out
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["fine.webp"]
+
+
+def test_a_panel_never_replaces_an_input_or_a_result(tmp_path: Path, weights: str) -> None:
+    root = faces(tmp_path / "in", "a.png")
+    before = (root / "a.png").read_bytes()
+    for panel, what in ((root / "a.png", "an input"), (tmp_path / "out" / "a.png", "a result")):
+        with pytest.raises(ValueError, match=f"would overwrite {what}; choose another --panel"):
+            upscale(command(tmp_path, weights, root, panel=str(panel), force=True))
+    assert (root / "a.png").read_bytes() == before
+    assert not (tmp_path / "out" / "a.png").exists()
+
+
+def test_a_panel_shows_an_original_only_where_there_is_one(tmp_path: Path, weights: str) -> None:
+    (tmp_path / "in").mkdir()
+    noise(40, 40).save(tmp_path / "in" / "big.png")
+    noise(10, 10).save(tmp_path / "in" / "small.png")  # not shrunk: its own pixels are no original of the result
+    panel = tmp_path / "panel.png"
+    assert upscale(command(tmp_path, weights, tmp_path / "in", lr_size=10, panel=str(panel))) == 0
+    with Image.open(panel) as sheet:
+        column = np.asarray(sheet)[:, 4 + 3 * (80 + 4) : 4 + 3 * (80 + 4) + 80]
+    assert column[60].std() > 20  # inside big.png's row
+    assert (column[-60] == 255).all()
+    panel.unlink()
+    (tmp_path / "in" / "big.png").unlink()
+    assert upscale(command(tmp_path, weights, tmp_path / "in", lr_size=10, panel=str(panel), force=True)) == 0
+    with Image.open(panel) as sheet:
+        assert sheet.width == 4 + 3 * (80 + 4)

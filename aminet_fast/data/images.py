@@ -113,7 +113,7 @@ def _to_picture(file: Path, image: Image.Image) -> Picture:
         notes.append("rotated by EXIF")
     mode = upright.mode
     if mode.startswith("I") or mode == "F":
-        upright = _to_grey(file, upright)
+        upright = to_grey(file, upright)
         notes.append(f"{mode} scaled to 8 bits")
     elif mode not in ("RGB", "RGBA"):
         notes.append(f"{mode} to RGB")
@@ -128,8 +128,8 @@ def _to_picture(file: Path, image: Image.Image) -> Picture:
     return Picture(upright.convert("RGB"), alpha, icc or None, notes)
 
 
-def _to_grey(file: Path, image: Image.Image) -> Image.Image:
-    """Wide grey modes to L: 16-bit integers by 1/257, floats from [0, 1] or [0, 255]."""
+def to_grey(file: str | Path, image: Image.Image) -> Image.Image:
+    """Wide grey modes (I, I;16, F) to L: integers by 1/257, floats from [0, 1] or [0, 255]. Raises ImageError."""
     values = np.asarray(image)
     low, high = float(values.min()), float(values.max())
     if not (low >= 0 and high <= 65535) or (image.mode == "F" and high > 255):
