@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib
+import io
 import logging
 import os
 import sys
@@ -82,6 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     instead.
     """
     args = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be text of the terminal's encoding
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
         return _dispatch(args)

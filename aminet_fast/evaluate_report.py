@@ -100,7 +100,7 @@ def write_scores(
     first = next(iter(scores.values()))
     for protocol, score in scores.items():
         with atomic_write(out / f"scores_{protocol}.csv") as file:
-            file.write(_csv(score, bicubic_only=_bicubic_only(config)).encode())
+            file.write(_csv(score, bicubic_only=_bicubic_only(config)).encode(errors="surrogateescape"))
     summary: dict[str, Any] = {
         "weights": "bicubic" if _bicubic_only(config) else config.weights,
         "precision": config.precision,

@@ -95,6 +95,7 @@ def _picture(x: Tensor) -> Image.Image:
 
 def _write(draw: ImageDraw.ImageDraw, text: str, left: int, top: int, width: int, *, centred: bool) -> None:
     """Writes one line of text into a width: in a smaller font when needed, then cut short."""
+    text = text.encode(errors="replace").decode()  # file names need not be text
     font = ImageFont.load_default(_FONT_SIZE)
     if not isinstance(font, ImageFont.FreeTypeFont):  # Pillow without FreeType has a Latin-1 bitmap font only
         text = text.encode("latin-1", "replace").decode("latin-1")

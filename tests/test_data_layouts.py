@@ -218,3 +218,22 @@ def test_another_partition_above_captures_nothing(tmp_path):
     (tmp_path / "mine").mkdir()
     ramp().save(tmp_path / "mine" / "x.png")
     assert list_faces(config(tmp_path / "mine")).layout == "folder"
+
+
+def test_helen_s_landmarks_of_one_name_in_two_folders(tmp_path):
+    """LFPW's train and test pictures have the same names."""
+    for part, left in (("testset", 40.0), ("trainset", 140.0)):
+        (tmp_path / part).mkdir()
+        ramp(300, 300).save(tmp_path / part / "image_1.png")
+        points = [(10.0, 10.0)] * 36 + [(left, 130.0)] * 6 + [(left + 60, 130.0)] * 6 + [(9.0, 9.0)] * 20
+        rows = "\n".join(f"{x} {y}" for x, y in points)
+        (tmp_path / part / "image_1.pts").write_text(f"version: 1\nn_points: 68\n{{\n{rows}\n}}\n")
+    ramp(300, 300).save(tmp_path / "image_1.png")  # which of the two are its landmarks nobody knows
+    listing = list_faces(config(tmp_path))
+    boxes = {item.name: item.box for item in listing.splits["all"]}
+    assert boxes == {
+        "testset/image_1.png": (-30.0, 42.0, 170.0, 242.0),
+        "trainset/image_1.png": (70.0, 42.0, 270.0, 242.0),
+    }
+    assert "2 landmark files" in listing.notes
+    assert "1 pictures without landmarks left out" in listing.notes

@@ -22,19 +22,19 @@ def list_helen(root: Path, config: DataConfig) -> Listing | None:
     The face is cut by the eyes' distance. testnames.txt names the test split when it is there; else folders
     train, test (trainset, testset) do, else the rule of any folder. Pictures without landmarks are left out.
     """
-    boxes = _boxes(root)
-    if not boxes:
+    by_path, by_stem, files = _boxes(root)
+    if not files:
         return None
     items, skipped = [], 0
     for path in find_images(root):
-        box = boxes.get(path.stem)
+        box = by_path.get(relative_name(path.with_suffix(""), root), by_stem.get(path.stem))
         if box is None:
             skipped += 1
         else:
             items.append(Item(relative_name(path, root), hr=path, box=box))
     if not items:
         raise DataError(f"{root} has Helen's landmarks but none of their pictures")
-    notes = [f"{len(boxes)} landmark files"] + ([f"{skipped} pictures without landmarks left out"] if skipped else [])
+    notes = [f"{files} landmark files"] + ([f"{skipped} pictures without landmarks left out"] if skipped else [])
     return Listing("helen", str(root), _splits(root, items), notes)
 
 
@@ -49,18 +49,25 @@ def _splits(root: Path, items: list[Item]) -> dict[str, list[Item]]:
     return split_items(root, items)
 
 
-def _boxes(root: Path) -> dict[str, Box]:
-    """The face's square in each picture, by the picture's stem."""
-    boxes: dict[str, Box] = {}
+def _boxes(root: Path) -> tuple[dict[str, Box], dict[str, Box], int]:
+    """The face's square by the picture's path under `root` without ending, by its stem, and how many there are.
+
+    A .pts file lies beside its picture, or elsewhere as annotation/ does; a stem that two have names neither.
+    """
+    by_stem: dict[str, list[Box]] = {}
+    by_path: dict[str, Box] = {}
     for path in sorted((root / "annotation").glob("*.txt")):
         lines = [line.strip() for line in _lines(path) if line.strip()]
         if len(lines) == 195:
-            boxes[Path(lines[0]).stem] = _box(_points(path, lines[1:]), _EYES_194)
+            by_stem.setdefault(Path(lines[0]).stem, []).append(_box(_points(path, lines[1:]), _EYES_194))
     for path in sorted(root.rglob("*.pts")):
         rows = [line for line in _lines(path) if line.strip(" {}") and ":" not in line]
         if len(rows) == 68:
-            boxes[path.stem] = _box(_points(path, rows), _EYES_68)
-    return boxes
+            box = _box(_points(path, rows), _EYES_68)
+            by_path[relative_name(path.with_suffix(""), root)] = box
+            by_stem.setdefault(path.stem, []).append(box)
+    files = sum(len(boxes) for boxes in by_stem.values())
+    return by_path, {stem: boxes[0] for stem, boxes in by_stem.items() if len(boxes) == 1}, files
 
 
 def _lines(path: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,11 +88,11 @@ def _read_partition(path: Path) -> list[tuple[str, int]]:
 def _write_list(config: DataConfig, split: str, items: Sequence[Item]) -> list[str]:
     """Write the drawn names where others can cite them; a note, or nothing when it cannot be written."""
     path = config.cache_folder / "lists" / f"celeba-{split}-{len(items)}-seed{config.seed}.txt"
-    text = "".join(f"{item.name}\n" for item in items)
+    text = os.fsencode("".join(f"{item.name}\n" for item in items))
     try:
-        if not (path.is_file() and path.read_text(encoding="utf-8") == text):
+        if not (path.is_file() and path.read_bytes() == text):
             with atomic_write(path) as file:  # several processes may open the faces at once
-                file.write(text.encode())
+                file.write(text)
     except OSError as error:
         log.warning("cannot write the list of drawn pictures %s (%s)", path, error)
         return []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -134,7 +135,7 @@ def is_val(name: str) -> bool:
     the same side, and a picture stays on its side when others come or go.
     """
     stem = re.sub(r"_[a-z]$", "", Path(name).stem)
-    return int(hashlib.sha1(stem.encode()).hexdigest(), 16) % VAL_EVERY == 0
+    return int(hashlib.sha1(os.fsencode(stem)).hexdigest(), 16) % VAL_EVERY == 0
 
 
 def draw(items: Iterable[Item], count: int | None, seed: int) -> list[Item]:
@@ -145,7 +146,7 @@ def draw(items: Iterable[Item], count: int | None, seed: int) -> list[Item]:
     items = list(items)
     if count is None or count >= len(items):
         return items
-    ranked = sorted(range(len(items)), key=lambda i: hashlib.sha1(f"{seed}:{items[i].name}".encode()).digest())
+    ranked = sorted(range(len(items)), key=lambda i: hashlib.sha1(os.fsencode(f"{seed}:{items[i].name}")).digest())
     return [items[i] for i in sorted(ranked[:count])]
 
 
