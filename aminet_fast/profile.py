@@ -110,5 +110,5 @@ def _figures(config: ProfileConfig, session: Session, faces: FaceDataset, speed:
         checkpoint_every=run.checkpoint_every,
         device=device.type,
         memory=memory,
-        options={name: getattr(run, name) for name in options},
+        options={name: getattr(run, name) for name in options} | {"gan": run.gan is not None},
     )

@@ -118,7 +118,8 @@ def _advice(figures: Figures, what: str) -> Iterator[str]:
         yield "validate less often (--val_every), or on fewer faces (--data.val_limit)"
     if what == "checkpoint":
         yield "write checkpoints less often (--checkpoint_every), or to a faster disk (--out)"
-    if what == "launches" and options.get("accumulate") == 1 and not options.get("compile"):
+    captured = options.get("accumulate") == 1 and not options.get("compile") and not options.get("gan")
+    if what == "launches" and captured:
         yield "the step as one graph: --cuda_graph"
     if options.get("precision") == "fp32" and what not in ("loader", "validation", "checkpoint"):
         yield "half the bytes: --precision bf16, where the processor has it"

@@ -153,6 +153,11 @@ def test_the_verdict(changes: dict[str, Any], what: str, said: str, advised: lis
     assert json.loads(json.dumps(to_json(found)))["bound"] == what
 
 
+def test_two_networks_are_not_told_to_become_a_graph() -> None:
+    options = {**figures().options, "gan": True}
+    assert advice(figures(issue=0.095, options=options)) == []
+
+
 def test_a_graph_is_not_told_to_become_one() -> None:
     parts = {"loader": 0.001, "copy": 0.001, "graph": 0.05}
     found = Figures(**{**vars(figures()), "parts": parts, "issue": 0.05})

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -99,7 +100,12 @@ def test_checkpoints_by_the_clock(tmp_path: Path) -> None:
 
 
 def test_nan_stops_with_a_dump_and_saves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    step = Trainer._step
+    step, diverged = Trainer._step, Trainer._diverged
+
+    def captured(self: Trainer, *args: Any) -> None:
+        group = self.session.optimizer.param_groups[0]
+        group["lr"] = torch.tensor(group["lr"], dtype=torch.float64)  # as a CUDA graph of the step makes it
+        diverged(self, *args)
 
     def poisoned(self: Trainer, batches: object, signals: object) -> object:
         if self.session.step == 2:
@@ -108,6 +114,7 @@ def test_nan_stops_with_a_dump_and_saves_nothing(tmp_path: Path, monkeypatch: py
         return step(self, batches, signals)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Trainer, "_step", poisoned)
+    monkeypatch.setattr(Trainer, "_diverged", captured)
     config = tiny(tmp_path, checkpoint_every=1, keep=9)
     with pytest.raises(DivergedError, match="loss is not finite after step 3"):
         train(config)

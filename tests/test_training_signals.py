@@ -81,6 +81,43 @@ def test_a_signal_breaks_a_validation_off_and_it_is_made_up_for(
     assert best[0] == best[1]
 
 
+def test_a_validation_broken_off_twice_is_still_owed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {"val_every": 2, "batch_size": 1, "log_every": 2, "ema": 0.9}
+    for _ in range(2):
+        at_call(monkeypatch, validation_module, "psnr", 2, ask(signal.SIGTERM))
+        assert train(tiny(tmp_path, **options)) == 0
+        monkeypatch.undo()
+        assert [path.name[-4:-3] for path in list_checkpoints(tmp_path / "run/checkpoints")] == ["2"]
+        assert checkpoint(tmp_path / "run", 2)["owed"]
+    go_on(tmp_path, **options)
+
+
+def test_a_run_that_owes_no_validation_any_more_stops_when_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_call(monkeypatch, validation_module, "psnr", 2, ask(signal.SIGTERM))
+    assert train(tiny(tmp_path, val_every=2, steps=9)) == 0
+    monkeypatch.undo()
+    assert train(tiny(tmp_path, val_every=0, steps=9), callback=lambda step, loss: step == 4) == 0
+    assert not checkpoint(tmp_path / "run", 4)["owed"]
+    assert column(tmp_path / "run", "step")[-1] == "4"
+
+
+def test_a_last_validation_that_no_interval_asked_for_is_made_up_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one when the time is up."""
+    options: dict[str, Any] = {"val_every": 100, "steps": 9}
+    at_call(monkeypatch, validation_module, "psnr", 2, ask(signal.SIGTERM))
+    assert train(tiny(tmp_path, stop_after_minutes=1e-9, **options)) == 0
+    monkeypatch.undo()
+    stopped = int(list_checkpoints(tmp_path / "run/checkpoints")[-1].stem[-8:])
+    assert checkpoint(tmp_path / "run", stopped)["owed"]
+    assert train(tiny(tmp_path, **options), callback=lambda step, loss: True) == 0
+    scored = dict(zip(column(tmp_path / "run", "step"), column(tmp_path / "run", "val_psnr"), strict=True))
+    assert scored[str(stopped)]
+
+
 @pytest.mark.parametrize("at", [1, 2])
 def test_a_signal_while_saving_is_a_wish_like_any_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int

@@ -107,7 +107,7 @@ def find_vgg19(path: str | None, option: str = "--gan.vgg") -> Path:
     Raises FileNotFoundError that says what to fetch from where, and which option to set.
     """
     cached = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
-    found = cached if path is None else Path(path)
+    found = cached if path is None else Path(path).expanduser()
     if not found.is_file():
         raise FileNotFoundError(
             f"no weights of VGG19 at {found}, and nothing is downloaded: fetch {SOURCE}, and give the file with"

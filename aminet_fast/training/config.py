@@ -14,6 +14,7 @@ import yaml
 from ..backends import NAMES
 from ..config import AMINetConfig
 from ..data import DataConfig
+from ..pretrained import shipped
 from . import gan_config
 from .gan_config import GanConfig
 
@@ -168,7 +169,7 @@ class TrainConfig:
         return self.resume not in ("auto", "never")
 
     def folder(self) -> Path:
-        return Path(self.out) if self.out else Path("runs") / self.preset
+        return Path(self.out).expanduser() if self.out else Path("runs") / self.preset
 
     def total_steps(self, faces: int, world: int) -> int:
         """Optimiser steps of the whole run over ``faces`` training faces on ``world`` processes."""
@@ -181,7 +182,9 @@ class TrainConfig:
         values = dataclasses.asdict(self)
         values["betas"] = list(self.betas)
         values["model"] = self.network().to_dict()
-        values["out"], values["start_from"] = _absolute(str(self.folder())), _absolute(self.start_from)
+        values["out"] = _absolute(str(self.folder()))
+        if self.start_from is not None and not shipped(self.start_from):
+            values["start_from"] = _absolute(self.start_from)
         if self.gan is not None:
             values["gan"] = {**self.gan.to_dict(), "vgg": _absolute(self.gan.vgg)}
         for faces in filter(None, (values["data"], values["val"])):

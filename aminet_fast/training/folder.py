@@ -29,6 +29,7 @@ class RunFolder:
         self.config = root / "config.yaml"
         self.metrics = root / "metrics.csv"
         self.log = root / "log.txt"
+        self.launcher = root / ".launcher"  # which launch of torchrun fills it
         self.runs = root / "runs.jsonl"
         self.checkpoints = root / "checkpoints"
         self.panels = root / "panels"
@@ -40,8 +41,8 @@ class RunFolder:
         """Whether nothing is in the folder, or what a start left that found the disk full."""
         if not self.root.is_dir():
             return not self.root.exists()
-        names = {path.name for path in self.root.iterdir()}
-        ours = {".lock", self.log.name, self.checkpoints.name, self.panels.name}
+        names = {path.name for path in self.root.iterdir() if not path.name.startswith(".tmp-")}
+        ours = {".lock", self.launcher.name, self.log.name, self.checkpoints.name, self.panels.name}
         empty = all(not any(path.iterdir()) for path in (self.checkpoints, self.panels) if path.is_dir())
         return not names or (".lock" in names and names <= ours and empty)
 

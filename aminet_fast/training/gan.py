@@ -14,7 +14,7 @@ from ..adversarial import ADVERSARIAL_LOSSES, MultiScaleDiscriminator, Perceptua
 from .config import TrainConfig
 from .gan_config import GanConfig
 from .objective import Losses, Objective, set_rate
-from .optim import LOSSES, build_optimizer, learning_rate, plain_state
+from .optim import LOSSES, build_optimizer, learning_rate, plain_state, restore
 
 
 def load_perceptual(gan: GanConfig | None) -> PerceptualLoss | None:
@@ -138,7 +138,7 @@ class AdversarialObjective(Objective):
     def restore(self, state: dict[str, Any] | None) -> None:
         if state is not None:
             self.net.load_state_dict(state["discriminator"])
-            self.its_optimizer.optimizer.load_state_dict(state["optimizer"])
+            restore(self.its_optimizer.optimizer, state["optimizer"], self.config)
 
     def tensors(self) -> list[Tensor]:
         return list(self.net.state_dict().values())

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
 
 from ..data import FaceDataset, open_faces
 from .checkpoint import CheckpointError
@@ -19,7 +20,7 @@ from .loss_scale import scale_on_cpu
 from .memory import gpu_full, machine_full
 from .record import changed, environment, record_start, recorded_before
 from .recorder import Recorder
-from .restart import join, mark, restarts, resumed
+from .restart import PATIENCE, join, mark, restarts, resumed
 from .resume import check_faces, find_start, first_weights
 from .session import Session
 from .signals import StopSignals
@@ -86,6 +87,7 @@ def _accelerator(config: TrainConfig) -> Accelerator:
         cpu=cpu,
         mixed_precision="no" if config.precision == "fp32" else config.precision,
         gradient_accumulation_steps=config.accumulate,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )
     if config.precision == "fp16" and accelerator.device.type == "cpu":
         scale_on_cpu(accelerator)

@@ -36,6 +36,20 @@ def build_optimizer(model: nn.Module, config: TrainConfig, lr: float | None = No
     return torch.optim.Adam(model.parameters(), lr=_peak(config, lr), betas=config.betas, fused=True)
 
 
+def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any], config: TrainConfig) -> None:
+    """Load Adam's state dict into the optimizer that ``config`` built: moments from there, betas and layout from here.
+
+    The fused kernel walks parameters and moments as they lie in memory, and `load_state_dict` leaves the moments as
+    they lay in the run that saved them.
+    """
+    optimizer.load_state_dict(state)
+    for group in optimizer.param_groups:
+        group["betas"] = config.betas
+    for parameter, kept in optimizer.state.items():
+        for name in ("exp_avg", "exp_avg_sq"):
+            kept[name] = torch.empty_like(parameter, requires_grad=False).copy_(kept[name])
+
+
 def plain_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Its state dict without the marks of a CUDA graph of the step, so that any run can go on from it."""
     state = optimizer.state_dict()

@@ -98,6 +98,14 @@ class Recorder:
         if final or stopping or save or self._due("checkpoint_every"):
             self.save()
 
+    def make_up(self) -> None:
+        """The validation of the session's step that a signal broke off, and all that was to follow it."""
+        s = self.session
+        s.owed = False  # and owed again when this one is broken off, too
+        # One that no `val_every` had asked for came because the time was up.
+        asked = s.step < s.total and (not self.config.val_every or self._due("val_every"))
+        self.after_step(final=not asked, stopping=False, save=True)
+
     def _validate(self, validator: Validator) -> Scores | None:
         """Scores, or None when a signal came meanwhile: what matters then is the checkpoint, and the resumed run makes
         up for the validation. It does, too, when a face cannot be read; that is raised.

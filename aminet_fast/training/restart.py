@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -12,7 +13,8 @@ from .checkpoint import list_checkpoints
 from .config import TrainConfig
 from .folder import RunFolder
 
-_MARK = ".launcher"
+# The others wait while the first process decodes a whole set of faces; NCCL's default would end them after ten minutes.
+PATIENCE = timedelta(hours=2)
 
 
 def restarts() -> int:
@@ -35,12 +37,12 @@ def join(backend: str) -> None:
     hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     store = torch.distributed.TCPStore(address, port, world, is_master=not hosted and rank == 0)
     named = torch.distributed.PrefixStore(f"start-{restarts()}", store)
-    torch.distributed.init_process_group(backend, store=named, rank=rank, world_size=world)
+    torch.distributed.init_process_group(backend, store=named, rank=rank, world_size=world, timeout=PATIENCE)
 
 
 def mark(folder: RunFolder) -> None:
     """Write down which launch fills the run folder."""
-    (folder.root / _MARK).write_text(_launch()) if _launch() else (folder.root / _MARK).unlink(missing_ok=True)
+    folder.launcher.write_text(_launch()) if _launch() else folder.launcher.unlink(missing_ok=True)
 
 
 def resumed(config: TrainConfig, folder: RunFolder) -> TrainConfig:
@@ -49,7 +51,7 @@ def resumed(config: TrainConfig, folder: RunFolder) -> TrainConfig:
     The command line is the same each time, and says where the first start was to begin, or that there be no run yet.
     """
     begun = list_checkpoints(folder.checkpoints) if config.names_checkpoint else folder.config.is_file()
-    if restarts() and begun and _read(folder.root / _MARK) == _launch():
+    if restarts() and begun and _read(folder.launcher) == _launch():
         return dataclasses.replace(config, resume="auto")
     return config
 

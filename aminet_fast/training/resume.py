@@ -10,6 +10,7 @@ import yaml
 from torch import Tensor
 
 from ..model import load_model
+from ..pretrained import shipped
 from .checkpoint import RUN, list_checkpoints, newest_checkpoint, read_checkpoint, step_of
 from .config import TrainConfig, differences
 from .folder import RunFolder
@@ -68,7 +69,8 @@ def first_weights(config: TrainConfig) -> dict[str, Tensor] | None:
     """
     if config.start_from is None:
         return None
-    model = load_model(Path(config.start_from).expanduser())
+    path = Path(config.start_from).expanduser()
+    model = load_model(config.start_from if shipped(config.start_from) else path)
     theirs, ours = model.config.to_dict(), config.network().to_dict()
     if other := [f"{name}: {was!r} -> {ours[name]!r}" for name, was in theirs.items() if was != ours[name]]:
         raise ValueError(

@@ -20,7 +20,7 @@ from .config import TrainConfig
 from .ema import Shadow
 from .gan import build_objective
 from .loss_scale import LossScale
-from .optim import LOSSES, build_optimizer, init_normal, plain_state
+from .optim import LOSSES, build_optimizer, init_normal, plain_state, restore
 
 
 class Session:
@@ -77,13 +77,16 @@ class Session:
         return net.to(memory_format=torch.channels_last) if self.config.channels_last else net
 
     def _restore(self, start: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(start["optimizer"])
+        restore(self.optimizer, start["optimizer"], self.config)
         if self.config.ema is not None:
             self.shadow.average.load_state_dict(start["ema"] or start["model"])
         for name in ("step", "seconds", "best", "loss_sum", "loss_count"):
             setattr(self, name, start[name])
         sums = start.get("part_sums", [])  # not in the first checkpoints; of another length where the objective changed
-        self.part_sums = sums if len(sums) == len(self.part_sums) else self.part_sums
+        if len(sums) == len(self.part_sums):
+            self.part_sums = sums
+        else:  # means of another objective's losses
+            self.loss_sum, self.loss_count = 0.0, 0
         self.objective.restore(start.get("gan"))
         self.val_faces, self.owed = start.get("val_faces"), start.get("owed", False)  # not in the first checkpoints
         self.scale.restore(start.get("scaler"))

@@ -39,13 +39,15 @@ class Trainer:
         if s.world == 1:  # several cannot leave a validation alone
             self.recorder.interrupted = lambda: signals.requested is not None
         if s.owed:
-            self.recorder.after_step(final=s.step == s.total, stopping=False, save=True)
+            self.recorder.make_up()
+            if s.owed:
+                return self._farewell(signals.requested)
+        elif self.config.names_checkpoint:
+            self.recorder.save()  # from here on the folder stands alone, even if the process ends before a step
         if s.step >= s.total:
             self.log.say(f"{self.folder.root} is complete at step {s.step}; raise --steps or --epochs to train on")
-            return 0
+            return int(self.recorder.save_failed)
         self._greet()
-        if self.config.names_checkpoint:
-            self.recorder.save()  # from here on the folder stands alone, even if the process ends before a step
         with closing(self._batches()) as batches:
             signals.quiet_children()
             s.tick()
@@ -167,7 +169,7 @@ class Trainer:
 
     def _diverged(self, what: str, used: list[Batch], losses: list[float]) -> None:
         s, rank = self.session, self.accelerator.process_index
-        rate = s.optimizer.param_groups[0]["lr"]
+        rate = float(s.optimizer.param_groups[0]["lr"])  # a tensor under a CUDA graph
         try:
             folder = dump_batches(self.folder.root, used, step=s.step, lr=rate, losses=losses, rank=rank)
             faces = f"its faces are in {folder}"
