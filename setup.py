@@ -100,5 +100,5 @@ try:
 except build_plan.BuildError as error:
     raise SystemExit(f"error: {error}") from None
 except RuntimeError as error:
-    remedy = "the compiler's message is above; AMINET_FAST_BUILD=none installs without compiling"
+    remedy = "the compiler's message is above; AMINET_FAST_BUILD=cpu leaves CUDA out, none compiles nothing"
     raise SystemExit(f"error: {error}: {remedy}") from error

@@ -28,6 +28,7 @@ CXX_FLAGS = ["-O3", "-std=c++20", "-fvisibility=hidden", "-fopenmp-simd", *_WARN
 NVCC_FLAGS = ["-O3", "-std=c++20", "-DUSE_CUDA", "-Xptxas", "-warn-spills", "-Xcompiler", "-fvisibility=hidden"]
 # Where TORCH_CUDA_ARCH_LIST does not say: from A100 to B200, and for what comes later the last one's PTX.
 ARCHITECTURES = "8.0;8.6;8.9;9.0;10.0+PTX"
+_TOO_OLD = re.compile(r"[1-7]\.|kepler|maxwell|pascal|volta|turing", re.IGNORECASE)
 # Flags of each copy of csrc/cpu/kernels; csrc/cpu/capability.h picks the copy when the library runs.
 CAPABILITIES: dict[str, list[str]] = {"portable": []}
 if platform.machine() in ("x86_64", "AMD64"):
@@ -95,6 +96,8 @@ def compiler_problem(command: list[str] | None) -> str:
     """Why `command` cannot compile a Python extension in C++20; "" when it can."""
     if platform.system() == "Windows":
         return "compiling is supported on Linux and macOS only; use WSL, or AMINET_FAST_BUILD=none"
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        return "free-threaded Python has no stable ABI, which the extensions use; take the usual build of Python"
     if command is None:
         return "no C++ compiler found; install g++ (Debian: apt-get install g++) or set CXX"
     include = sysconfig.get_path("include")
@@ -158,12 +161,16 @@ def nvcc_threads(files: int, jobs: int) -> list[str]:
     return [f"--threads={threads}"] if threads > 1 else []
 
 
-def cuda_problem(sources: list[str], toolkit: str | None, torch_cuda: str | None, version: str = "") -> str:
+def cuda_problem(
+    sources: list[str], toolkit: str | None, torch_cuda: str | None, version: str = "", architectures: str = ""
+) -> str:
     """Why the CUDA extension cannot be compiled; "" when it can. version: of the toolkit, where it is known."""
     if not sources:
         return "this version has no CUDA kernels to compile; use AMINET_FAST_BUILD=cpu or auto"
     if torch_cuda is None:
         return "the installed torch is a CPU build without CUDA libraries; install a CUDA build of torch"
+    if old := [name for name in re.split(r"[ ;,]+", architectures) if _TOO_OLD.match(name)]:
+        return f"TORCH_CUDA_ARCH_LIST has {', '.join(old)}, and the kernels need 8.0 or newer; take that out"
     if not toolkit or not Path(toolkit, "bin", "nvcc").exists():
         return "nvcc was not found; install the CUDA toolkit and set CUDA_HOME to its folder"
     if not _complete(Path(toolkit)):
@@ -237,7 +244,7 @@ def build_requirements(
 def reach_torch() -> None:
     """Make torch importable: as it is, else from the target environment, behind all that is on sys.path."""
     try:
-        import torch  # noqa: F401
+        import torch
     except ModuleNotFoundError as error:
         version, paths = target_environment()
         if not usable(version):
@@ -246,6 +253,12 @@ def reach_torch() -> None:
                 f"pip install '{TORCH_REQUIREMENT}' first, or leave out --no-build-isolation"
             ) from error
         sys.path.extend(path for path in paths if path not in sys.path)
+    else:
+        if not usable(str(torch.__version__)):
+            raise BuildError(
+                f"torch is needed to compile and {torch.__version__} is installed; "
+                f"pip install '{TORCH_REQUIREMENT}' first, or leave out --no-build-isolation"
+            )
 
 
 def make_plan(cuda_sources: list[str]) -> Plan:
@@ -261,7 +274,8 @@ def make_plan(cuda_sources: list[str]) -> Plan:
     import torch
 
     home = toolkit()
-    problem = cuda_problem(cuda_sources, home, torch.version.cuda)
+    asked = os.environ.get("TORCH_CUDA_ARCH_LIST", "")
+    problem = cuda_problem(cuda_sources, home, torch.version.cuda, "", asked)
     if home and not problem:
         problem = cuda_problem(cuda_sources, home, torch.version.cuda, toolkit_version(home))
         os.environ["CUDA_HOME"] = home  # before torch.utils.cpp_extension is imported, which looks for it on its own
