@@ -17,10 +17,20 @@ def batch_norm_affine(
 ) -> tuple[Tensor, Tensor]:
     """Batch normalisation as y = x * scale + shift; the biased variance. All [C] -> scale, shift, [C].
 
-    With the moments of the batch its gradient is batch normalisation's: what comes through mean and var is theirs.
+    In float32 at least, as torch does it for 16-bit parameters. With the moments of the batch its gradient is batch
+    normalisation's: what comes through mean and var is theirs.
     """
+    weight, bias, mean, var = (t.to(_wide(weight)) for t in (weight, bias, mean, var))
     scale = weight * torch.rsqrt(var + eps)
     return scale, bias - mean * scale
+
+
+def _wide(t: Tensor) -> torch.dtype:
+    return torch.promote_types(t.dtype, torch.float32)
+
+
+def _fits(kept: Tensor, weight: Tensor) -> bool:
+    return (kept.dtype, kept.device) == (_wide(weight), weight.device)
 
 
 def update_running(bn: nn.BatchNorm2d, mean: Tensor, var: Tensor, count: int) -> None:
@@ -52,7 +62,8 @@ def _affine(bn: nn.BatchNorm2d, mean: Tensor | None, var: Tensor | None, count: 
     """Scale and shift of `bn`: from the batch's moments in training, else from the running ones."""
     if mean is None or var is None:
         kept = getattr(bn, "affine_kept", None)  # by `freeze`
-        if kept is not None and kept[0].dtype == bn.weight.dtype and not bn.weight.requires_grad:
+        thawed = bn.weight.requires_grad or bn.bias.requires_grad
+        if kept is not None and not thawed and _fits(kept[0], bn.weight):
             return kept
         mean, var = cast("Tensor", bn.running_mean), cast("Tensor", bn.running_var)
     elif bn.training:
@@ -80,7 +91,15 @@ class FastFeatureRefinement(FeatureRefinement):
     def _as_reference(self, z: Tensor) -> bool:
         # Without kernels the operators' plain forms would be more passes than the reference's own batch norms.
         chosen = backends.choose("norm_act_conv", z.device.type, self.backend, z.dtype)
-        return self.hourglass.depth != 1 or chosen == "reference"
+        synchronised = isinstance(self.bn[0], nn.SyncBatchNorm)
+        return self.hourglass.depth != 1 or chosen == "reference" or synchronised
+
+    def train(self, mode: bool = True) -> FastFeatureRefinement:
+        """As of any module; in training the running statistics move on, so that what `freeze` kept is forgotten."""
+        if mode:
+            for module in self.modules():
+                module.__dict__.pop("affine_kept", None)
+        return super().train(mode)
 
     def refine(self, z: Tensor, residual: Tensor) -> Tensor:
         """residual + FRM(z)."""

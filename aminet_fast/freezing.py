@@ -20,7 +20,7 @@ def freeze(model: Model) -> Model:
     Puts it in eval mode, switches the gradients of its parameters off, keeps SKAF's weights as its kernels want them
     (1.7 times their size again; on CUDA devices 0.7 times, in bfloat16) and folds each batch normalisation into the
     one scale and shift that it is in eval mode. The numbers stay. Call `unfreeze` to train again. What is kept is not
-    used in training mode or where a parameter needs its gradient, and is forgotten when a state dict is loaded; after
+    used where a parameter needs its gradient, and is forgotten in training mode or when a state dict is loaded; after
     any other change of the weights, or a move to another device, call `freeze` again.
 
     Args:
@@ -34,7 +34,7 @@ def freeze(model: Model) -> Model:
     if not isinstance(model, nn.Module):
         raise TypeError(f"freeze: model must be a torch.nn.Module, got {type(model).__name__}")
     unfreeze(model).eval()
-    model.__dict__["_trained"] = [p for p in model.parameters() if p.requires_grad]
+    model.__dict__["_trained"] = [name for name, p in model.named_parameters() if p.requires_grad]
     model.requires_grad_(False)
     for module in model.modules():
         if isinstance(module, (FastLGFI, FastEDFF)) and (weights := skaf_weights(module)):
@@ -50,8 +50,10 @@ def freeze(model: Model) -> Model:
 
 def unfreeze(model: Model) -> Model:
     """Undo `freeze`, but for the mode: parameters that needed their gradients do so again. Returns the model itself."""
-    for parameter in model.__dict__.pop("_trained", ()):
-        parameter.requires_grad_(True)
+    trained = set(model.__dict__.pop("_trained", ()))  # by name: load_state_dict(assign=True) brings other tensors
+    for name, parameter in model.named_parameters():
+        if name in trained:
+            parameter.requires_grad_(True)
     for module in model.modules():
         _forget(module)
     return model
@@ -61,7 +63,12 @@ def _keep(module: nn.Module, name: str, value: Any) -> None:
     """As a plain attribute: it belongs to no state dict."""
     module.__dict__[name] = value
     # Hooks run for the module whose own part of a state dict is loaded, however that comes about.
-    module.__dict__["_frozen"] = module.register_load_state_dict_post_hook(lambda loaded, _: _forget(loaded))
+    module.__dict__["_frozen"] = module.register_load_state_dict_post_hook(_forget_loaded)
+
+
+def _forget_loaded(module: nn.Module, _keys: Any) -> None:
+    """A hook that can be pickled with its module."""
+    _forget(module)
 
 
 def _forget(module: nn.Module) -> None:

@@ -38,7 +38,7 @@ def load_network(weights: str, device: torch.device, backend: str | None = None)
         FileNotFoundError: nothing is there.
     """
     try:
-        return freeze(load_model(weights, device=device, backend=backend))
+        model = load_model(weights, device=device, backend=backend)
     except RuntimeError as error:
         if "memory" in str(error).lower():
             raise ValueError(
@@ -47,6 +47,7 @@ def load_network(weights: str, device: torch.device, backend: str | None = None)
         # keys or shapes that do not fit: a line for each, of which the first tell enough
         first = " ".join(line.strip() for line in str(error).splitlines()[:3])
         raise ValueError(f"{weights}: {first} ...; config.json has to be the one that was saved with them") from error
+    return freeze(model)
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -70,7 +70,9 @@ class FastRDFE(RDFE):
         z = self.front(y)
         if not self.config.frm:
             return z
-        return self.frm.add_to(z) if isinstance(self.frm, FastFeatureRefinement) else z + self.frm(z)
+        if isinstance(self.frm, FastFeatureRefinement) and not _hooked(self.frm):
+            return self.frm.add_to(z)
+        return z + self.frm(z)
 
 
 class FastLGFI(LGFI):
@@ -99,6 +101,13 @@ class FastEDFF(EDFF):
             return super().forward(encoder, decoder)
         s = self.reduce(torch.cat([encoder, decoder], 1))
         return _gated(self, s, encoder, decoder, None)
+
+
+def _hooked(module: nn.Module) -> bool:
+    """Whether somebody waits for this module to be called."""
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
 
 
 def _convs(modules: nn.Module) -> Iterator[nn.Conv2d]:
@@ -133,7 +142,7 @@ def _gated(
 def _packed(module: FastLGFI | FastEDFF, weights: list[Tensor]) -> Tensor | None:
     """What `freeze` kept, where it is still what the operator takes beside these weights."""
     kept = module.packed
-    if kept is None or module.training or weights[0].requires_grad or kept.device != weights[0].device:
+    if kept is None or module.training or any(w.requires_grad for w in weights) or kept.device != weights[0].device:
         return None
     return kept if weights[0].dtype in (torch.float32, kept.dtype) else None
 

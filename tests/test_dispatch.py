@@ -16,7 +16,7 @@ from triton_harness.checks import check_numbers
 
 from aminet_fast import backends, dispatch, info, ops
 from aminet_fast._extension import load
-from aminet_fast.ops import _library
+from aminet_fast.ops import _devices, _library
 
 assert ops.__all__
 Write = Callable[..., None]
@@ -128,7 +128,8 @@ def launch(write: Write, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     triton = SimpleNamespace(some_op_fwd=lambda x: "triton")
     monkeypatch.setattr(_library.torch.ops, "aminet_fast_cuda", compiled)
     monkeypatch.setattr(_library, "kernels", lambda operator: triton)
-    monkeypatch.setattr(_library, "load", lambda name: (compiled, ""))
+    monkeypatch.setattr(_library, "compiled_problem", lambda: "")
+    monkeypatch.setattr(_library, "triton_problem", lambda: "")
     monkeypatch.setattr(dispatch, "_capability", lambda index: (8, 6))
     monkeypatch.setattr(backends, "_logged", set())
     write(ROW)
@@ -169,11 +170,54 @@ def test_a_refused_call_is_triton_s_and_said_once(launch: Callable[..., str], ca
 def test_without_the_compiled_module_triton_s_run(
     launch: Callable[..., str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(_library, "load", lambda name: (None, "CUDA extension not compiled: no nvcc"))
+    monkeypatch.setattr(_library, "compiled_problem", lambda: "CUDA extension not compiled: no nvcc")
     assert launch() == launch("auto") == "triton"
     assert not caplog.records
     assert launch("cuda") == "triton"
     assert "CUDA extension not compiled: no nvcc" in caplog.text
+
+
+def test_without_triton_the_compiled_kernels_run_or_nothing_does(
+    launch: Callable[..., str], write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container without a C compiler, which Triton needs to launch."""
+    monkeypatch.setattr(_library, "triton_problem", lambda: "there is no C compiler")
+    write()
+    assert launch("auto") == launch("cuda") == "cuda"
+    with pytest.raises(RuntimeError, match=r"for this \(too many channels\).*\(there is no C compiler\).*reference"):
+        launch("cuda", refuses="too many channels")
+
+
+@pytest.mark.parametrize(
+    ("compiled", "capability", "runs"),
+    [
+        ("8.0;8.6;8.9;9.0;10.0+PTX", (8, 0), True),
+        ("8.0;8.6;8.9;9.0;10.0+PTX", (8, 7), True),  # 8.6's image
+        ("8.0;8.6;8.9;9.0;10.0+PTX", (12, 0), True),  # 10.0's PTX
+        ("8.0;8.6;8.9;9.0;10.0+PTX", (7, 5), False),
+        ("9.0", (8, 0), False),
+        ("9.0", (10, 0), False),
+        ("8.6", (8, 0), False),
+        ("9.0a", (9, 0), True),
+        ("10.0a 8.0", (10, 3), False),
+        ("Ampere", (9, 0), True),  # not read: may be
+        ("", (7, 0), True),
+    ],
+)
+def test_which_gpus_a_build_has_images_for(compiled: str, capability: tuple[int, int], runs: bool) -> None:
+    assert _devices.serves(compiled, capability) == runs
+
+
+def test_a_gpu_without_an_image_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_devices.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(_devices.torch.cuda, "get_device_capability", lambda: (7, 5))
+    monkeypatch.setattr(_devices, "build_facts", lambda: {"cuda_architectures": "8.0;9.0+PTX"})
+    monkeypatch.setattr(_devices, "load", lambda name: (object(), ""))
+    _devices._image_problem.cache_clear()
+    try:
+        assert "compiled for 8.0;9.0+PTX, and this GPU is of compute capability 7.5" in _devices.compiled_problem()
+    finally:
+        _devices._image_problem.cache_clear()
 
 
 @pytest.mark.parametrize("allowed", [False, True])

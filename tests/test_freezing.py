@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
 
 from aminet_fast import AMINet, AMINetConfig, freeze, load_model, reference, unfreeze
+from aminet_fast.fast_frm import _affine, batch_norm_affine
 from aminet_fast.ops import skaf_descriptor_prepack
 
 CONFIG = AMINetConfig(width=8, hourglass_width=8)
@@ -85,3 +87,57 @@ def test_plain_modules_have_nothing_to_prepare(x: torch.Tensor) -> None:
     torch.testing.assert_close(freeze(model)(x), expected, rtol=0, atol=0)
     with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got str"):
         freeze("aminet")  # type: ignore[type-var]
+
+
+def test_a_part_that_is_thawed_is_what_runs_and_learns(model: AMINet, x: torch.Tensor) -> None:
+    frm, skaf = model.enc[0].rdfe.frm, model.enc[0].skaf
+    freeze(model)
+    for parameter in (frm.bn[1].bias, skaf.convs[1].weight):
+        parameter.requires_grad_(True)
+        model(x).square().mean().backward()
+        assert parameter.grad is not None
+        before = model(x)
+        with torch.no_grad():
+            parameter.add_(0.5)
+        assert (model(x) - before).abs().max() > 1e-4
+
+
+def test_running_statistics_that_move_on_are_seen(model: AMINet, x: torch.Tensor) -> None:
+    freeze(model).train()(3 * x)  # as update_bn does
+    model.eval()
+    torch.testing.assert_close(model(x), copy.deepcopy(unfreeze(model))(x), rtol=1e-6, atol=1e-6)
+
+
+def test_assigned_parameters_are_thawed(model: AMINet, x: torch.Tensor) -> None:
+    model.tail.weight.requires_grad_(False)
+    wanted = [p.requires_grad for p in model.parameters()]
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    freeze(model).load_state_dict(state, assign=True)
+    unfreeze(model).train()(x).square().mean().backward()
+    assert [p.requires_grad for p in model.parameters()] == wanted
+    assert [p.grad is not None for p in model.parameters()] == wanted
+
+
+def test_a_frozen_network_can_be_pickled(model: AMINet, x: torch.Tensor) -> None:
+    again = pickle.loads(pickle.dumps(freeze(model)))
+    torch.testing.assert_close(again(x), model(x), rtol=0, atol=0)
+    again.load_state_dict(AMINet(CONFIG).state_dict())
+    torch.testing.assert_close(again(x), copy.deepcopy(unfreeze(again))(x), rtol=1e-6, atol=1e-6)
+
+
+def test_what_was_kept_on_another_device_is_left_alone(model: AMINet) -> None:
+    bn = freeze(model).enc[0].rdfe.frm.bn[0]
+    scale, shift = bn.affine_kept
+    assert all(t.device.type == "cpu" for t in _affine(bn, None, None, 4))
+    bn.affine_kept = scale.to("meta"), shift.to("meta")
+    assert all(t.device.type == "cpu" for t in _affine(bn, None, None, 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sixteen_bit_norms_are_folded_in_float32(dtype: torch.dtype) -> None:
+    g = torch.Generator().manual_seed(0)
+    parameters = [torch.rand(64, generator=g).add(0.1).to(dtype) for _ in range(4)]
+    scale, shift = batch_norm_affine(*parameters)
+    assert scale.dtype == shift.dtype == torch.float32
+    exact = batch_norm_affine(*(p.double() for p in parameters))
+    torch.testing.assert_close((scale.double(), shift.double()), exact, rtol=1e-5, atol=1e-6)

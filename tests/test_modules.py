@@ -20,7 +20,7 @@ def kinds(model: nn.Module) -> set[type]:
 
 
 def test_fast_modules_override_forward_alone() -> None:
-    allowed = {"forward", "front", "add_to", "backend"}  # what others call; the rest is private to the class
+    allowed = {"forward", "front", "add_to", "backend", "train"}  # what others call; the rest is private to the class
     for plain, fast in PLAIN.items():
         assert issubclass(fast, plain)
         changed = {name for name in vars(fast) if hasattr(plain, name) and name not in vars(nn.Module)}
@@ -135,3 +135,24 @@ def test_the_commands_take_a_backend(tmp_path) -> None:
     AMINet(TINY).save_pretrained(tmp_path)
     assert kinds(load_network(str(tmp_path), torch.device("cpu"), "reference")) == set(PLAIN)
     assert kinds(load_network(str(tmp_path), torch.device("cpu"))) == set(PLAIN.values())
+
+
+def test_hooks_on_frm_run_though_rdfe_adds_to_it() -> None:
+    model = AMINet(TINY).eval()
+    x = torch.randn(1, 3, 32, 32)
+    expected = model(x)
+    seen: list[torch.Size] = []
+    frm = model.enc[0].rdfe.frm
+    frm.register_forward_hook(lambda module, given, output: seen.append(output.shape))
+    torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-6)
+    assert seen == [torch.Size([1, 4, 32, 32])]
+
+
+def test_synchronised_batch_norms_are_left_to_torch() -> None:
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(AMINet(TINY))
+    called: list[nn.Module] = []
+    for module in model.modules():
+        if isinstance(module, nn.SyncBatchNorm):
+            module.register_forward_pre_hook(lambda module, given: called.append(module))
+    model.eval()(torch.randn(1, 3, 32, 32))
+    assert set(called) == {m for m in model.modules() if isinstance(m, nn.SyncBatchNorm)}

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from functools import cache, partial
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from .. import backends, dispatch
-from .._extension import kernels, load
+from .._extension import kernels
+from ._devices import compiled_problem, triton_problem
 
 NAMESPACE = "aminet_fast"
 # Schemas live in Python, so that they exist when nothing was compiled; compiled modules add kernels to them.
@@ -26,17 +25,14 @@ libraries = {name: torch.library.Library(name, "FRAGMENT") for name in (COMPILED
 _implemented: dict[str, Callable[..., str]] = {}
 _told_of_tf32: set[str] = set()  # of these, whose compiled functions take `tf32`
 
+PLAIN = "pass backend='reference', or set AMINET_FAST_BACKEND=reference"
 Needs = tuple[Any, ...]  # of an operator's inputs: whether each wants a gradient, nested as they are
-OLDEST = (8, 0)  # compute capability that the Triton kernels are compiled for in tests
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def no_second_derivative(operator: str) -> NoReturn:
     """Raised by differentiating a backward operator."""
-    raise NotImplementedError(
-        f"{operator} has no second derivative; for double backward pass backend='reference', "
-        "or set AMINET_FAST_BACKEND=reference"
-    )
+    raise NotImplementedError(f"{operator} has no second derivative; for double backward {PLAIN}")
 
 
 def differentiable(
@@ -136,7 +132,7 @@ def triton_kernels(
     Its functions <operator>_<suffix> take and return what the schemas say, but for an argument `backend`. It is
     imported at the first call. confirmed: a GPU gave the right values and gradients at the network's sizes.
     """
-    backends.register(operator, "cuda", "triton", _triton_problem, unconfirmed=not confirmed, float64=float64)
+    backends.register(operator, "cuda", "triton", triton_problem, unconfirmed=not confirmed, float64=float64)
     for suffix in suffixes:
         name = f"{operator}_{suffix}"
         if name not in _implemented:
@@ -162,7 +158,7 @@ def cuda_kernels(
     tf32: suffixes whose compiled functions also take `*, bool tf32=False`: whether products of float32 may be in TF32,
         as those of torch's own matrix products may.
     """
-    backends.register(operator, "cuda", "cuda", lambda: load("_C_cuda")[1], unconfirmed=True, float64=False)
+    backends.register(operator, "cuda", "cuda", compiled_problem, unconfirmed=True, float64=False)
     for suffix in suffixes:
         name = f"{operator}_{suffix}"
         schema = str(getattr(torch.ops.aminet_fast, name).default._schema).removeprefix(f"{NAMESPACE}::")
@@ -197,10 +193,14 @@ def _launch(
 ) -> Any:
     """By Triton's kernel or the compiled one."""
     given, backend = _without_backend(True, arguments)
-    if backend in ("auto", "cuda") and not (problem := load("_C_cuda")[1] or refuses(*given)):
+    problem = compiled_problem() or refuses(*given)
+    absent = triton_problem()
+    if backend in ("auto", "cuda") and not problem:
         data, channels = about(*given)
-        if backend == "cuda" or dispatch.choose(operator, name, data, channels) == "cuda":
+        if backend == "cuda" or absent or dispatch.choose(operator, name, data, channels) == "cuda":
             return call_compiled(COMPILED, name, given)
+    elif problem and absent:
+        raise RuntimeError(f"{name}: no CUDA kernel for this ({problem}), and none of Triton's ({absent}); {PLAIN}")
     elif backend == "cuda":
         backends.warn(f"{name} runs on Triton's kernels: {problem}")
     return getattr(kernels(operator), name)(*given)
@@ -213,26 +213,6 @@ def call_compiled(namespace: str, name: str, given: Sequence[Any]) -> Any:
         tf32 = given[0].dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
         return function(*given, tf32=tf32)
     return function(*given)
-
-
-def _triton_problem() -> str:
-    try:
-        import triton  # noqa: F401  not at import: it takes long, and a machine without a GPU need not have it
-    except ImportError as error:
-        return f"triton cannot be imported: {error}"
-    return _gpu_problem()
-
-
-@cache
-def _gpu_problem() -> str:
-    """Of the GPU that is here, if there is one."""
-    if not torch.cuda.is_available():
-        return ""
-    if torch.version.hip is None and torch.cuda.get_device_capability() < OLDEST:
-        return f"the Triton kernels are for GPUs of compute capability {OLDEST[0]}.{OLDEST[1]} or newer"
-    if not (os.environ.get("CC") or any(map(shutil.which, ("cc", "gcc", "clang")))):
-        return "Triton needs a C compiler to launch kernels, and there is none (CC says where it is)"
-    return ""
 
 
 def describe(value: object) -> str:

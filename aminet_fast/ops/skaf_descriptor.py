@@ -11,6 +11,7 @@ from torch import Tensor
 from .. import backends
 from .._extension import load
 from ..reference.skaf import skaf_descriptor_ref
+from ._devices import triton_problem
 from ._library import (
     Needs,
     check_image,
@@ -120,7 +121,8 @@ def skaf_descriptor_prepack(weights: Sequence[Tensor]) -> Tensor | None:
     check_tensors("weights", weights)
     first = weights[0]
     chosen = backends.choose("skaf_descriptor", first.device.type, None, first.dtype)
-    if packing(weights) is None or chosen == "reference":
+    packs = chosen != "reference" and not (first.is_cuda and triton_problem())  # Triton's alone on a GPU
+    if packing(weights) is None or not packs:
         return None
     return torch.ops.aminet_fast.skaf_descriptor_prepack([weight.detach() for weight in weights])
 
