@@ -39,6 +39,8 @@ HourglassShape shape_of(const Tensor& x, const Tensor& a, const Tensor& b, const
                   "hourglass_gate: x, a and b must be [N, C, H, W] with every size at least 1");
   for (int i : {0, 2, 3})
     STD_TORCH_CHECK(a.size(i) == x.size(i) && b.size(i) == x.size(i), "hourglass_gate: a and b must be as large as x");
+  STD_TORCH_CHECK(a.scalar_type() == x.scalar_type() && b.scalar_type() == x.scalar_type(),
+                  "hourglass_gate: a and b must be of x's dtype");
   STD_TORCH_CHECK(b.size(1) == a.size(1) && weight.numel() == 9 * a.size(1),
                   "hourglass_gate: b must be as a, and weight [1, M, 3, 3]");
   return {x.size(0), x.size(1), a.size(1), x.size(2), x.size(3)};
@@ -66,7 +68,8 @@ std::tuple<Tensor, Tensor> forward(const Tensor& residual, const Tensor& x, cons
                                    const Tensor& a_shift, const Tensor& b, const Tensor& b_scale,
                                    const Tensor& b_shift, const Tensor& weight, const Tensor& bias, double slope) {
   const HourglassShape shape = shape_of(x, a, b, weight);
-  STD_TORCH_CHECK(residual.numel() == x.numel() && bias.numel() == 1, "hourglass_gate: z must be as x, bias [1]");
+  STD_TORCH_CHECK(residual.numel() == x.numel() && residual.scalar_type() == x.scalar_type() && bias.numel() == 1,
+                  "hourglass_gate: z must be as x, bias [1]");
   const ScalarType acc = acc_of(x);
   const Tensor z = laid_out(residual, MemoryFormat::ChannelsLast), constant = parameter_of(bias, acc);
   const Norm norm(x, x_scale, x_shift, acc), first(a, a_scale, a_shift, acc), second(b, b_scale, b_shift, acc);

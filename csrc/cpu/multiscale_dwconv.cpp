@@ -67,7 +67,8 @@ struct Call {
   Call(const std::vector<Tensor>& x, const std::vector<Tensor>& weights, const std::optional<Tensor>& scale,
        bool turned)
       : scalar(scalar_of(x.at(0))), acc(acc_of(x.at(0))) {
-    STD_TORCH_CHECK(x[0].dim() == 4, "multiscale_dwconv: x must be 4-dimensional");
+    STD_TORCH_CHECK(x[0].dim() == 4 && x[0].numel() > 0,
+                    "multiscale_dwconv: x must be [N, C, H, W] with every size at least 1");
     STD_TORCH_CHECK(!weights.empty() && (x.size() == 1 || x.size() == weights.size()),
                     "multiscale_dwconv: x must be one tensor, or one for each of weights");
     a.shape = {x[0].size(0), x[0].size(1), x[0].size(2), x[0].size(3)};

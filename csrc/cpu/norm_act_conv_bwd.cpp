@@ -188,7 +188,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad, const st
   const Tensor dy = laid_out(converted(grad, plan.x.scalar_type()), MemoryFormat::ChannelsLast);
   std::optional<MomentGradients> through;
   if (dmean && dvar) {
-    STD_TORCH_CHECK(y.numel() == grad.numel() && mean.numel() == s.outputs,
+    STD_TORCH_CHECK(y.numel() == grad.numel() && y.scalar_type() == plan.x.scalar_type() && mean.numel() == s.outputs,
                     "norm_act_conv: y and mean must be the forward's");
     through.emplace(laid_out(y, MemoryFormat::ChannelsLast), mean, *dmean, *dvar, plan.acc);
   }

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "cpu/moments.h"
+#include "cpu/parallel.h"
 
 namespace aminet {
 
@@ -115,7 +116,7 @@ inline void* at_image(Tensor& t, int64_t image) {
 inline void pad_images(const ConvPlan& plan, int64_t first, int64_t images, Tensor& padded) {
   const PadPass arguments = {plan.from_image(first), padded.mutable_data_ptr()};
   const NormActConvKernels& kernels = AMINET_PICK(norm_act_conv);
-  torch::stable::parallel_for(
+  parallel_for(
       0, images * plan.rows.size(), moment_grain(plan.columns.size() * plan.shape.channels),
       [&](int64_t a, int64_t b) { kernels.pad(plan.scalar, arguments, a, b); });
 }

@@ -29,7 +29,7 @@ struct Places {
 
 RdfeShape shape_of(const Tensor& y, const List& parameters) {
   const Places at(parameters);
-  STD_TORCH_CHECK(y.dim() == 4, "rdfe_front: y must be [N, C, H, W]");
+  STD_TORCH_CHECK(y.dim() == 4 && y.numel() > 0, "rdfe_front: y must be [N, C, H, W] with every size at least 1");
   RdfeShape s = {y.size(0), y.size(1), y.size(2), y.size(3), parameters[at.reduce()].size(0), {}};
   const int64_t branches = static_cast<int64_t>(at.branches), C = s.channels;
   for (size_t k = 0; k < at.branches; ++k) {

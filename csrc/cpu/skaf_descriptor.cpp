@@ -66,7 +66,8 @@ Tensor empty_channels_last(const Tensor& like, const std::vector<int64_t>& size,
 std::tuple<Tensor, Tensor> forward(const Tensor& input, const std::vector<Tensor>& weights,
                                    const std::vector<Tensor>& biases, const std::optional<Tensor>& packed,
                                    const std::string& /* backend: of GPUs */) {
-  STD_TORCH_CHECK(input.dim() == 4 && biases.size() == weights.size(), "skaf_descriptor: one bias for each of weights");
+  STD_TORCH_CHECK(input.dim() == 4 && input.numel() > 0, "skaf_descriptor: x must be [N, C, H, W], every size at least 1");
+  STD_TORCH_CHECK(biases.size() == weights.size(), "skaf_descriptor: one bias for each of weights");
   SkafPool arguments = {shape_of(weights, input.size(0), input.size(2), input.size(3)), {}, 0, nullptr, nullptr};
   STD_TORCH_CHECK(input.size(1) == arguments.shape.inputs, "skaf_descriptor: x does not fit weights");
   if (uses_winograd(input, weights)) return winograd_forward(input, weights, biases, packed);

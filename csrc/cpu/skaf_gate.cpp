@@ -27,13 +27,15 @@ int64_t grain_of(const SkafGateShape& s) {
 }
 
 void check(const Tensor& m, const Tensor& weight, const Tensor& bias, const Tensor& g, const Tensor& l) {
-  STD_TORCH_CHECK(g.dim() == 4 && m.dim() == 4 && weight.dim() == 4, "skaf_gate: m, weight and g must be 4-dimensional");
+  STD_TORCH_CHECK(g.dim() == 4 && m.dim() == 4 && weight.dim() == 4 && g.numel() > 0,
+                  "skaf_gate: m, weight and g must be 4-dimensional, every size at least 1");
   STD_TORCH_CHECK(m.size(0) == g.size(0) && m.size(1) == 2 && m.size(2) == g.size(2) && m.size(3) == g.size(3),
                   "skaf_gate: m must be [N, 2, H, W] beside g [N, C, H, W]");
   STD_TORCH_CHECK(weight.size(0) == 2 && weight.size(1) == 2 && weight.size(2) == weight.size(3) &&
                       weight.size(2) % 2 == 1,
                   "skaf_gate: weight must be [2, 2, K, K] of odd K");
-  STD_TORCH_CHECK(bias.numel() == 2 && l.numel() == g.numel(), "skaf_gate: bias must be [2], l as g");
+  STD_TORCH_CHECK(bias.numel() == 2 && l.numel() == g.numel() && l.scalar_type() == g.scalar_type(),
+                  "skaf_gate: bias must be [2], l as g");
 }
 
 // Rows [first, last) of the bordered planes, counted through all images and both maps.
@@ -84,6 +86,8 @@ std::tuple<Tensor, Tensor> forward(const Tensor& m, const Tensor& weight, const 
   const ScalarType acc = acc_of(g);
   const SkafGateShape shape = shape_of(g, weight, format);
   const Tensor w = parameter_of(weight, acc), b = parameter_of(bias, acc), maps = bordered(shape, m, acc);
+  STD_TORCH_CHECK(!residual || (residual->numel() == g.numel() && residual->scalar_type() == g.scalar_type()),
+                  "skaf_gate: residual must be as g");
   const Tensor r = residual ? laid_out(*residual, format) : g;
   Tensor y = torch::stable::empty_like(g);
   Tensor gates = torch::stable::new_empty(g, {g.size(0), 2, g.size(2), g.size(3)}, acc);

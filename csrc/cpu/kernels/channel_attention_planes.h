@@ -80,11 +80,11 @@ inline void store_some(T* to, const Vector<Acc>& v, int64_t count) {
   Acc values[L];
   store(values, v);
   if (count == L)
-    for (int i = 0; i < L; ++i) to[i] = static_cast<T>(values[i]);
+    for (int i = 0; i < L; ++i) to[i] = narrowed<T>(values[i]);
   else if (count == L / 2)
-    for (int i = 0; i < L / 2; ++i) to[i] = static_cast<T>(values[i]);
+    for (int i = 0; i < L / 2; ++i) to[i] = narrowed<T>(values[i]);
   else
-    for (int i = 0; i < count; ++i) to[i] = static_cast<T>(values[i]);
+    for (int i = 0; i < count; ++i) to[i] = narrowed<T>(values[i]);
 }
 
 // The sizes of the planes, in elements. Dense rows follow one another; bordered rows have zeros between them. Channels

@@ -7,6 +7,7 @@
 
 #include <cstdlib>
 #include <memory>
+#include <new>
 
 #include "vectors.h"
 
@@ -22,7 +23,9 @@ template <typename T>
 using Scratch = std::unique_ptr<T[], FreeAligned>;
 template <typename T>
 inline Scratch<T> scratch(int64_t count) {
-  return Scratch<T>(static_cast<T*>(std::aligned_alloc(64, (count * sizeof(T) + 127) / 64 * 64)));
+  void* memory = std::aligned_alloc(64, (count * sizeof(T) + 127) / 64 * 64);
+  if (memory == nullptr) throw std::bad_alloc();
+  return Scratch<T>(static_cast<T*>(memory));
 }
 
 template <typename T>

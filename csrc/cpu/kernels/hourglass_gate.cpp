@@ -29,7 +29,7 @@ struct Forward {
   const Scratch<Acc> sum = scratch<Acc>(s.width * s.maps), logits = scratch<Acc>(wide);
   const Scratch<Acc> taps = scratch<Acc>((s.band_rows() + 2) * s.width * kHourglassTaps);
 
-  static Acc act(Acc v, Acc slope) { return v > 0 ? v : v * slope; }
+  static Acc act(Acc v, Acc slope) { return v * (v > 0 ? Acc(1) : slope); }
 
   // The products of one row of s with all taps: [width][kHourglassTaps].
   void row(int64_t image, int64_t y, Acc* to) const {
@@ -83,7 +83,7 @@ struct Forward {
         const Acc g = gate[x];
 #pragma omp simd
         for (int64_t c = 0; c < C; ++c)
-          to[c] = static_cast<T>(static_cast<Acc>(z[c]) + (static_cast<Acc>(values[c]) * scale[c] + shift[c]) * g);
+          to[c] = narrowed<T>(static_cast<Acc>(z[c]) + (static_cast<Acc>(values[c]) * scale[c] + shift[c]) * g);
       }
     }
   }
@@ -119,7 +119,7 @@ void backward_x_bands(const HourglassBackwardX& a, int64_t first, int64_t last) 
           dgate += d * (value * scale[c] + shift[c]);
           dscale[c] += dnorm * value;
           dshift[c] += dnorm;
-          dx[c] = static_cast<T>(dnorm * scale[c]);
+          dx[c] = narrowed<T>(dnorm * scale[c]);
         }
         dlogit[i] = dgate * g * (1 - g);
         *dbias += dlogit[i];
@@ -225,7 +225,7 @@ struct BackwardMaps {
     for (int64_t p = 0; p < pixels; ++p) {
 #pragma omp simd
       for (int64_t c = 0; c < M; ++c)
-        to[p * to_pitch + c] = static_cast<To>(static_cast<Acc>(from[p * from_pitch + c]));
+        to[p * to_pitch + c] = narrowed<To>(static_cast<Acc>(from[p * from_pitch + c]));
     }
   }
 };

@@ -42,7 +42,7 @@ struct Forward {
     for (int64_t c = 0; c < C; ++c) {
 #pragma omp simd
       for (int64_t p = 0; p < count; ++p)
-        y[c * P + p] = static_cast<T>((static_cast<Acc>(x[c * P + p]) - mean[p]) * rstd[p] * w[c] + b[c]);
+        y[c * P + p] = narrowed<T>((static_cast<Acc>(x[c * P + p]) - mean[p]) * rstd[p] * w[c] + b[c]);
     }
   }
 };
@@ -76,7 +76,7 @@ struct Backward {
 #pragma omp simd
       for (int64_t p = 0; p < count; ++p) {
         const Acc xhat = (static_cast<Acc>(x[c * P + p]) - mean[p]) * rstd[p];
-        dx[c * P + p] = static_cast<T>(rstd[p] * (static_cast<Acc>(dy[c * P + p]) * w[c] - sum[p] - xhat * dot[p]));
+        dx[c * P + p] = narrowed<T>(rstd[p] * (static_cast<Acc>(dy[c * P + p]) * w[c] - sum[p] - xhat * dot[p]));
       }
     }
   }

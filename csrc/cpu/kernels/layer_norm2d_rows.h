@@ -109,7 +109,7 @@ class LayerNormRows {
       const Acc m = sum / static_cast<Acc>(C);
       for (int64_t c = 0; c < C; ++c) squares += (static_cast<Acc>(x[c]) - m) * (static_cast<Acc>(x[c]) - m);
       const Acc r = 1 / std::sqrt(squares / static_cast<Acc>(C) + eps);
-      for (int64_t c = 0; c < C; ++c) y[c] = static_cast<T>((static_cast<Acc>(x[c]) - m) * (w[c] * r) + b[c]);
+      for (int64_t c = 0; c < C; ++c) y[c] = narrowed<T>((static_cast<Acc>(x[c]) - m) * (w[c] * r) + b[c]);
       mean[p] = m;
       rstd[p] = r;
     }
@@ -131,7 +131,7 @@ class LayerNormRows {
       dot /= static_cast<Acc>(C);
       for (int64_t c = 0; c < C; ++c) {
         const Acc xhat = (static_cast<Acc>(x[c]) - m) * r;
-        dx[c] = static_cast<T>(r * (static_cast<Acc>(dy[c]) * w[c] - sum - xhat * dot));
+        dx[c] = narrowed<T>(r * (static_cast<Acc>(dy[c]) * w[c] - sum - xhat * dot));
       }
     }
   }

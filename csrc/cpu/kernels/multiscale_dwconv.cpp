@@ -137,7 +137,7 @@ struct Pass {
                                     u.channels);
           for (int64_t x = 0; x < s.width; ++x)
 #pragma omp simd
-            for (int64_t c = 0; c < u.channels; ++c) to[x * s.channels + c] = static_cast<T>(row[x * u.channels + c]);
+            for (int64_t c = 0; c < u.channels; ++c) to[x * s.channels + c] = narrowed<T>(row[x * u.channels + c]);
         }
       }
     }
@@ -169,10 +169,10 @@ struct Pass {
       T* to = dx + i * s.channels;
       if (scale == nullptr)
 #pragma omp simd
-        for (int64_t c = 0; c < C; ++c) to[c] = static_cast<T>(g[c]);
+        for (int64_t c = 0; c < C; ++c) to[c] = narrowed<T>(g[c]);
       else
 #pragma omp simd
-        for (int64_t c = 0; c < C; ++c) to[c] = static_cast<T>(g[c] * scale[c]);
+        for (int64_t c = 0; c < C; ++c) to[c] = narrowed<T>(g[c] * scale[c]);
     }
   }
 

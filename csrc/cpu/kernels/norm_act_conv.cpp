@@ -33,7 +33,7 @@ void pad_rows(const PadPass& a, int64_t first, int64_t last) {
 #pragma omp simd
       for (int64_t c = 0; c < C; ++c) {
         const Acc v = static_cast<Acc>(from[x * C + c]) * scale[c] + shift[c];
-        to[c] = static_cast<T>(v > 0 ? v : v * slope);
+        to[c] = narrowed<T>(v * (v > 0 ? Acc(1) : slope));
       }
     }
   }
@@ -73,8 +73,8 @@ void fold_units(const FoldPass& a, int64_t first, int64_t last) {
 #pragma omp simd
         for (int64_t c = 0; c < C; ++c) {
           const Acc value = static_cast<Acc>(from[c]), d = sum[c];
-          const Acc g = value * scale[c] + shift[c] > 0 ? d : d * slope;
-          dx[c] = static_cast<T>(g * scale[c]);
+          const Acc g = d * (value * scale[c] + shift[c] > 0 ? Acc(1) : slope);
+          dx[c] = narrowed<T>(g * scale[c]);
           dscale[c] += g * value;
           dshift[c] += g;
         }
@@ -105,12 +105,12 @@ void gradient_pixels(const GradientPass& a, int64_t first, int64_t last) {
     T* to = static_cast<T*>(a.to) + p * K;
     if (a.out.dy == nullptr) {
 #pragma omp simd
-      for (int64_t k = 0; k < K; ++k) to[k] = static_cast<T>(dmean[k] + dvar[k] * (static_cast<Acc>(y[k]) - mean[k]));
+      for (int64_t k = 0; k < K; ++k) to[k] = narrowed<T>(dmean[k] + dvar[k] * (static_cast<Acc>(y[k]) - mean[k]));
       continue;
     }
 #pragma omp simd
     for (int64_t k = 0; k < K; ++k)
-      to[k] = static_cast<T>(static_cast<Acc>(dy[k]) + dmean[k] + dvar[k] * (static_cast<Acc>(y[k]) - mean[k]));
+      to[k] = narrowed<T>(static_cast<Acc>(dy[k]) + dmean[k] + dvar[k] * (static_cast<Acc>(y[k]) - mean[k]));
   }
 }
 

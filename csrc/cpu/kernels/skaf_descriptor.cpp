@@ -41,8 +41,8 @@ void pool_block(const SkafPool& a, int64_t pixel, int64_t count) {
   for (int i = 0; i < count; ++i) {
     const int64_t n = a.first_image + (pixel + i) / P, p = (pixel + i) % P;
     T* m = static_cast<T*>(a.m) + n * 2 * P + p;
-    m[0] = static_cast<T>(sum[i] / static_cast<Acc>(a.shape.total));
-    m[P] = static_cast<T>(best[i]);
+    m[0] = narrowed<T>(sum[i] / static_cast<Acc>(a.shape.total));
+    m[P] = narrowed<T>(best[i]);
     a.argmax[n * P + p] = static_cast<int32_t>(found[i]);
   }
 }
@@ -140,7 +140,7 @@ struct Input {
             const Acc *from = &line[(x + p + R) * C + c], *mean = out + p * kVectors * L;
             T* to = static_cast<T*>(a.dx) + (r * W + x + p) * C + c;
 #pragma omp simd
-            for (int64_t i = 0; i < channels; ++i) to[i] = static_cast<T>(from[i] + mean[i]);
+            for (int64_t i = 0; i < channels; ++i) to[i] = narrowed<T>(from[i] + mean[i]);
           }
         }
     }

@@ -69,7 +69,7 @@ struct Forward {
 #pragma omp simd
       for (int64_t c = 0; c < C; ++c) {
         const Acc sum = static_cast<Acc>(g[c]) * first + static_cast<Acc>(l[c]) * second;
-        y[c] = static_cast<T>(kResidual ? static_cast<Acc>(r[c]) + sum : sum);
+        y[c] = narrowed<T>(kResidual ? static_cast<Acc>(r[c]) + sum : sum);
       }
     }
   }
@@ -85,7 +85,7 @@ struct Forward {
 #pragma omp simd
       for (int64_t p = 0; p < block.pixels; ++p) {
         const Acc sum = static_cast<Acc>(g[p]) * w1[p] + static_cast<Acc>(l[p]) * w2[p];
-        y[p] = static_cast<T>(kResidual ? static_cast<Acc>(r[p]) + sum : sum);
+        y[p] = narrowed<T>(kResidual ? static_cast<Acc>(r[p]) + sum : sum);
       }
     }
   }
@@ -146,8 +146,8 @@ struct Branches {
           sum_l += d * static_cast<Acc>(l[at + c]);
         }
         if constexpr (kBranches) {
-          dg[at + c] = static_cast<T>(d * first);
-          dl[at + c] = static_cast<T>(d * second);
+          dg[at + c] = narrowed<T>(d * first);
+          dl[at + c] = narrowed<T>(d * second);
         }
       }
       sums[p] = sum_g;
@@ -173,8 +173,8 @@ struct Branches {
           sum_l[p] += d * static_cast<Acc>(l[p]);
         }
         if constexpr (kBranches) {
-          dg[p] = static_cast<T>(d * w1[p]);
-          dl[p] = static_cast<T>(d * w2[p]);
+          dg[p] = narrowed<T>(d * w1[p]);
+          dl[p] = narrowed<T>(d * w2[p]);
         }
       }
     }

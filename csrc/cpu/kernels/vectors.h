@@ -1,6 +1,9 @@
 // Vectors as wide as the capability's registers, in the vector extension of GCC and clang. For csrc/cpu/kernels only.
 #pragma once
 
+#include <torch/headeronly/util/BFloat16.h>
+
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -57,6 +60,19 @@ inline Acc halved_sum(const Vector<Acc>& v) {
   return part[0];
 }
 
+// v rounded to T. c10's own conversion to bfloat16 asks for NaN by a branch, which keeps a loop from being vectorised.
+template <typename T, typename Acc>
+inline T narrowed(Acc v) {
+  if constexpr (std::is_same_v<T, c10::BFloat16> && std::is_same_v<Acc, float>) {
+    const uint32_t bits = std::bit_cast<uint32_t>(v);
+    const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;  // to the nearest, ties to even
+    const uint32_t kept = (bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0u : rounded;
+    return c10::BFloat16(static_cast<uint16_t>(kept), c10::BFloat16::from_bits());
+  } else {
+    return static_cast<T>(v);
+  }
+}
+
 template <typename T, typename Acc>
 inline Vector<Acc> load_as(const T* from) {
   if constexpr (std::is_same_v<T, Acc>) {
@@ -73,7 +89,7 @@ inline void store_as(T* to, const Vector<Acc>& v) {
   if constexpr (std::is_same_v<T, Acc>) {
     store(to, v);
   } else {
-    for (int i = 0; i < kLanes<Acc>; ++i) to[i] = static_cast<T>(v[i]);
+    for (int i = 0; i < kLanes<Acc>; ++i) to[i] = narrowed<T>(v[i]);
   }
 }
 
