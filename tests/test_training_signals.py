@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,14 @@ def at_call(monkeypatch: pytest.MonkeyPatch, target: Any, name: str, number: int
         return function(*args, **kwargs)
 
     monkeypatch.setattr(target, name, watched)
+
+
+@pytest.fixture(autouse=True)
+def hang_ups_are_heard() -> Iterator[None]:
+    """Under nohup the tests would inherit that they are not."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before if before is not None else signal.SIG_DFL)
 
 
 def ask(number: signal.Signals) -> Callable[[], None]:
