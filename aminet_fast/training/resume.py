@@ -69,8 +69,7 @@ def first_weights(config: TrainConfig) -> dict[str, Tensor] | None:
     """
     if config.start_from is None:
         return None
-    path = Path(config.start_from).expanduser()
-    model = load_model(config.start_from if shipped(config.start_from) else path)
+    model = load_model(shipped(config.start_from) or Path(config.start_from).expanduser())
     theirs, ours = model.config.to_dict(), config.network().to_dict()
     if other := [f"{name}: {was!r} -> {ours[name]!r}" for name, was in theirs.items() if was != ours[name]]:
         raise ValueError(
