@@ -16,6 +16,7 @@ from setuptools.command.build_py import build_py
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "build_backend"))
 import build_plan
+import build_toolchain
 
 HERE = Path(__file__).resolve().parent
 OTHER_COMMANDS = {"egg_info", "dist_info", "sdist", "clean"}
@@ -49,7 +50,7 @@ def compiled(plan: build_plan.Plan) -> tuple[list[Any], type, dict[str, Any]]:
     common["extra_compile_args"] = flags
     modules = [cpp_extension.CppExtension("aminet_fast._C", sources("cpu/*.cpp"), **common)]
     facts: dict[str, Any] = {"torch": str(torch.__version__), "cxx_flags": flags["cxx"]}
-    facts |= {"compiler": build_plan.compiler_version(), "cpu": list(build_plan.CAPABILITIES)}
+    facts |= {"compiler": build_toolchain.compiler_version(), "cpu": list(build_plan.CAPABILITIES)}
     if plan.cuda:
         files, jobs = sources("cuda/*.cu"), int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
         flags["nvcc"] = [*build_plan.NVCC_FLAGS, *build_plan.STABLE_ABI, *build_plan.nvcc_threads(len(files), jobs)]

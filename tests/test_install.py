@@ -25,6 +25,16 @@ def plan(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     sys.modules.pop("build_plan", None)
 
 
+@pytest.fixture
+def toolchain(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The module build_toolchain of the source tree."""
+    monkeypatch.syspath_prepend(str(ROOT / "build_backend"))
+    import build_toolchain
+
+    yield build_toolchain
+    sys.modules.pop("build_toolchain", None)
+
+
 @pytest.mark.parametrize(
     ("request_", "compiler", "cuda", "cpu_built", "cuda_built", "note"),
     [
@@ -114,47 +124,49 @@ def test_environment_is_seen_through_pip_s_isolation(
     assert str(tmp_path) not in paths
 
 
-def test_compiler_is_probed(plan: ModuleType, tmp_path: Path) -> None:
-    assert "no C++ compiler found" in plan.compiler_problem(None)
+def test_compiler_is_probed(toolchain: ModuleType, tmp_path: Path) -> None:
+    assert "no C++ compiler found" in toolchain.compiler_problem(None)
     old = tmp_path / "c++"
     old.write_text("#!/bin/sh\necho 'error: unrecognized option -std=c++20' >&2\nexit 1\n")
     old.chmod(0o755)
-    assert "install g++ 10 or newer" in plan.compiler_problem([str(old)])
+    assert "install g++ 10 or newer" in toolchain.compiler_problem([str(old)])
     old.write_text("#!/bin/sh\necho 'fatal error: Python.h: No such file or directory' >&2\nexit 1\n")
-    assert "python3-dev" in plan.compiler_problem([str(old)])
-    assert plan.compiler_command({"CXX": "ccache g++"}) == ["ccache", "g++"]
+    assert "python3-dev" in toolchain.compiler_problem([str(old)])
+    assert toolchain.compiler_command({"CXX": "ccache g++"}) == ["ccache", "g++"]
 
 
-def test_pythons_and_torches_that_cannot_be_compiled_for(plan: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pythons_and_torches_that_cannot_be_compiled_for(
+    plan: ModuleType, toolchain: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
     plan.reach_torch()
     monkeypatch.setattr(torch, "__version__", "2.8.0+cu128")
     with pytest.raises(plan.BuildError, match=r"torch is needed to compile and 2\.8\.0\+cu128 is installed"):
         plan.reach_torch()
-    monkeypatch.setattr(plan.sysconfig, "get_config_var", lambda name: 1 if name == "Py_GIL_DISABLED" else None)
-    assert "free-threaded Python has no stable ABI" in plan.compiler_problem(["c++"])
+    monkeypatch.setattr(toolchain.sysconfig, "get_config_var", lambda name: 1 if name == "Py_GIL_DISABLED" else None)
+    assert "free-threaded Python has no stable ABI" in toolchain.compiler_problem(["c++"])
 
 
-def test_cuda_is_probed(plan: ModuleType, tmp_path: Path) -> None:
-    assert "no CUDA kernels to compile" in plan.cuda_problem([], "/usr/local/cuda", "13.0")
-    assert "CPU build" in plan.cuda_problem(["a.cu"], str(tmp_path), None)
-    assert "set CUDA_HOME" in plan.cuda_problem(["a.cu"], str(tmp_path), "13.0")
+def test_cuda_is_probed(toolchain: ModuleType, tmp_path: Path) -> None:
+    assert "no CUDA kernels to compile" in toolchain.cuda_problem([], "/usr/local/cuda", "13.0")
+    assert "CPU build" in toolchain.cuda_problem(["a.cu"], str(tmp_path), None)
+    assert "set CUDA_HOME" in toolchain.cuda_problem(["a.cu"], str(tmp_path), "13.0")
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "nvcc").touch()
-    assert "no include/cuda_runtime.h" in plan.cuda_problem(["a.cu"], str(tmp_path), "13.0")
+    assert "no include/cuda_runtime.h" in toolchain.cuda_problem(["a.cu"], str(tmp_path), "13.0")
     (tmp_path / "include").mkdir()
     (tmp_path / "include" / "cuda_runtime.h").touch()
-    assert plan.cuda_problem(["a.cu"], str(tmp_path), "13.0") == ""
-    assert plan.cuda_problem(["a.cu"], str(tmp_path), "13.0", "13.2") == ""
-    wrong = plan.cuda_problem(["a.cu"], str(tmp_path), "13.0", "12.8")
-    old = plan.cuda_problem(["a.cu"], str(tmp_path), "13.0", "", "7.5 8.0;Turing")
+    assert toolchain.cuda_problem(["a.cu"], str(tmp_path), "13.0") == ""
+    assert toolchain.cuda_problem(["a.cu"], str(tmp_path), "13.0", "13.2") == ""
+    wrong = toolchain.cuda_problem(["a.cu"], str(tmp_path), "13.0", "12.8")
+    old = toolchain.cuda_problem(["a.cu"], str(tmp_path), "13.0", "", "7.5 8.0;Turing")
     assert old == "TORCH_CUDA_ARCH_LIST has 7.5, Turing, and the kernels need 8.0 or newer; take that out"
-    assert plan.cuda_problem(["a.cu"], str(tmp_path), "13.0", "", "8.0;9.0a;10.0+PTX;Hopper") == ""
+    assert toolchain.cuda_problem(["a.cu"], str(tmp_path), "13.0", "", "8.0;9.0a;10.0+PTX;Hopper") == ""
     assert wrong == "nvcc is of CUDA 12.8 and torch of 13.0; set CUDA_HOME to a toolkit of CUDA 13"
 
 
-def test_toolkit_is_a_whole_one(plan: ModuleType, tmp_path: Path) -> None:
+def test_toolkit_is_a_whole_one(toolchain: ModuleType, tmp_path: Path) -> None:
     """A script that starts another nvcc is no toolkit; CUDA_HOME is taken as it is."""
     home = tmp_path / "cuda"
     for folder in (tmp_path / "bin", home / "bin", home / "include"):
@@ -163,10 +175,10 @@ def test_toolkit_is_a_whole_one(plan: ModuleType, tmp_path: Path) -> None:
         nvcc.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 13.1, V13.1.5'\n")
         nvcc.chmod(0o755)
     (home / "include" / "cuda_runtime.h").touch()
-    assert plan.toolkit({"PATH": str(tmp_path / "bin")}) in (None, "/usr/local/cuda")
-    assert plan.toolkit({"PATH": str(home / "bin")}) == str(home)
-    assert plan.toolkit({"PATH": str(home / "bin"), "CUDA_HOME": "/elsewhere"}) == "/elsewhere"
-    assert plan.toolkit_version(str(home)) == "13.1"
+    assert toolchain.toolkit({"PATH": str(tmp_path / "bin")}) in (None, "/usr/local/cuda")
+    assert toolchain.toolkit({"PATH": str(home / "bin")}) == str(home)
+    assert toolchain.toolkit({"PATH": str(home / "bin"), "CUDA_HOME": "/elsewhere"}) == "/elsewhere"
+    assert toolchain.toolkit_version(str(home)) == "13.1"
 
 
 def test_nvcc_takes_more_threads_where_files_are_few(plan: ModuleType) -> None:

@@ -21,6 +21,7 @@ from torch.utils.cpp_extension import include_paths
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "build_backend"))
 import build_plan  # noqa: E402
+import build_toolchain  # noqa: E402, F401 (for nvcc.py)
 
 FLAGS = ["-x", "c++", "-std=c++20", "-O1", "-g1", "-fno-omit-frame-pointer", "-shared", "-fPIC", *build_plan.STABLE_ABI]
 # Each library has an emulator of its own, also where several are in one process.

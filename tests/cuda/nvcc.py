@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch.utils.cpp_extension import COMMON_NVCC_FLAGS, include_paths
 
-from .build import ROOT, build_plan
+from .build import ROOT, build_plan, build_toolchain
 
 ARCHITECTURES = tuple(int(a.replace(".", "").removesuffix("+PTX")) for a in build_plan.ARCHITECTURES.split(";"))
 
@@ -42,13 +42,13 @@ class CompileError(Exception):
 
 def problem() -> str:
     """Why nothing can be compiled here; "" where it can."""
-    home = build_plan.toolkit()
-    version = build_plan.toolkit_version(home) if home and Path(home, "bin", "nvcc").exists() else ""
-    return build_plan.cuda_problem(["module.cu"], home, torch.version.cuda, version)
+    home = build_toolchain.toolkit()
+    version = build_toolchain.toolkit_version(home) if home and Path(home, "bin", "nvcc").exists() else ""
+    return build_toolchain.cuda_problem(["module.cu"], home, torch.version.cuda, version)
 
 
 def _home() -> Path:
-    return Path(str(build_plan.toolkit()))
+    return Path(str(build_toolchain.toolkit()))
 
 
 def compiled(source: Path, architecture: int, *, spills: bool = False) -> Compiled:
@@ -105,7 +105,7 @@ def linked(objects: Sequence[Path], target: Path) -> None:
 
 
 def _version() -> str:
-    return build_plan.toolkit_version(str(_home()))
+    return build_toolchain.toolkit_version(str(_home()))
 
 
 def _folder() -> Path:
