@@ -12,7 +12,7 @@ pytestmark = compiled_only
 TINY = torch.finfo(torch.float32).smallest_normal  # of bfloat16, too
 
 
-def times(x: torch.Tensor, factor: float) -> torch.Tensor:
+def times(x: torch.Tensor, factor: float | torch.Tensor) -> torch.Tensor:
     """x [N, C, H, W] * factor as the middle tap of a convolution, whose other taps are 0."""
     weight = torch.zeros(x.shape[1], 1, 3, 3)
     weight[:, :, 1, 1] = factor
@@ -48,6 +48,9 @@ def test_infinities_and_nan_stay(dtype: torch.dtype) -> None:
     assert y[..., 3, :].eq(2).all()
     largest = torch.full((1, 16, 4, 4), torch.finfo(dtype).max, dtype=dtype)
     assert times(largest, 2.0).isinf().all()
+    for bits in (0x7FFFFFFF, -1):  # NaN whose bits, rounded up as those of a number, are those of -0 and 0
+        nan = torch.tensor(bits, dtype=torch.int32).view(torch.float32)
+        assert times(torch.ones(1, 16, 4, 4, dtype=dtype), nan).isnan().all()
 
 
 def test_gradients_through_saturated_gates_are_zero_and_not_denormal() -> None:
