@@ -1,0 +1,1 @@
+"""What a training step or an inference call takes of an H200, estimated on a machine without one."""
