@@ -2,55 +2,62 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from . import backends
-from .ops import channel_moments, hourglass_gate, norm_act_conv
+from .ops import batch_norm_affine, channel_moments, hourglass_gate, norm_act_conv, norm_act_conv_prepack
 from .reference.rdfe import FeatureRefinement, ReflectConv
 
+Pair = tuple[Tensor, Tensor]  # scale and shift, [C]
 
-def batch_norm_affine(
-    weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float = 1e-5
-) -> tuple[Tensor, Tensor]:
-    """Batch normalisation as y = x * scale + shift; the biased variance. All [C] -> scale, shift, [C].
 
-    In float32 at least, as torch does it for 16-bit parameters. With the moments of the batch its gradient is batch
-    normalisation's: what comes through mean and var is theirs.
+class Moments(NamedTuple):
+    """What a layer of batch normalisation saw in training: mean and biased variance [C] of `count` values a channel."""
+
+    bn: nn.BatchNorm2d
+    mean: Tensor
+    var: Tensor
+    count: int
+
+
+def update_running(seen: Sequence[Moments]) -> None:
+    """The buffers of the layers after a training step, as nn.BatchNorm2d leaves them: with the unbiased variance.
+
+    All layers at once, which is a few launches on a GPU and not a dozen for each.
     """
-    weight, bias, mean, var = (t.to(_wide(weight)) for t in (weight, bias, mean, var))
-    scale = weight * torch.rsqrt(var + eps)
-    return scale, bias - mean * scale
-
-
-def _wide(t: Tensor) -> torch.dtype:
-    return torch.promote_types(t.dtype, torch.float32)
-
-
-def _fits(kept: Tensor, weight: Tensor) -> bool:
-    return (kept.dtype, kept.device) == (_wide(weight), weight.device)
-
-
-def update_running(bn: nn.BatchNorm2d, mean: Tensor, var: Tensor, count: int) -> None:
-    """The buffers of `bn` after a training step on `count` values a channel, as nn.BatchNorm2d leaves them.
-
-    mean and biased var [C]; the buffers take the unbiased variance. Raises ValueError where nn.BatchNorm2d does.
-    """
-    if count == 1:
-        raise ValueError("batch normalisation in training needs more than one value a channel, got one pixel")
-    if not bn.track_running_stats or bn.running_mean is None or bn.running_var is None:
-        return
     with torch.no_grad():
-        factor: float | Tensor = 0.0 if bn.momentum is None else bn.momentum
-        if bn.num_batches_tracked is not None:
-            bn.num_batches_tracked.add_(1)
-            if bn.momentum is None:
-                factor = 1.0 / bn.num_batches_tracked.to(bn.running_mean.dtype)
-        unbiased = var * (count / (count - 1))
-        for buffer, value in ((bn.running_mean, mean), (bn.running_var, unbiased)):
-            buffer.copy_(buffer + (value.to(buffer.dtype) - buffer) * factor)
+        counters = [m.bn.num_batches_tracked for m in seen if m.bn.num_batches_tracked is not None]
+        if counters:
+            torch._foreach_add_(counters, 1)
+        groups: dict[float | None, list[Moments]] = {}
+        for m in seen:
+            if m.bn.track_running_stats and m.bn.running_mean is not None and m.bn.running_var is not None:
+                groups.setdefault(m.bn.momentum, []).append(m)
+        for momentum, group in groups.items():
+            _move(group, momentum) if momentum is not None else _average(group)
+
+
+def _buffers(group: Sequence[Moments]) -> tuple[list[Tensor], list[Tensor]]:
+    """Running means, then running variances; and what they move to, of their dtypes."""
+    buffers = [cast("Tensor", m.bn.running_mean) for m in group] + [cast("Tensor", m.bn.running_var) for m in group]
+    unbiased = torch._foreach_mul([m.var.detach() for m in group], [m.count / (m.count - 1) for m in group])
+    values = [m.mean.detach() for m in group] + list(unbiased)
+    return buffers, [value.to(buffer.dtype) for value, buffer in zip(values, buffers, strict=True)]
+
+
+def _move(group: Sequence[Moments], momentum: float) -> None:
+    buffers, values = _buffers(group)
+    torch._foreach_lerp_(buffers, values, momentum)
+
+
+def _average(group: Sequence[Moments]) -> None:
+    """momentum=None: the plain average over all steps, whose number is on the device."""
+    for buffer, value, m in zip(*_buffers(group), [*group, *group], strict=True):
+        buffer.lerp_(value, 1.0 / cast("Tensor", m.bn.num_batches_tracked).to(buffer.dtype))
 
 
 def _on_batch(bn: nn.BatchNorm2d) -> bool:
@@ -58,23 +65,20 @@ def _on_batch(bn: nn.BatchNorm2d) -> bool:
     return bn.training or bn.running_mean is None
 
 
-def _affine(bn: nn.BatchNorm2d, mean: Tensor | None, var: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
-    """Scale and shift of `bn`: from the batch's moments in training, else from the running ones."""
-    if mean is None or var is None:
-        kept = getattr(bn, "affine_kept", None)  # by `freeze`
-        thawed = bn.weight.requires_grad or bn.bias.requires_grad
-        if kept is not None and not thawed and _fits(kept[0], bn.weight):
-            return kept
-        mean, var = cast("Tensor", bn.running_mean), cast("Tensor", bn.running_var)
-    elif bn.training:
-        update_running(bn, mean.detach(), var.detach(), count)
-    return batch_norm_affine(bn.weight, bn.bias, mean, var, bn.eps)
+def _kept(bn: nn.BatchNorm2d) -> Pair | None:
+    """Scale and shift that `freeze` kept, where they are still those of the parameters."""
+    kept = getattr(bn, "affine_kept", None)
+    if kept is None or bn.weight.requires_grad or bn.bias.requires_grad:
+        return None
+    wide = torch.promote_types(bn.weight.dtype, torch.float32)
+    return kept if (kept[0].dtype, kept[0].device) == (wide, bn.weight.device) else None
 
 
 class FastFeatureRefinement(FeatureRefinement):
     """FeatureRefinement whose parts are fused; an hourglass of another depth than 1 runs as the reference does."""
 
     backend: str | None = None
+    packed: dict[torch.dtype, list[Tensor | None]] | None = None  # `freeze`
 
     def forward(self, z: Tensor) -> Tensor:
         """FRM(z), as the reference: [N, C, H, W] -> [N, C, H, W]."""
@@ -99,34 +103,92 @@ class FastFeatureRefinement(FeatureRefinement):
         if mode:
             for module in self.modules():
                 module.__dict__.pop("affine_kept", None)
+                module.__dict__.pop("packed", None)
         return super().train(mode)
 
     def refine(self, z: Tensor, residual: Tensor) -> Tensor:
         """residual + FRM(z)."""
         norms = [cast("nn.BatchNorm2d", bn) for bn in self.bn]
+        packed, seen = iter(self._packed(z)), list[Moments]()
+        # Of the last normalisation's map there are three uses: both of the hourglass's branches, and its product.
+        uses = [1] * (len(norms) - 1) + [3]
         mean, var = channel_moments(z, self.backend) if _on_batch(norms[0]) else (None, None)
-        scale, shift = _affine(norms[0], mean, var, z.numel() // z.shape[1])
-        x = z
-        for conv, bn in zip(self.conv, norms[1:], strict=True):
-            weight = cast("nn.Conv2d", conv).weight
-            x, mean, var = norm_act_conv(x, scale, shift, weight, moments=_on_batch(bn), backend=self.backend)
-            scale, shift = _affine(bn, mean, var, x.numel() // x.shape[1])
+        x, pairs = z, self._affine(norms[0], mean, var, z, seen, uses[0])
+        for module, bn, of_it in zip(self.conv, norms[1:], uses[1:], strict=True):
+            options = _on_batch(bn), self.backend, next(packed)
+            weight = cast("nn.Conv2d", module).weight
+            x, mean, var = norm_act_conv(x, *pairs[0], weight, 0.2, 1, "zeros", False, *options)
+            pairs = self._affine(bn, mean, var, x, seen, of_it)
         h, out = self.hourglass, self.hourglass.out
         # FRM's last normalisation has no activation behind it: slope 1.
-        a, a_scale, a_shift = self._layer(h.b1[0], x, scale, shift, 1.0)
-        low, low_scale, low_shift = self._layer(h.b2[0], x, scale, shift, 1.0)
-        low, low_scale, low_shift = self._layer(h.plus, low, low_scale, low_shift, 0.2)
-        b, b_scale, b_shift = self._layer(h.b3[0], low, low_scale, low_shift, 0.2, upsample=True)
+        a, *of_a = self._layer(h.b1[0], x, *pairs[0], 1.0, packed, seen)
+        low, *of_low = self._layer(h.b2[0], x, *pairs[1], 1.0, packed, seen)
+        low, *of_low = self._layer(h.plus, low, *of_low, 0.2, packed, seen)
+        b, *of_b = self._layer(h.b3[0], low, *of_low, 0.2, packed, seen, upsample=True)
+        if seen:
+            update_running(seen)
         bias = cast("Tensor", out.bias)
-        return hourglass_gate(
-            residual, x, scale, shift, a, a_scale, a_shift, b, b_scale, b_shift, out.weight, bias, 0.2, self.backend
-        )
+        return hourglass_gate(residual, x, *pairs[2], a, *of_a, b, *of_b, out.weight, bias, 0.2, self.backend)
 
     def _layer(
-        self, layer: nn.Module, x: Tensor, scale: Tensor, shift: Tensor, slope: float, upsample: bool = False
+        self,
+        layer: nn.Module,
+        x: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        slope: float,
+        packed: Iterator[Tensor | None],
+        seen: list[Moments],
+        upsample: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """A ReflectConv before its BN, and that BN as scale and shift."""
         conv, bn = cast("ReflectConv", layer).conv, cast("ReflectConv", layer).bn
-        options = conv.stride[0], "reflect", upsample, _on_batch(bn), self.backend
+        options = conv.stride[0], "reflect", upsample, _on_batch(bn), self.backend, next(packed)
         y, mean, var = norm_act_conv(x, scale, shift, conv.weight, slope, *options)
-        return y, *_affine(bn, mean, var, y.numel() // y.shape[1])
+        return y, *self._affine(bn, mean, var, y, seen)[0]
+
+    def _affine(
+        self, bn: nn.BatchNorm2d, mean: Tensor | None, var: Tensor | None, x: Tensor, seen: list[Moments], uses: int = 1
+    ) -> list[Pair]:
+        """Scale and shift of `bn` on x, a pair for each use: from x's moments in training, else from the running ones.
+
+        Raises ValueError where nn.BatchNorm2d does.
+        """
+        if mean is None or var is None:
+            if (kept := _kept(bn)) is not None:
+                return [kept] * uses
+            mean, var = cast("Tensor", bn.running_mean), cast("Tensor", bn.running_var)
+        elif bn.training:
+            count = x.numel() // x.shape[1]
+            if count == 1:
+                raise ValueError("batch normalisation in training needs more than one value a channel, got one pixel")
+            seen.append(Moments(bn, mean, var, count))
+        return batch_norm_affine(bn.weight, bn.bias, mean, var, bn.eps, uses, self.backend)
+
+    def _convolutions(self) -> list[nn.Conv2d]:
+        """Those that `norm_act_conv` is, in the order of their use."""
+        h = self.hourglass
+        layers = [cast("ReflectConv", layer).conv for layer in (h.b1[0], h.b2[0], h.plus, h.b3[0])]
+        return [*(cast("nn.Conv2d", conv) for conv in self.conv), *layers]
+
+    def prepacked(self, dtype: torch.dtype, backward: bool) -> list[Tensor | None]:
+        """The convolutions' weights as their kernels take them for data of that dtype, in one launch."""
+        convs = self._convolutions()
+        strides, upsamples = [conv.stride[0] for conv in convs], [False] * (len(convs) - 1) + [True]
+        return norm_act_conv_prepack([c.weight for c in convs], strides, upsamples, dtype, backward, self.backend)
+
+    def _packed(self, z: Tensor) -> list[Tensor | None]:
+        """What `freeze` kept, or on a GPU what is made of the weights for this call."""
+        weights = [conv.weight for conv in self._convolutions()]
+        dtype = z.dtype
+        if torch.is_autocast_enabled(z.device.type) and dtype != torch.float64:
+            dtype = torch.get_autocast_dtype(z.device.type)
+        kept = (self.packed or {}).get(dtype)
+        if kept is not None and not any(w.requires_grad or w.device != p.device for w, p in _both(weights, kept)):
+            return kept
+        # The CPU's kernels lay weights out for one direction at a time, and no sooner than they need them.
+        return [None] * len(weights) if z.device.type == "cpu" else self.prepacked(dtype, torch.is_grad_enabled())
+
+
+def _both(weights: list[Tensor], kept: list[Tensor | None]) -> list[tuple[Tensor, Tensor]]:
+    return [(w, p) for w, p in zip(weights, kept, strict=True) if p is not None]

@@ -7,9 +7,9 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from .fast_frm import FastFeatureRefinement, batch_norm_affine
+from .fast_frm import FastFeatureRefinement
 from .modules import FastEDFF, FastLGFI, skaf_weights
-from .ops import skaf_descriptor_prepack
+from .ops import batch_norm_affine, skaf_descriptor_prepack
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -40,12 +40,22 @@ def freeze(model: Model) -> Model:
         if isinstance(module, (FastLGFI, FastEDFF)) and (weights := skaf_weights(module)):
             _keep(module, "packed", skaf_descriptor_prepack(weights))
         elif isinstance(module, FastFeatureRefinement):
+            _keep(module, "packed", _of_convolutions(module))
             for bn in module.modules():
                 if isinstance(bn, nn.BatchNorm2d) and bn.running_mean is not None:
                     running = bn.running_mean, cast(Tensor, bn.running_var)
                     with torch.no_grad():
-                        _keep(bn, "affine_kept", batch_norm_affine(bn.weight, bn.bias, *running, bn.eps))
+                        _keep(bn, "affine_kept", batch_norm_affine(bn.weight, bn.bias, *running, bn.eps)[0])
     return model
+
+
+def _of_convolutions(frm: FastFeatureRefinement) -> dict[torch.dtype, list[Tensor | None]]:
+    """FRM's weights for data of their own dtype and, on a GPU beside float32 ones, for autocast to bfloat16."""
+    weight = cast(Tensor, frm.hourglass.out.weight)
+    dtypes = [weight.dtype]
+    if weight.dtype == torch.float32 and weight.device.type != "cpu":
+        dtypes.append(torch.bfloat16)
+    return {dtype: frm.prepacked(dtype, backward=False) for dtype in dtypes}
 
 
 def unfreeze(model: Model) -> Model:

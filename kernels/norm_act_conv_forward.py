@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ._common import dot_precision
 from .norm_act_conv_plan import Plan
-from .norm_act_conv_tiles import activated, pack, pixels_of, tile_of, tuned
+from .norm_act_conv_tiles import activated, pixels_of, tile_of, tuned
 
 
 @tuned(["C", "K", "TAPS", "STEP", "PHASES", "BM", "BN"])
@@ -94,9 +94,9 @@ def _moments(partial, mean, var, count, parts, PHASES: tl.constexpr, BM: tl.cons
 def forward(
     x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, slope: float, plan: Plan, moments: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """x channels_last; y, mean and var as the schema says."""
+    """x channels_last, weight `packed_for` it, [taps, C, K]; y, mean and var as the schema says."""
     n, c, h, w = x.shape
-    k, rows, columns = weight.shape[0], plan.rows, plan.columns
+    k, rows, columns = weight.shape[2], plan.rows, plan.columns
     y = x.new_empty((n, rows.out, columns.out, k)).permute(0, 3, 1, 2)
     count, phases = n * rows.cells * columns.cells, plan.phases * plan.phases
     bm, bn = tile_of(x, k, count * phases)
@@ -105,7 +105,7 @@ def forward(
     partial = x.new_empty((2, kept, tiles * phases), dtype=torch.float32)
     mean, var = partial.new_empty(kept), partial.new_empty(kept)
     _forward[(tiles * phases * triton.cdiv(k, bn),)](
-        x, scale, shift, pack(weight, x, plan.forward_taps, False), y, partial, slope, count, h, w,
+        x, scale, shift, weight, y, partial, slope, count, h, w,
         rows.cells, columns.cells, rows.out, columns.out, rows.low, rows.high, columns.low, columns.high, tiles,
         C=c, K=k, TAPS=plan.taps, STEP=plan.step, PHASES=plan.phases, REFLECT=plan.reflect, MOMENTS=moments,
         BM=bm, BN=bn, PRECISION=dot_precision(),

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ._common import dot_precision
 from .norm_act_conv_plan import Plan
-from .norm_act_conv_tiles import pack, pixels_of, tile_of, tuned
+from .norm_act_conv_sums import ChannelSums
+from .norm_act_conv_tiles import pixels_of, tile_of, tuned
 
 FOLD_BLOCK = 1024
 
@@ -134,22 +135,6 @@ def _input_gradient(
     tl.store(at + tl.cast(parts, tl.int64) * C, tl.sum(acc, 0), mask=n < C)
 
 
-@triton.jit
-def _sums(partial, dscale, dshift, parts, BLOCK: tl.constexpr):
-    """The second stage for scale and shift, a channel a program."""
-    c = tl.program_id(0)
-    channels = tl.num_programs(0)
-    of_scale = partial + c.to(tl.int64) * parts
-    of_shift = of_scale + channels.to(tl.int64) * parts
-    scales, shifts = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
-    for start in range(0, parts, BLOCK):
-        part = start + tl.arange(0, BLOCK)
-        scales += tl.load(of_scale + part, mask=part < parts, other=0.0)
-        shifts += tl.load(of_shift + part, mask=part < parts, other=0.0)
-    tl.store(dscale + c, tl.sum(scales, 0).to(dscale.dtype.element_ty))
-    tl.store(dshift + c, tl.sum(shifts, 0).to(dshift.dtype.element_ty))
-
-
 def output_gradient(dy: Tensor, through: tuple[Tensor, Tensor, Tensor, Tensor] | None, plan: Plan) -> Tensor:
     """dy [N, K, H', W'] channels_last -> [N, H' or H' + 2, W' or W' + 2, K]; dy itself where there is nothing to add.
 
@@ -171,8 +156,11 @@ def output_gradient(dy: Tensor, through: tuple[Tensor, Tensor, Tensor, Tensor] |
 
 def input_gradient(
     g: Tensor, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, slope: float, plan: Plan, dx: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Writes dx, channels_last as x; dscale, dshift of scale's and shift's dtypes."""
+) -> ChannelSums:
+    """Writes dx, channels_last as x; leaves the sums for scale and shift.
+
+    weight: `packed_for` the gradient of the input, [taps, K, C].
+    """
     n, c, h, w = x.shape
     rows, columns = plan.rows, plan.columns
     phases_h, phases_w = len(rows.back_sets), len(columns.back_sets)
@@ -182,13 +170,11 @@ def input_gradient(
     tiles = triton.cdiv(count, bm)
     partial = x.new_empty((2, c, tiles * phases), dtype=torch.float32)
     _input_gradient[(tiles * phases * triton.cdiv(c, bn),)](
-        g, pack(weight, x, plan.back_taps, True), x, scale, shift, dx, partial, slope, count, h, w, cells_h, cells_w,
+        g, weight, x, scale, shift, dx, partial, slope, count, h, w, cells_h, cells_w,
         rows.out, columns.out, rows.fold_low, rows.fold_high, columns.fold_low, columns.fold_high, tiles,
-        C=c, K=weight.shape[0], PHASES_H=phases_h, PHASES_W=phases_w, TAPS_H=sum(map(len, rows.back_sets)),
+        C=c, K=weight.shape[1], PHASES_H=phases_h, PHASES_W=phases_w, TAPS_H=sum(map(len, rows.back_sets)),
         TAPS_W=sum(map(len, columns.back_sets)), STEP_H=rows.back_step, STEP_W=columns.back_step,
         BEFORE_H=rows.back_before, BEFORE_W=columns.back_before, FOLD=plan.reflect, BM=bm, BN=bn,
         PRECISION=dot_precision(),
     )  # fmt: skip
-    dscale, dshift = scale.new_empty(c), shift.new_empty(c)
-    _sums[(c,)](partial, dscale, dshift, tiles * phases, BLOCK=1024)
-    return dscale, dshift
+    return ChannelSums(partial, scale.new_empty(c), shift.new_empty(c), tiles * phases)

@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ._common import cdiv, next_power_of_2
+from .norm_act_conv_plan import Plan, plan_of
 
 PACK_BLOCK = 256
 FEW = 256  # fewer programs than this leave multiprocessors idle: smaller tiles then
@@ -105,34 +106,87 @@ def activated(
 
 
 @triton.jit
-def _pack(
-    weight, packed, rows, columns, stride_row, stride_column, stride_h, stride_w, sets_h, sets_w, BLOCK: tl.constexpr
+def _pack_one(
+    weight, packed, K, C, stride_k, stride_c, stride_h, stride_w, entry, back, tap, sets_h, sets_w, BLOCK: tl.constexpr
 ):
-    """packed[tap, row, column]: the sum of the weights that are in the tap's set of three by three."""
-    tap = tl.program_id(1)
+    """The place `entry` of packed: [C, K], or [K, C] where `back`; the sum of the weights in the tap's set."""
     within = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    exists = within < rows * columns
+    exists = within < K * C
+    columns = tl.where(back, C, K)
     row = within // columns
-    source = weight + row * stride_row + (within - row * columns) * stride_column
+    column = within - row * columns
+    source = weight + tl.where(back, row, column) * stride_k + tl.where(back, column, row) * stride_c
     bits_h, bits_w = sets_h >> (3 * tap).to(tl.int64), sets_w >> (3 * tap).to(tl.int64)
     total = tl.zeros([BLOCK], tl.float32)
     for i in tl.static_range(3):
         for j in tl.static_range(3):
             wanted = ((bits_h >> i) & (bits_w >> j) & 1) == 1
             total += tl.load(source + i * stride_h + j * stride_w, mask=exists & wanted, other=0.0).to(tl.float32)
-    tl.store(packed + tap * rows * columns + within, total.to(packed.dtype.element_ty), mask=exists)
+    tl.store(packed + entry * K * C + within, total.to(packed.dtype.element_ty), mask=exists)
 
 
-def pack(weight: Tensor, like: Tensor, taps: list[tuple[int, int]], input_gradient: bool) -> Tensor:
-    """weight [K, C, 3, 3] -> [taps, C, K], or [taps, K, C] for the gradient of the input, of `like`'s dtype.
+@triton.jit
+def _pack(
+    weights, packed, sizes, strides, sets_h, sets_w, back_h, back_w, FORWARD: tl.constexpr, BACK: tl.constexpr,
+    COUNT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Of each of COUNT weights its FORWARD[i] taps, then its BACK[i] taps for the gradient of the input."""
+    entry = tl.program_id(1)
+    for i in tl.static_range(COUNT):
+        if (tl.program_id(2) == i) & (entry < FORWARD[i] + BACK[i]):
+            back = entry >= FORWARD[i]
+            _pack_one(
+                weights[i], packed[i], sizes[i][0], sizes[i][1], strides[i][0], strides[i][1], strides[i][2],
+                strides[i][3], entry, back, tl.where(back, entry - FORWARD[i], entry),
+                tl.where(back, back_h[i], sets_h[i]).to(tl.int64), tl.where(back, back_w[i], sets_w[i]).to(tl.int64),
+                BLOCK,
+            )  # fmt: skip
 
-    taps: the sets of rows and of columns of the 3x3 weight that each sums, as bits.
+
+def _bits(taps: list[tuple[int, int]]) -> tuple[int, int]:
+    """The sets of rows and of columns of the 3x3 weight that each tap sums, three bits each."""
+    rows, columns = (sum(tap[axis] << (3 * i) for i, tap in enumerate(taps)) for axis in (0, 1))
+    return rows, columns
+
+
+def pack(
+    weights: list[Tensor], plans: list[Plan], dtype: torch.dtype, forward: bool = True, backward: bool = True
+) -> list[Tensor]:
+    """Weights [K, C, 3, 3] -> for each [taps, C, K] and behind it [taps, K, C], in one launch.
+
+    The first is for the forward, the other for the gradient of the input.
     """
-    rows, columns, *strides = (0, 1, 2, 3) if input_gradient else (1, 0, 2, 3)
-    sizes = weight.shape[rows], weight.shape[columns]
-    packed = like.new_empty((len(taps), *sizes))
-    sets = [sum(tap[axis] << (3 * i) for i, tap in enumerate(taps)) for axis in (0, 1)]
-    ordered = [weight.stride(d) for d in (rows, columns, *strides)]
-    grid = (triton.cdiv(sizes[0] * sizes[1], PACK_BLOCK), len(taps))
-    _pack[grid](weight, packed, *sizes, *ordered, *sets, BLOCK=PACK_BLOCK)
+    taps = [(plan.forward_taps if forward else [], plan.back_taps if backward else []) for plan in plans]
+    sizes = [(w.shape[0], w.shape[1]) for w in weights]
+    packed = [
+        w.new_empty((len(ahead) + len(back)) * w.shape[0] * w.shape[1], dtype=dtype)
+        for w, (ahead, back) in zip(weights, taps, strict=True)
+    ]
+    bits = [(*_bits(ahead), *_bits(back)) for ahead, back in taps]
+    blocks = max(cdiv(k * c, PACK_BLOCK) for k, c in sizes)
+    entries = max(len(ahead) + len(back) for ahead, back in taps)
+    _pack[blocks, entries, len(weights)](
+        tuple(weights), tuple(packed), tuple(sizes), tuple(w.stride() for w in weights), *map(tuple, zip(*bits, strict=True)),
+        FORWARD=tuple(len(ahead) for ahead, _ in taps), BACK=tuple(len(back) for _, back in taps),
+        COUNT=len(weights), BLOCK=PACK_BLOCK,
+    )  # fmt: skip
     return packed
+
+
+def packed_for(
+    weight: Tensor, packed: Tensor | None, like: Tensor, stride: int, plan: Plan, backward: bool
+) -> Tensor:
+    """[taps, C, K], or [taps, K, C] for the gradient of the input, of `like`'s dtype: of `packed` if it has that.
+
+    packed: `pack`'s for maps of more than one row and column, both ways or forward alone.
+    """
+    taps = plan.back_taps if backward else plan.forward_taps
+    usual = plan_of(2, 2, stride, plan.reflect, plan.rows.upsample)
+    (k, c), ahead = weight.shape[:2], len(usual.forward_taps)
+    shape = (len(taps), k, c) if backward else (len(taps), c, k)
+    whole = (ahead + len(usual.back_taps)) * k * c
+    sizes = (whole,) if backward else (whole, ahead * k * c)
+    same = taps == (usual.back_taps if backward else usual.forward_taps)
+    if packed is None or packed.dtype != like.dtype or packed.numel() not in sizes or not same:
+        return pack([weight], [plan], like.dtype, not backward, backward)[0].view(shape)
+    return (packed[ahead * k * c :] if backward else packed[: ahead * k * c]).view(shape)

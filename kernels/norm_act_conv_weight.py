@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ._common import dot_precision
 from .norm_act_conv_plan import Plan
+from .norm_act_conv_sums import WeightSums
 from .norm_act_conv_tiles import activated, pixels_of
 
 # About so many programs, if the parts' sums stay small beside the maps: 8 MiB.
@@ -57,33 +58,10 @@ def _weight_gradient(
     tl.store(at, acc, mask=(r < DEPTH)[:, None] & (n < K)[None, :])
 
 
-@triton.jit
-def _weight_sums(
-    partial, dweight, splits, stride_k, stride_c, stride_h, stride_w, C: tl.constexpr, K: tl.constexpr,
-    TAPS: tl.constexpr, PHASES: tl.constexpr, BS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """dweight[k, c, i, j]: the sum over splits, and over the phases' taps that have this weight in their sums."""
-    i, j = tl.program_id(1) // 3, tl.program_id(1) % 3
-    within = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    exists = within < C * K
-    acc = tl.zeros([BS, BLOCK], tl.float32)
-    for start in range(0, splits, BS):
-        split = start + tl.arange(0, BS)
-        mask = (split < splits)[:, None] & exists[None, :]
-        for phase in tl.static_range(PHASES * PHASES):
-            # Nearest x2: a weight is in phase p's second tap if it is behind the first 1 + p.
-            tap_h = i if TAPS == 3 else (i > phase // PHASES).to(tl.int32)
-            tap_w = j if TAPS == 3 else (j > phase % PHASES).to(tl.int32)
-            from_split = (split.to(tl.int64) * (PHASES * PHASES) + phase) * (TAPS * TAPS) + tap_h * TAPS + tap_w
-            acc += tl.load(partial + from_split[:, None] * (C * K) + within[None, :], mask=mask, other=0.0)
-    at = within % K * stride_k + within // K * stride_c + i * stride_h + j * stride_w
-    tl.store(dweight + at, tl.sum(acc, 0).to(dweight.dtype.element_ty), mask=exists)
-
-
 def weight_gradient(
     g: Tensor, x: Tensor, scale: Tensor, shift: Tensor, dweight: Tensor, slope: float, plan: Plan
-) -> None:
-    """Writes dweight [K, C, 3, 3], of any strides; g [N, H', W', K], with reflection one pixel larger on each side."""
+) -> WeightSums:
+    """Leaves the sums for dweight [K, C, 3, 3]; g [N, H', W', K], with reflection one pixel larger on each side."""
     n, c, h, w = x.shape
     k, rows, columns = dweight.shape[0], plan.rows, plan.columns
     depth, phases = plan.taps * plan.taps * c, plan.phases * plan.phases
@@ -101,10 +79,7 @@ def weight_gradient(
         STEP=plan.step, PHASES=plan.phases, REFLECT=plan.reflect, BM=bm, BR=br, BN=bn,
         PRECISION=dot_precision(), num_warps=warps, num_stages=2,
     )  # fmt: skip
-    grid = (triton.cdiv(c * k, 64), 9)
-    _weight_sums[grid](
-        partial, dweight, splits, *dweight.stride(), C=c, K=k, TAPS=plan.taps, PHASES=plan.phases, BS=16, BLOCK=64
-    )
+    return WeightSums(partial, dweight, splits)
 
 
 def _blocks(x: Tensor, columns: int) -> tuple[int, int, int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from .. import backends
 from .._extension import load
 from ..reference.frm import norm_act_conv_ref
 from ._library import (
+    DTYPES,
     Needs,
     check_channel_vector,
     check_image,
@@ -23,16 +25,21 @@ from ._library import (
 
 library.define(
     "norm_act_conv_fwd(Tensor x, Tensor scale, Tensor shift, Tensor weight, float slope, int stride, bool reflect,"
-    " bool upsample, bool moments) -> (Tensor y, Tensor mean, Tensor var)"
+    " bool upsample, bool moments, Tensor? packed=None) -> (Tensor y, Tensor mean, Tensor var)"
 )
 # Gradients that are not needed come back with no elements.
 library.define(
     "norm_act_conv_bwd(Tensor dy, Tensor? dmean, Tensor? dvar, Tensor x, Tensor scale, Tensor shift, Tensor weight,"
-    " Tensor y, Tensor mean, float slope, int stride, bool reflect, bool upsample, bool need_input, bool need_weight)"
-    " -> (Tensor dx, Tensor dscale, Tensor dshift, Tensor dweight)"
+    " Tensor y, Tensor mean, float slope, int stride, bool reflect, bool upsample, bool need_input, bool need_weight,"
+    " Tensor? packed=None) -> (Tensor dx, Tensor dscale, Tensor dshift, Tensor dweight)"
+)
+# One for each weight, without elements where none is of use.
+library.define(
+    "norm_act_conv_prepack(Tensor[] weights, int[] strides, int[] upsamples, ScalarType dtype, bool backward)"
+    " -> Tensor[]"
 )
 backends.register("norm_act_conv", "cpu", "cpu", lambda: load("_C")[1])
-triton_kernels("norm_act_conv")
+triton_kernels("norm_act_conv", ("fwd", "bwd", "prepack"))
 
 PADDINGS = ("zeros", "reflect")
 
@@ -48,6 +55,7 @@ def norm_act_conv(
     upsample: bool = False,
     moments: bool = True,
     backend: str | None = None,
+    packed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """y = conv3x3(pad(leaky_relu(x * scale + shift, slope))), and the mean and variance of y's channels.
 
@@ -66,6 +74,8 @@ def norm_act_conv(
         upsample: nearest x2 before the padding.
         moments: also return the mean and the variance; without them both are None.
         backend: "auto", "reference", "cpu", "triton" or "cuda"; None: AMINET_FAST_BACKEND, else "auto".
+        packed: `norm_act_conv_prepack`'s of this very weight, stride and upsample, to save its time; the result is the
+            same. It is not used where it is of no use, as beside x of another dtype.
 
     Returns:
         y [N, K, H', W'], channels_last, of x's dtype, under autocast of autocast's as the convolution is; H' is
@@ -86,9 +96,68 @@ def norm_act_conv(
         raise ValueError(f"norm_act_conv: padding must be one of {', '.join(PADDINGS)}, got {padding!r}")
     if backends.choose("norm_act_conv", x.device.type, backend, x.dtype) == "reference":
         return _reference(x, scale, shift, weight, slope, stride, padding, upsample, moments)
+    _check_packed(packed, weight)
     reflect = padding == "reflect"
-    y, mean, var = _call(x, scale, shift, weight, slope, stride, reflect, upsample, moments)
+    y, mean, var = _call(x, scale, shift, weight, slope, stride, reflect, upsample, moments, packed)
     return (y, mean, var) if moments else (y, None, None)
+
+
+def norm_act_conv_prepack(
+    weights: Sequence[Tensor],
+    strides: Sequence[int],
+    upsamples: Sequence[bool],
+    dtype: torch.dtype | None = None,
+    backward: bool = True,
+    backend: str | None = None,
+) -> list[Tensor | None]:
+    """What `norm_act_conv` makes of weights before it can use them, of several layers at once: on a GPU one launch.
+
+    They are copies: whoever keeps them must make them anew when a weight changes.
+
+    Args:
+        weights: [K, C, 3, 3] each, of any dtype of the operator, on one device.
+        strides, upsamples: `norm_act_conv`'s options of that name, one for each weight.
+        dtype: of the data that is to be convolved; None: as each weight is.
+        backward: also what the gradient of x takes.
+        backend: "auto", "reference", "cpu", "triton" or "cuda"; None: AMINET_FAST_BACKEND, else "auto".
+
+    Returns:
+        For each weight a tensor [1-d], or None where the operator would not use it. On CUDA devices it is of `dtype`, as
+        large as the weight or 16 / 9 of it, once for each direction. On the CPU it serves the forward in float32 and
+        float64, of the weight's own dtype, up to 16 / 9 as large and filled up to 16 outputs.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above; the message names it.
+    """
+    if not isinstance(weights, list | tuple) or not all(isinstance(w, Tensor) and w.dim() == 4 for w in weights):
+        raise TypeError(f"norm_act_conv: weights must be a list of tensors [K, C, 3, 3], got {describe(weights)}")
+    if not weights or not len(weights) == len(strides) == len(upsamples):
+        counts = f"{len(weights)} weights, {len(strides)} strides and {len(upsamples)} upsamples"
+        raise ValueError(f"norm_act_conv: one stride and one upsample for each weight, at least one, got {counts}")
+    first = weights[0]
+    dtype = first.dtype if dtype is None else dtype
+    chosen = backends.choose("norm_act_conv", first.device.type, backend, dtype)
+    if chosen == "reference" or dtype not in DTYPES:
+        return [None] * len(weights)
+    flags = [int(upsample) for upsample in upsamples]
+    with torch.no_grad():
+        found = torch.ops.aminet_fast.norm_act_conv_prepack(list(weights), list(strides), flags, dtype, backward)
+    return [packed if packed.numel() else None for packed in found]
+
+
+def packed_taps(stride: int, upsample: bool) -> int:
+    """Weights of a tap set in either direction, see kernels/norm_act_conv_plan.py."""
+    return 9 if not upsample else 16 if stride == 1 else 4
+
+
+def _check_packed(packed: Tensor | None, weight: Tensor) -> None:
+    if packed is None:
+        return
+    if not isinstance(packed, Tensor) or packed.dim() != 1:
+        raise TypeError(f"norm_act_conv: packed must be a 1-d tensor or None, got {describe(packed)}")
+    if packed.device != weight.device:
+        there = f"packed is on {packed.device} and weight on {weight.device}"
+        raise ValueError(f"norm_act_conv: {there}; move them to one device")
 
 
 def _check_weight(weight: Tensor, x: Tensor) -> None:
@@ -129,10 +198,14 @@ def _reference(
 
 
 def _autocast(x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Autocast's dtype, as convolutions do; it leaves float64 alone. The affine map stays as it is."""
+    """Autocast's dtype, as convolutions do; it leaves float64 alone. The affine map stays as it is.
+
+    So does a float32 weight: kernels round it as they lay it out, and its gradient is float32.
+    """
     device = x.device.type
     if x.dtype != torch.float64:
-        x, weight = x.to(torch.get_autocast_dtype(device)), weight.to(torch.get_autocast_dtype(device))
+        x = x.to(torch.get_autocast_dtype(device))
+        weight = weight if weight.dtype in (x.dtype, torch.float32) else weight.to(x.dtype)
     with torch.autocast(device, enabled=False):
         return torch.ops.aminet_fast.norm_act_conv_fwd(x, scale, shift, weight, *options)
 
@@ -152,6 +225,7 @@ def _forward_fake(
     reflect: bool,
     upsample: bool,
     moments: bool,
+    packed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     torch._check(x.device == scale.device and x.device == weight.device)
     n, c, h, w = x.shape
@@ -180,6 +254,7 @@ def _backward_fake(
     upsample: bool,
     need_input: bool,
     need_weight: bool,
+    packed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     torch._check(dy.shape[0] == x.shape[0] and dy.shape[1] == weight.shape[0])
     dweight = empty_as(weight) if need_weight else weight.new_empty(0)
@@ -188,11 +263,32 @@ def _backward_fake(
     return empty_as(x), scale.new_empty(scale.shape), shift.new_empty(shift.shape), dweight
 
 
+@torch.library.register_fake("aminet_fast::norm_act_conv_prepack", lib=library)
+def _prepack_fake(
+    weights: list[Tensor], strides: list[int], upsamples: list[int], dtype: torch.dtype, backward: bool
+) -> list[Tensor]:
+    return [
+        w.new_empty(_packed_size(w, stride, bool(upsample), dtype, backward), dtype=dtype)
+        for w, stride, upsample in zip(weights, strides, upsamples, strict=True)
+    ]
+
+
+def _packed_size(weight: Tensor, stride: int, upsample: bool, dtype: torch.dtype, backward: bool) -> int:
+    """The kernels' rules too: csrc/cpu/norm_act_conv.cpp, kernels/norm_act_conv_tiles.py."""
+    outputs, inputs = weight.shape[:2]
+    if weight.device.type != "cpu":
+        return packed_taps(stride, upsample) * outputs * inputs * (2 if backward else 1)
+    if dtype != weight.dtype or dtype.itemsize < 4 or (upsample and stride == 2):
+        return 0
+    parts = 16 if stride == 1 and not upsample else 9
+    return parts * inputs * ((outputs + 15) // 16 * 16)
+
+
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    x, scale, shift, weight, *ctx.options, ctx.moments = inputs
+    x, scale, shift, weight, *ctx.options, ctx.moments, packed = inputs
     y, mean, var = output
     # Without moments y is not read again, and need not be kept.
-    ctx.save_for_backward(x, scale, shift, weight, y if ctx.moments else mean, mean)
+    ctx.save_for_backward(x, scale, shift, weight, y if ctx.moments else mean, mean, packed)
     if not ctx.moments:
         ctx.mark_non_differentiable(mean, var)
 
@@ -200,11 +296,12 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 def _backward(ctx: Any, needs: Needs, dy: Tensor, dmean: Tensor, dvar: Tensor) -> tuple[Tensor | None, ...]:
     x, scale, shift, weight = needs[:4]
     through = (dmean, dvar) if ctx.moments else (None, None)
+    *tensors, packed = ctx.saved_tensors
     dx, dscale, dshift, dweight = torch.ops.aminet_fast.norm_act_conv_bwd(
-        dy, *through, *ctx.saved_tensors, *ctx.options, x or scale or shift, weight
+        dy, *through, *tensors, *ctx.options, x or scale or shift, weight, packed
     )
     gradients = zip((dx, dscale, dshift, dweight), (x, scale, shift, weight), strict=True)
-    return *(gradient if needed else None for gradient, needed in gradients), None, None, None, None, None
+    return *(gradient if needed else None for gradient, needed in gradients), None, None, None, None, None, None
 
 
 _call = differentiable("norm_act_conv", _setup_context, _backward, casts=True)

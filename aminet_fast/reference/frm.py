@@ -25,6 +25,14 @@ def channel_moments_ref(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, var
 
 
+def batch_norm_affine_ref(
+    weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float = 1e-5
+) -> tuple[Tensor, Tensor]:
+    """Batch normalisation as y = x * scale + shift; the biased variance. All [C] -> scale, shift, [C]."""
+    scale = weight * torch.rsqrt(var + eps)
+    return scale, bias - mean * scale
+
+
 def _affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return x * scale[:, None, None] + shift[:, None, None]
 

@@ -179,7 +179,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad, const st
                                                     const std::optional<Tensor>& dvar, const Tensor& input,
                                                     const Tensor& scale, const Tensor& shift, const Tensor& weight,
                                                     const Tensor& y, const Tensor& mean, double slope, int64_t stride,
-                                                    bool reflect, bool upsample, bool need_input, bool need_weight) {
+                                                    bool reflect, bool upsample, bool need_input, bool need_weight,
+                                                    const std::optional<Tensor>&) {
   const ConvPlan plan = plan_of(input, scale, shift, weight, {slope, stride, reflect, upsample});
   const NormActConvShape& s = plan.shape;
   STD_TORCH_CHECK(grad.dim() == 4 && grad.size(0) == s.images && grad.size(1) == s.outputs &&

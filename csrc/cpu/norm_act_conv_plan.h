@@ -59,6 +59,13 @@ inline PadAxis pad_axis(int64_t size, int64_t factor, bool reflect, bool replica
   return axis;
 }
 
+// in_type: whether the data is of the sums' type. Low precision is left to the convolutions of oneDNN, which have
+// instructions for it.
+inline Tiling tiling_of(bool in_type, int64_t stride, bool upsample) {
+  if (!in_type || (stride == 2 && upsample)) return Tiling::none;
+  return upsample ? Tiling::doubled : stride == 2 ? Tiling::strided : Tiling::winograd;
+}
+
 inline ConvPlan plan_of(const Tensor& input, const Tensor& scale, const Tensor& shift, const Tensor& weight,
                         const ConvOptions& options) {
   STD_TORCH_CHECK(input.dim() == 4 && input.numel() > 0,
@@ -72,12 +79,8 @@ inline ConvPlan plan_of(const Tensor& input, const Tensor& scale, const Tensor& 
   const Tensor x = laid_out(input, MemoryFormat::ChannelsLast);
   const ScalarType acc = acc_of(x);
   const int64_t factor = options.upsample ? 2 : 1, H = x.size(2), W = x.size(3);
-  // Low precision is left to the convolutions of oneDNN, which have instructions for it.
-  const bool tiled = x.scalar_type() == acc && !(options.stride == 2 && options.upsample);
-  const Tiling tiling = !tiled                ? Tiling::none
-                        : options.upsample    ? Tiling::doubled
-                        : options.stride == 2 ? Tiling::strided
-                                              : Tiling::winograd;
+  const Tiling tiling = tiling_of(x.scalar_type() == acc, options.stride, options.upsample);
+  const bool tiled = tiling != Tiling::none;
   const NormActConvShape shape = {x.size(0), C, H, W, weight.size(0), (H * factor - 1) / options.stride + 1,
                                   (W * factor - 1) / options.stride + 1, tiling};
   // Reflecting what nearest x2 has made is replicating what it was made from.
