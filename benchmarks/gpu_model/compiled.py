@@ -17,9 +17,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from . import sass
-from .collect import Launch
-from .costs import BANDWIDTH, COMPILED, GAP, SHORTEST, Estimate, unit_times
+from . import FOLDER, ROOT, sass
+from .costs import BANDWIDTH, GAP, SHORTEST, Estimate, unit_times
+from .launches import Launch
+
+COMPILED = {
+    "bytes": 1.3,
+    "tensor": 1.3,
+    "not modelled": 1.3,
+    "table": 1.6,
+    "issue": 1.6,
+    "lsu": 1.6,
+    "fma": 1.6,
+    "alu": 1.6,
+    "xu": 1.6,
+}
 
 HERE = Path(__file__).resolve().parent
 REFERENCE = 32 * 128 * 128, 24  # pixels and channels that BUSIEST is of
@@ -38,7 +50,7 @@ BUSIEST = {
 }
 
 
-def split(launches: list[Launch], root: Path, folder: Path) -> list[Launch]:
+def split(launches: list[Launch], root: Path = ROOT, folder: Path = FOLDER) -> list[Launch]:
     """The calls of compiled operators replaced by their launches; as they are where these cannot be found out."""
     found: list[Launch] = []
     for launch in launches:
@@ -181,7 +193,9 @@ def estimate(launch: Launch) -> Estimate:
     static = launch.bytes / BANDWIDTH * 1e6
     half = any(dtype in ("bfloat16", "float16") for shape, dtype in launch.tensors.values() if len(shape) == 4)
     if known is None or size is None or not half:  # the table knows nothing of float32's kernels
-        return Estimate(GAP + max(SHORTEST, COMPILED["not modelled"] * static), static, "not modelled", {"bytes": static}, loops)
+        return Estimate(
+            GAP + max(SHORTEST, COMPILED["not modelled"] * static), static, "not modelled", {"bytes": static}, loops
+        )
     pixels, channels = _data(launch)
     at = known[0] * pixels / REFERENCE[0] * (channels / REFERENCE[1]) ** known[1]
     return Estimate(GAP + max(SHORTEST, COMPILED["table"] * at), at, "table", {"bytes": static}, loops)
