@@ -19,9 +19,12 @@ from .launches import Described, Launch, described, size_of, stand_ins, tensors_
 
 SIDE = 128  # of the network's images
 # Of aten's operators, those that launch nothing.
-NO_LAUNCH = set(
-    ["view", "_unsafe_view", "permute", "t", "transpose", "expand", "slice", "select", "unbind", "split", "split_with_sizes", "reshape", "detach", "alias", "as_strided", "squeeze", "unsqueeze", "empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "flatten", "is_pinned", "lift_fresh", "sym_size", "prim_layout", "device", "diagonal", "chunk", "view_as", "_reshape_alias", "unfold"]
-)
+SHAPES = {"view", "_unsafe_view", "view_as", "reshape", "_reshape_alias", "flatten", "squeeze", "unsqueeze", "expand"}
+STRIDES = {"permute", "t", "transpose", "slice", "select", "diagonal", "as_strided", "unfold", "detach", "alias"}
+PARTS = {"unbind", "split", "split_with_sizes", "chunk"}
+ROOM = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"}
+QUESTIONS = {"is_pinned", "lift_fresh", "sym_size", "prim_layout", "device"}
+NO_LAUNCH = SHAPES | STRIDES | PARTS | ROOM | QUESTIONS
 
 
 class Collector(TorchDispatchMode):

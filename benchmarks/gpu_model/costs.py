@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -83,7 +84,11 @@ def unit_times(code: sass.Code, executions: list[float], programs: int, warps: i
 
     executions: of each loop's body, by one warp. part: of what is straight in the outermost loop, the part that runs.
     """
-    counts, lsu, tensor = sass.totals(code, executions, part)
+    return busy(*sass.totals(code, executions, part), programs, warps)
+
+
+def busy(counts: Counter[str], lsu: float, tensor: float, programs: int, warps: int) -> dict[str, float]:
+    """us of each unit. counts: a warp's instructions by class; lsu, tensor: its cycles of these units."""
     cycles = {
         "issue": sum(counts.values()) / 4,
         "fma": counts["FMA"] / 4 + counts["IMAD"] / 2,
