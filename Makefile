@@ -6,7 +6,7 @@ TORCH ?= torch>=2.11,<2.15
 PY = $(VENV)/bin/python
 INSTALLED = $(VENV)/.installed
 
-.PHONY: install demo test test-slow test-slow-cpu test-slow-triton test-all sanitize lint types benchmarks benchmarks-quick gpu-gate clean
+.PHONY: install demo test test-slow test-slow-cpu test-slow-triton test-all sanitize lint types benchmarks benchmarks-quick gpu-model gpu-gate clean
 
 install: $(INSTALLED)
 
@@ -64,6 +64,11 @@ benchmarks: $(INSTALLED)
 benchmarks-quick: $(INSTALLED)
 	$(PY) -m pytest benchmarks --quick --benchmark-only --benchmark-json=results.json
 	$(PY) -m benchmarks.report results.json --rows
+
+# What a training step and an inference call would take of an H200, without one: docs/gpu_model.md.
+gpu-model: $(INSTALLED)
+	$(PY) -m benchmarks.gpu_model --mode train
+	$(PY) -m benchmarks.gpu_model --mode infer
 
 # On a machine with a GPU and everything installed: no set-up, no network. PYTHON=... (or PY=...) says which Python.
 gpu-gate:

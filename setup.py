@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import sys
 from pathlib import Path
 from typing import Any, ClassVar
@@ -60,6 +61,7 @@ def compiled(plan: build_plan.Plan) -> tuple[list[Any], type, dict[str, Any]]:
             "cuda": torch.version.cuda,
             "nvcc_flags": flags["nvcc"],
             "cuda_architectures": architectures,
+            "cuda_sources": runpy.run_path(str(HERE / "aminet_fast" / "_sources.py"))["all_of_cuda"](HERE / "csrc"),
         }
     return modules, BuildExtension, facts
 

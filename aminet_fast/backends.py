@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from . import confirmation
+
 NAMES = ("auto", "reference", "cpu", "triton", "cuda")
 VARIABLE = "AMINET_FAST_BACKEND"
 
@@ -28,14 +30,13 @@ class Choice:
     backend: str
     reason: str
     missed: bool = False  # something better was asked for or expected
-    unconfirmed: bool = False  # no such device has run it
+    unconfirmed: bool = False  # no such device has shown it to be right (confirmed.json)
 
 
 @dataclass
 class _Operator:
     # device type -> [(backend, why it cannot be used, or "")], best first
     backends: dict[str, list[tuple[str, Callable[[], str]]]] = field(default_factory=dict)
-    unconfirmed: set[str] = field(default_factory=set)  # of the backends
     without_float64: set[str] = field(default_factory=set)
 
 
@@ -48,20 +49,16 @@ def register(
     backend: str,
     problem: Callable[[], str],
     *,
-    unconfirmed: bool = False,
     float64: bool = True,
 ) -> None:
     """Let `backend` serve `operator` on devices of type `device`, after those registered before it.
 
-    unconfirmed: No such device has run it yet; `explain` says so, and `choose` logs it.
     float64: Whether it has kernels for it.
     problem() says why it cannot on this machine, or "" when it can; it is asked when the operator runs,
     never at import, and must not raise.
     """
     entry = _operators.setdefault(operator, _Operator())
     entry.backends.setdefault(device, []).append((backend, problem))
-    if unconfirmed:
-        entry.unconfirmed.add(backend)
     if not float64:
         entry.without_float64.add(backend)
 
@@ -95,14 +92,15 @@ def explain(operator: str, device: str, backend: str | None = None, dtype: torch
         problems = []
         working = [name for name, problem in registered if not problem_of(name, problem)]
         if len(working) > 1:
-            names = sorted(entry.unconfirmed.intersection(working))
+            names = sorted(name for name in working if _unconfirmed(operator, device, name, dtype))
             doubt = f"; no {device} device has confirmed {' and '.join(names)} yet" if names else ""
             reason = f"{' or '.join(working)} call by call, as aminet_fast/dispatch.json says{doubt}"
             return Choice("auto", reason, unconfirmed=bool(doubt))
         for name, problem in registered:
             if not (why := problem_of(name, problem)):
-                doubt = f"; no {device} device has confirmed it yet" if name in entry.unconfirmed else ""
-                return Choice(name, f"the first that works on this device{doubt}", unconfirmed=bool(doubt))
+                unconfirmed = _unconfirmed(operator, device, name, dtype)
+                doubt = f"; no {device} device has confirmed it yet" if unconfirmed else ""
+                return Choice(name, f"the first that works on this device{doubt}", unconfirmed=unconfirmed)
             problems.append(why)
         reason = "; ".join(problems) or f"no kernel for {device} devices in this version"
         return Choice("reference", reason, missed=True)
@@ -111,6 +109,14 @@ def explain(operator: str, device: str, backend: str | None = None, dtype: torch
             why = problem_of(name, problem)
             return Choice("reference", why, missed=True) if why else Choice(name, f"{source}={name}")
     return Choice("reference", f"there is no {wanted} kernel of it for {device} devices", missed=True)
+
+
+def _unconfirmed(operator: str, device: str, backend: str, dtype: torch.dtype | None) -> bool:
+    """Whether no GPU has shown that the kernels are right: in that dtype, or in any. Of CPU kernels the tests do."""
+    if device == "cpu":
+        return False
+    confirmed = confirmation.dtypes(operator, backend)
+    return not confirmed if dtype is None else str(dtype).removeprefix("torch.") not in confirmed
 
 
 @torch.compiler.assume_constant_result

@@ -1,6 +1,7 @@
 """Which kernels serve a call on a CUDA device, where an operator has Triton's and compiled ones: a table, as data.
 
-dispatch.json has its rows, each with its reason. The first row that fits decides; where none does, Triton's run.
+dispatch.json has its rows, each with its reason: who measured it or, where no GPU has, what the static model estimates
+(benchmarks/gpu_model). The first row that fits decides; where none does, Triton's run.
 """
 
 from __future__ import annotations
@@ -14,9 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import backends
+
 TABLE = Path(__file__).with_name("dispatch.json")
 DEFAULT = "triton"
-_FIELDS = {"operator", "passes", "dtypes", "channels", "pixels", "capability", "backend", "reason"}
+ESTIMATE = "which kernels run is an estimate in part: no GPU has measured every row of dispatch.json that decides"
+_BOUNDS = {"passes", "dtypes", "channels", "pixels", "capability"}
+_FIELDS = {"operator", "backend", "reason", "measured_by", "estimated", *_BOUNDS}
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class Row:
     """`backend` serves calls of these passes ("fwd", "bwd", ...) with such data on such devices.
 
     passes, dtypes: () is all. channels, pixels (N*H*W): least and most, None without a bound. capability: of the
-    device, at least.
+    device, at least. measured_by: the device that the reason is of; or else `estimated`.
     """
 
     operator: str
@@ -35,6 +40,13 @@ class Row:
     channels: tuple[int | None, int | None] = (None, None)
     pixels: tuple[int | None, int | None] = (None, None)
     capability: tuple[int, int] = (0, 0)
+    measured_by: str = ""
+    estimated: bool = False
+
+    @property
+    def basis(self) -> str:
+        """ "measured on NVIDIA H200", or "estimated"."""
+        return "estimated" if self.estimated else f"measured on {self.measured_by}"
 
     def fits(self, name: str, dtype: str, channels: int, pixels: int, capability: tuple[int, int]) -> bool:
         if self.passes and name.removeprefix(f"{self.operator}_") not in self.passes:
@@ -74,6 +86,9 @@ def _row(entry: dict[str, Any]) -> Row:
         raise ValueError(f"{TABLE.name}: no operator in {entry}")
     if entry.get("backend") not in ("triton", "cuda") or not entry.get("reason"):
         raise ValueError(f"{TABLE.name}: backend must be triton or cuda, with a reason, in {entry}")
+    measured, estimated = entry.get("measured_by", ""), entry.get("estimated", False)
+    if not isinstance(measured, str) or not isinstance(estimated, bool) or bool(measured) == estimated:
+        raise ValueError(f"{TABLE.name}: either measured_by, the device's name, or estimated, true, in {entry}")
     values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in entry.items()}
     return Row(**values)
 
@@ -102,6 +117,8 @@ def decide(
     dtype_name = str(dtype).removeprefix("torch.")
     for row in _of_operator(operator):
         if row.fits(name, dtype_name, channels, pixels, capability):
+            if row.estimated:
+                backends.warn(ESTIMATE)
             return row.backend
     return DEFAULT
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from . import __version__, backends, dispatch
+from . import __version__, backends, confirmation, dispatch
 from ._extension import build_facts, load
 from .config import AMINetConfig
 from .presets import get_config, list_configs
@@ -92,8 +92,18 @@ def _operators() -> dict[str, str]:
 
 def _dispatch() -> dict[str, str]:
     """Rows of the table; the first that fits a call decides."""
-    rows = {f"{number}. {row}": f"{row.backend}: {row.reason}" for number, row in enumerate(dispatch.table(), 1)}
-    return rows | {"every other call on CUDA devices": dispatch.DEFAULT}
+    rows = dispatch.table()
+    answer = {f"{n}. {row}": f"{row.backend}, {row.basis}: {row.reason}" for n, row in enumerate(rows, 1)}
+    return answer | {"every other call on CUDA devices": dispatch.DEFAULT}
+
+
+def _confirmed() -> dict[str, str]:
+    """What GPUs have confirmed, and what of it no longer counts."""
+    return {
+        f"{entry.operator}, {entry.backend}, {entry.dtype}": f"{entry}"
+        + ("" if entry.holds else ": of other kernels than are here, which no GPU has confirmed")
+        for entry in confirmation.table()
+    }
 
 
 def _networks() -> dict[str, str]:
@@ -121,6 +131,7 @@ def collect() -> dict[str, dict[str, Any]]:
         "compiled": _compiled(),
         "operators": _operators(),
         "dispatch": _dispatch(),
+        "confirmed": _confirmed(),
         "networks": _networks(),
         "extras": _extras(),
         "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},

@@ -34,14 +34,15 @@ def run(case: Case, backend: str, device: torch.device) -> None:
     print(f"ran {case.name} on {backend}", flush=True)
 
 
-def run_triton(device: torch.device) -> int:
+def run_triton(device: torch.device, only: str | None) -> int:
     """The first of the cases in tests/triton/ of every operator that Triton serves on the device; their number."""
     sys.path.insert(0, str(ROOT / "tests"))
     tried = importlib.import_module("triton_harness.case")
     ops = importlib.import_module("aminet_fast.ops")
     ran = 0
     for operator in tried.operators():
-        if backends.explain(operator, device.type, "triton").backend != "triton":
+        served = backends.explain(operator, device.type, "triton").backend == "triton"
+        if not served or only not in (None, operator):
             continue
         for dtype in (torch.float32, torch.bfloat16):
             arguments = tried.first_case(operator).make(tried.Draw(dtype, device))
@@ -58,11 +59,13 @@ def run_triton(device: torch.device) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--device", default="cuda")
-    device = torch.device(parser.parse_args().device)
+    parser.add_argument("--only", help="an operator")
+    options = parser.parse_args()
+    device = torch.device(options.device)
     # Triton's have cases of their own, few enough to be compiled in the time that there is.
-    ran = run_triton(device)
+    ran = run_triton(device, options.only)
     for case in all_cases():
-        if case.problem():
+        if case.problem() or options.only not in (None, case.public_name):
             continue
         for backend in ("cpu", "cuda"):
             if backends.explain(case.public_name, device.type, backend).backend == backend:

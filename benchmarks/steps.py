@@ -26,6 +26,7 @@ class Step:
     env: dict[str, str] = field(default_factory=dict)
     skip: str = ""
     keep_back: float = 0.0  # seconds of the whole that later steps need
+    grace: float = GRACE  # from SIGTERM to SIGKILL
 
 
 @dataclass
@@ -70,11 +71,11 @@ def run_step(step: Step, deadline: Deadline, log: Path, cwd: Path) -> Done:
             )
         except OSError as error:
             return Done(step, FAILED, note=f"{command[0]} does not start: {error.strerror}")
-        with ended_with_us(process):
+        with ended_with_us(process, step.grace):
             try:
                 code = process.wait(limit)
             except subprocess.TimeoutExpired:
-                end(process)
+                end(process, step.grace)
                 return Done(step, TIMED_OUT, time.monotonic() - start, f"stopped after {limit:.0f} s")
             finally:
                 end(process)
@@ -82,25 +83,25 @@ def run_step(step: Step, deadline: Deadline, log: Path, cwd: Path) -> Done:
     return Done(step, OK if code == 0 else FAILED, time.monotonic() - start, note)
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes], grace: float = GRACE) -> None:
     """The process and all that it started."""
-    for number, grace in ((signal.SIGTERM, GRACE), (signal.SIGKILL, GRACE)):
+    for number, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, GRACE)):
         try:
             os.killpg(process.pid, number)
         except ProcessLookupError:
             return
         try:
-            process.wait(grace)
+            process.wait(patience)
         except subprocess.TimeoutExpired:
             continue
 
 
 @contextmanager
-def ended_with_us(process: subprocess.Popen[bytes]) -> Iterator[None]:
+def ended_with_us(process: subprocess.Popen[bytes], grace: float = GRACE) -> Iterator[None]:
     """When we are told to end, the step ends too."""
 
     def stop(number: int, _frame: object) -> None:
-        end(process)
+        end(process, grace)
         raise SystemExit(128 + number)
 
     before = signal.signal(signal.SIGTERM, stop)

@@ -20,7 +20,8 @@ from aminet_fast.ops import _devices, _library
 
 assert ops.__all__
 Write = Callable[..., None]
-ROW = {"operator": "some_op", "backend": "cuda", "reason": "measured"}
+ROW = {"operator": "some_op", "backend": "cuda", "reason": "twice as fast", "measured_by": "G1"}
+ESTIMATED = {"operator": "some_op", "backend": "cuda", "reason": "a model says so", "estimated": True}
 CHOOSING = sorted(
     name
     for name in torch._C._dispatch_get_all_op_names()
@@ -61,6 +62,36 @@ def test_the_table_that_is_there() -> None:
         assert len(row.capability) == 2
         for least, most in (row.channels, row.pixels):
             assert least is None or most is None or least <= most
+        assert not row.estimated or "static model" in row.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "kernels"),
+    [
+        ("rdfe_front_fwd", torch.bfloat16, "cuda"),
+        ("rdfe_front_bwd", torch.float16, "cuda"),
+        ("rdfe_front_fwd", torch.float32, "triton"),
+        ("skaf_descriptor_fwd", torch.bfloat16, "cuda"),
+        ("skaf_descriptor_bwd_input", torch.bfloat16, "triton"),
+        ("skaf_descriptor_bwd_parameters", torch.bfloat16, "triton"),
+        ("channel_attention_fwd", torch.bfloat16, "triton"),
+    ],
+)
+def test_what_runs_by_estimate(name: str, dtype: torch.dtype, kernels: str) -> None:
+    operator = name.rpartition("_fwd")[0] or name.partition("_bwd")[0]
+    for capability in ((8, 0), (9, 0)):
+        assert dispatch.decide(operator, name, dtype, 24, 2**19, capability) == kernels
+    assert dispatch.decide(operator, name, dtype, 24, 2**19, (7, 5)) == "triton"
+
+
+def test_an_estimate_that_decides_is_said_once(write: Write, caplog: pytest.LogCaptureFixture) -> None:
+    backends._logged.discard(dispatch.ESTIMATE)
+    write({**ESTIMATED, "channels": [48, None]}, {**ESTIMATED, "operator": "other_op"}, ROW)
+    assert decide(channels=24) == "cuda"
+    assert not caplog.records
+    assert decide(channels=48) == decide(channels=49) == "cuda"
+    (record,) = caplog.records
+    assert record.getMessage().startswith(dispatch.ESTIMATE)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +101,9 @@ def test_the_table_that_is_there() -> None:
         ({"backend": "cpu"}, "backend must be triton or cuda"),
         ({"reason": ""}, "with a reason"),
         ({"operator": ""}, "no operator"),
+        ({"measured_by": ""}, "either measured_by, the device's name, or estimated, true"),
+        ({"estimated": True}, "either measured_by"),
+        ({"measured_by": "", "estimated": "yes"}, "either measured_by"),
     ],
 )
 def test_what_is_no_row_raises(change: dict[str, Any], words: str, write: Write) -> None:
@@ -109,11 +143,11 @@ def test_capability_is_a_least_one(least: tuple[int, int], chosen: str, write: W
 
 def test_info_prints_the_table(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     bounded = {"passes": ["fwd"], "dtypes": ["float16"], "channels": [None, 48], "pixels": [7, 7], "capability": [9, 0]}
-    write({**ROW, **bounded}, {**ROW, "channels": [3, None], "backend": "triton"})
+    write({**ROW, **bounded}, {**ESTIMATED, "channels": [3, None], "backend": "triton"})
     assert info.main(["--json"]) == 0
     assert json.loads(capsys.readouterr().out)["dispatch"] == {
-        "1. some_op_fwd, float16, up to 48 channels, 7 pixels, sm_90 or newer": "cuda: measured",
-        "2. some_op, 3 channels or more": "triton: measured",
+        "1. some_op_fwd, float16, up to 48 channels, 7 pixels, sm_90 or newer": "cuda, measured on G1: twice as fast",
+        "2. some_op, 3 channels or more": "triton, estimated: a model says so",
         "every other call on CUDA devices": "triton",
     }
     write()
@@ -262,8 +296,13 @@ def test_on_the_cpu_the_argument_says_nothing() -> None:
 def test_auto_among_two_says_what_no_device_has_confirmed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(backends.VARIABLE, raising=False)
     monkeypatch.setitem(backends._operators, "new_op", backends._Operator())
-    backends.register("new_op", "cuda", "cuda", lambda: "", unconfirmed=True)
+    backends.register("new_op", "cuda", "cuda", lambda: "")
     backends.register("new_op", "cuda", "triton", lambda: "")
-    choice = backends.explain("new_op", "cuda")
-    assert (choice.backend, choice.missed, choice.unconfirmed) == ("auto", False, True)
-    assert choice.reason.endswith("; no cuda device has confirmed cuda yet")
+    confirmed = {"triton": {"bfloat16"}, "cuda": set()}
+    monkeypatch.setattr(backends.confirmation, "dtypes", lambda operator, backend: confirmed[backend])
+    for dtype, names in ((None, "cuda"), (torch.bfloat16, "cuda"), (torch.float32, "cuda and triton")):
+        choice = backends.explain("new_op", "cuda", dtype=dtype)
+        assert (choice.backend, choice.missed, choice.unconfirmed) == ("auto", False, True)
+        assert choice.reason.endswith(f"; no cuda device has confirmed {names} yet")
+    confirmed["cuda"] = {"bfloat16"}
+    assert not backends.explain("new_op", "cuda", dtype=torch.bfloat16).unconfirmed

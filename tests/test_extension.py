@@ -136,7 +136,7 @@ def test_auto_says_what_no_device_has_confirmed(
     monkeypatch.setattr(backends, "_logged", set())
     for name in ("new_op", "newer_op"):
         monkeypatch.setitem(backends._operators, name, backends._Operator())
-        backends.register(name, "cuda", "triton", lambda: "", unconfirmed=True)
+        backends.register(name, "cuda", "triton", lambda: "")
         choice = backends.explain(name, "cuda")
         assert (choice.backend, choice.missed, choice.unconfirmed) == ("triton", False, True)
         assert "no cuda device has confirmed it" in choice.reason

@@ -18,7 +18,8 @@ def collected(capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, str]]:
 def test_json_has_every_section(capsys: pytest.CaptureFixture[str]) -> None:
     sections = collected(capsys)
     assert sections["versions"]["torch"] == torch.__version__
-    described = ["versions", "devices", "compiled", "operators", "dispatch", "networks", "extras", "environment"]
+    described = ["versions", "devices", "compiled", "operators", "dispatch", "confirmed", "networks", "extras"]
+    described += ["environment"]
     assert list(sections) == described
     assert set(sections["extras"]) == set(info.EXTRAS)
     assert "layer_norm2d on cpu" in sections["operators"]

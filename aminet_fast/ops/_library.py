@@ -124,15 +124,13 @@ def empty_as(t: Tensor) -> Tensor:
     return torch.empty_like(t.contiguous(memory_format=memory_format(t)))
 
 
-def triton_kernels(
-    operator: str, suffixes: Sequence[str] = ("fwd", "bwd"), *, float64: bool = False, confirmed: bool = False
-) -> None:
+def triton_kernels(operator: str, suffixes: Sequence[str] = ("fwd", "bwd"), *, float64: bool = False) -> None:
     """Let kernels/<operator>.py serve the operator on CUDA devices.
 
     Its functions <operator>_<suffix> take and return what the schemas say, but for an argument `backend`. It is
-    imported at the first call. confirmed: a GPU gave the right values and gradients at the network's sizes.
+    imported at the first call.
     """
-    backends.register(operator, "cuda", "triton", triton_problem, unconfirmed=not confirmed, float64=float64)
+    backends.register(operator, "cuda", "triton", triton_problem, float64=float64)
     for suffix in suffixes:
         name = f"{operator}_{suffix}"
         if name not in _implemented:
@@ -158,7 +156,7 @@ def cuda_kernels(
     tf32: suffixes whose compiled functions also take `*, bool tf32=False`: whether products of float32 may be in TF32,
         as those of torch's own matrix products may.
     """
-    backends.register(operator, "cuda", "cuda", compiled_problem, unconfirmed=True, float64=False)
+    backends.register(operator, "cuda", "cuda", compiled_problem, float64=False)
     for suffix in suffixes:
         name = f"{operator}_{suffix}"
         schema = str(getattr(torch.ops.aminet_fast, name).default._schema).removeprefix(f"{NAMESPACE}::")

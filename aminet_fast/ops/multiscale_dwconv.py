@@ -48,7 +48,7 @@ def _refuses(first: Sequence[Tensor], second: Sequence[Any], third: Sequence[Ten
 
 
 cuda_kernels("multiscale_dwconv", about=_about, refuses=_refuses)
-triton_kernels("multiscale_dwconv", float64=True, confirmed=True)
+triton_kernels("multiscale_dwconv", float64=True)
 
 
 def multiscale_dwconv(

@@ -1,6 +1,10 @@
-"""Estimates a training step or an inference call of this tree on an H200, without a GPU.
+"""``python -m benchmarks.gpu_model``: estimates a training step or an inference call on an H200, without a GPU.
 
-From the project's root, with the project's interpreter:  python ../shared/gpumodel/step.py --mode train
+Prints launches, casts of images, estimated and least times by operator, the longest kernels (docs/gpu_model.md). What is
+compiled for that is kept in build/gpu-model.
+
+An action is a function of the options that returns the exit status; `main` picks it. Each has its option here and its
+work in a file of its own.
 """
 
 from __future__ import annotations
@@ -8,60 +12,58 @@ from __future__ import annotations
 import argparse
 import json
 import os
-
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-import sys
+from typing import Any
+
+from . import FOLDER
+
+BATCHES = {"train": 32, "infer": 1}
 
 
+def estimate(options: argparse.Namespace) -> int:
+    """Prints what one call takes."""
+    numbers = modelled(options.mode, options.batch or BATCHES[options.mode], options.dtype, options.compiled)
+    from . import report
+
+    print(report.text(numbers))
+    if options.json:
+        options.json.write_text(json.dumps(numbers, indent=1) + "\n")
+    return 0
 
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--batch", type=int, help="images a call; else 32 in training, 1 in inference")
-    parser.add_argument("--mode", choices=("train", "infer"), default="train")
-    parser.add_argument("--dtype", choices=("bf16", "fp32"), default="bf16", help="bf16: autocast in training")
-    parser.add_argument("--compiled", action="store_true", help="CUDA C++ wherever there is some")
-    parser.add_argument("--out", type=Path, help="folder for kernels and reports; else a cache of the user's")
-    parser.add_argument("--json", type=Path, help="file for the numbers")
-    options = parser.parse_args()
-    batch = options.batch or (32 if options.mode == "train" else 1)
-    if not Path("tests/triton_harness.py").exists():
-        raise SystemExit("step.py: run it from the project's root (no tests/triton_harness.py here)")
+def modelled(mode: str, batch: int, dtype: str, prefer_compiled: bool = False) -> dict[str, Any]:
+    """Counts and estimates of one call, as report.summary gives them."""
+    os.environ.setdefault("TRITON_CACHE_DIR", str(FOLDER / "triton-cache"))
     warnings.simplefilter("ignore")
     import torch
     import triton
 
-    from . import compiled
-    from . import costs
-    from . import report
-    from . import sass
+    from . import compiled, costs, report, sass
     from .collect import collect
     from .floors import floors
 
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aminet-gpumodel" / triton.__version__
-    folder = options.out or cache
-    launches = collect(options.mode, batch, options.dtype, folder / "kernels", prefer_compiled=options.compiled)
+    folder = FOLDER / f"triton-{triton.__version__}"
+    launches = collect(mode, batch, dtype, folder, prefer_compiled=prefer_compiled)
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # the disassembler takes longest
         list(pool.map(sass.read, dict.fromkeys(launch.cubin for launch in launches if launch.cubin)))
-    launches = compiled.split(launches, Path.cwd(), folder)
+    launches = compiled.split(launches)
     found = costs.estimates(launches, compiled.estimate)
-    about = {"mode": options.mode, "batch": batch, "dtype": options.dtype, "torch": torch.__version__}
-    numbers = about | {"triton": triton.__version__} | report.summary(launches, found, floors(batch, options.mode))
-    what = "training step" if options.mode == "train" else "inference"
-    title = f"{what}, batch {batch}, {options.dtype}; torch {torch.__version__}, Triton {triton.__version__}"
-    printed = report.text(numbers, title)
-    print(printed)
-    if options.out:
-        (options.out / "report.txt").write_text(printed + "\n")
-    for path in filter(None, (options.json, options.out and options.out / "step.json")):
-        path.write_text(json.dumps(numbers, indent=1) + "\n")
+    about = {"mode": mode, "batch": batch, "dtype": dtype, "torch": torch.__version__, "triton": triton.__version__}
+    return about | report.summary(launches, found, floors(batch, mode))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_model", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--mode", choices=list(BATCHES), default="train", help="train: forward, L1, backward")
+    parser.add_argument("--batch", type=int, help="images a call; else 32 in training, 1 in inference")
+    parser.add_argument("--dtype", choices=("bf16", "fp32"), default="bf16", help="bf16: autocast in training")
+    parser.add_argument("--compiled", action="store_true", help="CUDA C++ wherever an operator has it")
+    parser.add_argument("--json", type=Path, help="file for the numbers")
+    options = parser.parse_args(arguments)
+    return estimate(options)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -1,67 +1,94 @@
-"""Microseconds of a launch on an H200: cycles of the busiest unit, or bytes, times a factor fitted to measurements.
+"""Microseconds of a launch on an H200: cycles of the busiest unit, or bytes, times a factor of factors.json.
 
-Units are those of one multiprocessor of sm_90. The factors were fitted to 22 times measured on an H200 (README.md).
+Units are those of one multiprocessor of sm_90.
 """
 
 from __future__ import annotations
 
+import json
 import math
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
 
-from . import sass
-from . import trips
-from . import ttir
-from .collect import Launch
+from . import sass, trips, ttir
+from .launches import Launch
 
+FACTORS = Path(__file__).with_name("factors.json")
 CLOCK = 1.755e9  # Hz under load, assumed; boost is 1.98e9
 MULTIPROCESSORS = 132
 BANDWIDTH = 4.2e12  # bytes a second of a plain copy, measured
 GAP = 1.2  # us between launches of a graph
 SHORTEST = 1.0  # us of a kernel that does next to nothing
 LEAST_GEMM = 3.0  # us of a product or convolution of cuDNN or cuBLAS
-
-# What a launch takes of what the busiest unit alone would take: fitted where a kernel was measured.
-FACTORS = {
-    "_sums_kernel": 1.5,
-    "gram_kernel": 1.6,
-    "outer_kernel": 2.0,
-    "project_kernel": 2.2,
-    "fuse_rows": 2.4,
-    "fuse_gradient": 3.4,
-    "input_gradient": 2.2,
-}
-UNMEASURED = 2.0  # 1.3 to 3.4 were found
-BOUND_BY_BYTES = 1.3
-# CUDA C++ was never timed as it is now: assumed, and fixed until a GPU refits it.
-COMPILED = {"bytes": 1.3, "tensor": 1.3, "not modelled": 1.3, "table": 1.6, "issue": 1.6, "lsu": 1.6, "fma": 1.6, "alu": 1.6, "xu": 1.6}
-ATEN = 1.25  # of its bytes
-ATEN_PRODUCTS = {"convolution": 2.0, "convolution_backward": 2.0} | dict.fromkeys(("mm", "matmul", "bmm", "addmm"), 1.4)
+GEMMS = ("convolution", "convolution_backward", "mm", "matmul", "bmm", "addmm")
 
 
 @dataclass
 class Estimate:
     us: float  # with the gap before it
     static: float  # us of the busiest unit
-    bound: str  # which that is: issue, fma, alu, lsu, tensor, xu, bytes; aten, not modelled
+    bound: str  # which that is: issue, fma, alu, lsu, tensor, xu, bytes; "aten"; "not modelled": its bytes alone
     units: dict[str, float]  # us of each
-    unknown: int = 0  # loops whose trip counts are guesses
+    unknown: int = 0  # loops whose passes are guesses
 
 
-def factor(launch: Launch, bound: str) -> float:
-    if launch.name == "_filter_kernel":
-        return 1.2 if launch.constants.get("SHARED") else 1.7
-    if launch.name in FACTORS:
-        return FACTORS[launch.name]
-    return BOUND_BY_BYTES if bound == "bytes" else UNMEASURED
+@dataclass(frozen=True)
+class Factor:
+    """A row of factors.json: for what it is, and what it says."""
+
+    kind: str
+    factor: float
+    fit: str
+    kernel: str = ""  # "": any
+    kernels: tuple[str, ...] = ()
+    bound: tuple[str, ...] = ()
+    least_blocks: int = 0  # on a multiprocessor
+    constants: dict[str, Any] = field(default_factory=dict)
+
+    def fits(self, launch: Launch, bound: str) -> bool:
+        named = (not self.kernel or launch.name == self.kernel) and (not self.kernels or launch.name in self.kernels)
+        bounded = not self.bound or bound in self.bound
+        constants = all(bool(launch.constants.get(name)) == value for name, value in self.constants.items())
+        return launch.kind == self.kind and named and bounded and launch.blocks >= self.least_blocks and constants
+
+
+@cache
+def factors() -> tuple[Factor, ...]:
+    data = json.loads(FACTORS.read_text(encoding="utf-8"))
+    rows = [*data["kernels"], *data["others"]]
+    unknown = {row["fit"] for row in rows} - set(data["fits"])
+    if unknown:
+        raise ValueError(f"{FACTORS.name}: fits that are not described: {sorted(unknown)}")
+    lists = ("kernels", "bound")
+    return tuple(Factor(**{n: tuple(v) if n in lists else v for n, v in row.items()}) for row in rows)
+
+
+def factor(launch: Launch, bound: str) -> Factor:
+    """The first row that fits a launch."""
+    return next(row for row in factors() if row.fits(launch, bound))
+
+
+def bounded(launch: Launch, units: dict[str, float], unknown: int = 0) -> Estimate:
+    """By the busiest of some units; us of each."""
+    bound = max(units, key=lambda unit: units[unit])
+    us = GAP + max(SHORTEST, factor(launch, bound).factor * units[bound])
+    return Estimate(us, units[bound], bound, units, unknown)
 
 
 def unit_times(code: sass.Code, executions: list[float], programs: int, warps: int, part: float) -> dict[str, float]:
     """us of each unit, where programs are spread over the multiprocessors in whole waves.
 
-    part: of what is straight in the outermost loop, the part that runs.
+    executions: of each loop's body, by one warp. part: of what is straight in the outermost loop, the part that runs.
     """
-    counts, lsu, tensor = sass.totals(code, executions, part)
+    return busy(*sass.totals(code, executions, part), programs, warps)
+
+
+def busy(counts: Counter[str], lsu: float, tensor: float, programs: int, warps: int) -> dict[str, float]:
+    """us of each unit. counts: a warp's instructions by class; lsu, tensor: its cycles of these units."""
     cycles = {
         "issue": sum(counts.values()) / 4,
         "fma": counts["FMA"] / 4 + counts["IMAD"] / 2,
@@ -74,6 +101,11 @@ def unit_times(code: sass.Code, executions: list[float], programs: int, warps: i
     return {unit: value * warps * waves / CLOCK * 1e6 for unit, value in cycles.items()}
 
 
+def bytes_time(launch: Launch) -> float:
+    """us of reading and writing every tensor of a launch once."""
+    return launch.bytes / BANDWIDTH * 1e6
+
+
 def of_triton(launch: Launch) -> Estimate:
     assert launch.cubin is not None
     assert launch.ttir is not None
@@ -82,16 +114,13 @@ def of_triton(launch: Launch) -> Estimate:
     found = trips.trips(code, ttir.loops(launch.ttir, launch.scalars, launch.grid), launch.name, *about)
     part = trips.part_taken(launch.name, launch.constants)
     units = unit_times(code, found.executions, math.prod(launch.grid), launch.warps, part)
-    units["bytes"] = launch.bytes / BANDWIDTH * 1e6
-    bound = max(units, key=lambda unit: units[unit])
-    us = GAP + max(SHORTEST, factor(launch, bound) * units[bound])
-    return Estimate(us, units[bound], bound, units, found.unknown)
+    return bounded(launch, units | {"bytes": bytes_time(launch)}, found.unknown)
 
 
 def of_aten(launch: Launch) -> Estimate:
-    static = launch.bytes / BANDWIDTH * 1e6
-    least = LEAST_GEMM if launch.name in ATEN_PRODUCTS else SHORTEST
-    us = GAP + max(least, static * ATEN_PRODUCTS.get(launch.name, ATEN))
+    static = bytes_time(launch)
+    least = LEAST_GEMM if launch.name in GEMMS else SHORTEST
+    us = GAP + max(least, static * factor(launch, "bytes").factor)
     return Estimate(us, static, "aten", {"bytes": static})
 
 

@@ -6,8 +6,8 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
-from .collect import Launch
 from .costs import Estimate
+from .launches import Launch
 
 TOP = 20
 
@@ -96,6 +96,7 @@ def summary(launches: list[Launch], estimates: list[Estimate], floors: dict[str,
         "unknown": unknown,
         "not_modelled_launches": len(bare),
         "not_modelled": sorted({by_kernel(launch) for launch in bare}),
+        "operator_ms": {name: round(row.us / 1e3, 4) for name, row in rows(launches, estimates, by_operator).items()},
         "operators": table(by_operator),
         "kernels": table(by_kernel),
         "sizes": table(by_size),
@@ -107,7 +108,10 @@ def _row(row: Row, floor: float | None) -> dict[str, Any]:
     return found | ({"floor_us": round(floor, 1)} if floor else {}) | ({"unknown": row.unknown} if row.unknown else {})
 
 
-def text(found: dict[str, Any], title: str) -> str:
+def text(found: dict[str, Any]) -> str:
+    """What a summary says, and of what call and versions it is, for people."""
+    what = "training step" if found["mode"] == "train" else "inference"
+    title = "{}, batch {batch}, {dtype}; torch {torch}, Triton {triton}".format(what, **found)
     estimated = f"estimated: {found['estimated_ms']:.1f} ms (+-30%); floors together: {found['floor_ms']:.1f} ms"
     if found["not_modelled"]:
         estimated += f"; too low: {found['not_modelled_launches']} launches are counted by their bytes alone"

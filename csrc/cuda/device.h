@@ -91,11 +91,19 @@ struct alignas(sizeof(T) * N) Vector {
 
 template <int N, typename T>
 __device__ __forceinline__ Vector<T, N> load(const T* from) {
+#ifdef __CUDACC__
   return *reinterpret_cast<const Vector<T, N>*>(from);
+#else
+  return emulated_load(reinterpret_cast<const Vector<T, N>*>(from));
+#endif
 }
 template <int N, typename T>
 __device__ __forceinline__ void store(T* to, const Vector<T, N>& v) {
+#ifdef __CUDACC__
   *reinterpret_cast<Vector<T, N>*>(to) = v;
+#else
+  emulated_store(reinterpret_cast<Vector<T, N>*>(to), v);
+#endif
 }
 
 // A dense parameter, read as it is, so that no launch converts it: of the data's type, or wide: float.

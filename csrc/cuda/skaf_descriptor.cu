@@ -31,7 +31,7 @@ namespace {
 using namespace skaf;
 
 // Blocks that keep a large GPU busy: where large tiles are fewer, small ones serve.
-#ifdef __CUDACC__
+#if defined(__CUDACC__) || defined(EMULATED_COUNTED)  // as a GPU runs them
 constexpr int64_t kEnoughBlocks = 96;
 constexpr int64_t kSplitBlocks = 396;
 #else  // so that images small enough for the emulator take all ways

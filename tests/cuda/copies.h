@@ -10,6 +10,7 @@ namespace emulated {
 
 // Of the kernel's memory, which sanitizers judge; hence not inlined into what they do not see.
 __attribute__((noinline)) inline void move_bytes(void* to, const void* from, unsigned count) {
+  EMULATED_UNCOUNTED;
   for (unsigned i = 0; i < count; ++i) static_cast<unsigned char*>(to)[i] = static_cast<const unsigned char*>(from)[i];
 }
 
@@ -33,7 +34,8 @@ EMULATED_UNSEEN inline const Copy* arrived(unsigned groups) {
   return &oldest;
 }
 
-inline void copy_async(void* to, const void* from, int bytes, bool inside) {
+EMULATED_INLINE void copy_async(void* to, const void* from, int bytes, bool inside) {
+  EMULATED_COUNT(kCopy, inside ? from : to, bytes);
   if (reinterpret_cast<uintptr_t>(to) % bytes || (inside && reinterpret_cast<uintptr_t>(from) % bytes))
     fail("cp.async: an address is no multiple of the size");
   unsigned char data[16];

@@ -56,8 +56,9 @@ inline const char* cudaGetErrorString(cudaError_t) { return "emulated"; }
       emulated::shared_array(&name##_key, sizeof(name##_type), alignof(name##_type)))
 #define EMULATED_DYNAMIC_SHARED(T, name) T* name = reinterpret_cast<T*>(emulated::block->shared)
 #define EMULATED_LAUNCH(kernel, grid, size, bytes, stream, ...) \
-  ((void)(stream),                                              \
-   emulated::launch(grid, size, bytes, [&](auto... arguments) { kernel(arguments...); } __VA_OPT__(, ) __VA_ARGS__))
+  ((void)(stream), EMULATED_BEGIN(kernel, grid, size, bytes),   \
+   emulated::launch(grid, size, bytes, [&](auto... arguments) { kernel(arguments...); } __VA_OPT__(, ) __VA_ARGS__), \
+   EMULATED_END())
 
 #define threadIdx (emulated::fiber->index)
 #define blockIdx (emulated::block->index)
@@ -65,16 +66,20 @@ inline const char* cudaGetErrorString(cudaError_t) { return "emulated"; }
 #define gridDim (emulated::block->grid)
 static constexpr int warpSize = 32;
 
-#define __syncthreads() ((void)emulated::block_barrier(EMULATED_HERE))
-#define __syncthreads_count(vote) (emulated::block_barrier(EMULATED_HERE, vote).count)
-#define __syncthreads_or(vote) (emulated::block_barrier(EMULATED_HERE, vote).any)
-#define __syncthreads_and(vote) (emulated::block_barrier(EMULATED_HERE, vote).all)
+#define EMULATED_BARRIER(...) \
+  (EMULATED_COUNT(kBarrier, nullptr, 0), emulated::block_barrier(EMULATED_HERE __VA_OPT__(, ) __VA_ARGS__))
+#define __syncthreads() ((void)EMULATED_BARRIER())
+#define __syncthreads_count(vote) (EMULATED_BARRIER(vote).count)
+#define __syncthreads_or(vote) (EMULATED_BARRIER(vote).any)
+#define __syncthreads_and(vote) (EMULATED_BARRIER(vote).all)
 inline unsigned emulated_mask(unsigned mask = 0xffffffffu) { return mask; }
 #define __syncwarp(...) emulated::warp_barrier(emulated_mask(__VA_ARGS__), EMULATED_HERE)
-#define __shfl_sync(mask, ...) emulated::shfl(EMULATED_HERE, mask, __VA_ARGS__)
-#define __shfl_xor_sync(mask, ...) emulated::shfl_xor(EMULATED_HERE, mask, __VA_ARGS__)
-#define __shfl_down_sync(mask, ...) emulated::shfl_down(EMULATED_HERE, mask, __VA_ARGS__)
-#define __shfl_up_sync(mask, ...) emulated::shfl_up(EMULATED_HERE, mask, __VA_ARGS__)
+#define EMULATED_SHUFFLE(which, mask, ...) \
+  (EMULATED_COUNT(kShuffle, nullptr, 0), emulated::which(EMULATED_HERE, mask, __VA_ARGS__))
+#define __shfl_sync(mask, ...) EMULATED_SHUFFLE(shfl, mask, __VA_ARGS__)
+#define __shfl_xor_sync(mask, ...) EMULATED_SHUFFLE(shfl_xor, mask, __VA_ARGS__)
+#define __shfl_down_sync(mask, ...) EMULATED_SHUFFLE(shfl_down, mask, __VA_ARGS__)
+#define __shfl_up_sync(mask, ...) EMULATED_SHUFFLE(shfl_up, mask, __VA_ARGS__)
 #define __ballot_sync(mask, vote) emulated::ballot(EMULATED_HERE, mask, vote)
 #define __any_sync(mask, vote) (emulated::ballot(EMULATED_HERE, mask, vote) != 0)
 #define __all_sync(mask, vote) (emulated::ballot(EMULATED_HERE, mask, vote) == (mask))
@@ -87,9 +92,17 @@ inline unsigned emulated_mask(unsigned mask = 0xffffffffu) { return mask; }
 #define __threadfence_block() emulated::fence()
 
 template <typename T>
-T emulated_load(const T* from) { return *from; }
+EMULATED_INLINE T emulated_load(const T* from) {
+  EMULATED_COUNT(kLoad, from, sizeof(T));
+  EMULATED_UNCOUNTED;
+  return *from;
+}
 template <typename T>
-void emulated_store(T* to, std::type_identity_t<T> v) { *to = v; }
+EMULATED_INLINE void emulated_store(T* to, const std::type_identity_t<T>& v) {
+  EMULATED_COUNT(kStore, to, sizeof(T));
+  EMULATED_UNCOUNTED;
+  *to = v;
+}
 #define __ldg(from) emulated_load(from)
 #define __ldcs(from) emulated_load(from)
 #define __ldcg(from) emulated_load(from)
@@ -97,23 +110,28 @@ void emulated_store(T* to, std::type_identity_t<T> v) { *to = v; }
 #define __stcg(to, v) emulated_store(to, v)
 
 template <typename T>
-T atomicAdd(T* at, std::type_identity_t<T> v) {
+EMULATED_INLINE T atomicAdd(T* at, std::type_identity_t<T> v) {
+  EMULATED_COUNT(kAtomic, at, sizeof(T));
   return emulated::update(at, [=](T old) { return T(old + v); });
 }
 template <typename T>
-T atomicMax(T* at, std::type_identity_t<T> v) {
+EMULATED_INLINE T atomicMax(T* at, std::type_identity_t<T> v) {
+  EMULATED_COUNT(kAtomic, at, sizeof(T));
   return emulated::update(at, [=](T old) { return old > v ? old : v; });
 }
 template <typename T>
-T atomicMin(T* at, std::type_identity_t<T> v) {
+EMULATED_INLINE T atomicMin(T* at, std::type_identity_t<T> v) {
+  EMULATED_COUNT(kAtomic, at, sizeof(T));
   return emulated::update(at, [=](T old) { return old < v ? old : v; });
 }
 template <typename T>
-T atomicExch(T* at, std::type_identity_t<T> v) {
+EMULATED_INLINE T atomicExch(T* at, std::type_identity_t<T> v) {
+  EMULATED_COUNT(kAtomic, at, sizeof(T));
   return emulated::update(at, [=](T) { return v; });
 }
 template <typename T>
-T atomicCAS(T* at, std::type_identity_t<T> expected, std::type_identity_t<T> v) {
+EMULATED_INLINE T atomicCAS(T* at, std::type_identity_t<T> expected, std::type_identity_t<T> v) {
+  EMULATED_COUNT(kAtomic, at, sizeof(T));
   return emulated::update(at, [=](T old) { return old == expected ? v : old; });
 }
 

@@ -25,6 +25,16 @@
 #endif
 // The emulator's own work, which no sanitizer is to judge. What touches a kernel's memory must not have it.
 #define EMULATED_UNSEEN __attribute__((no_sanitize("thread"), no_sanitize("address"), noinline))
+// Where counters.h is not there, nothing is counted, and every block of a launch runs.
+#ifndef EMULATED_COUNTED
+#define EMULATED_COUNT(event, at, bytes) ((void)0)
+#define EMULATED_UNCOUNTED ((void)0)
+#define EMULATED_CHOSEN(number, blocks) true
+#define EMULATED_BEGIN(kernel, grid, size, bytes) ((void)0)
+#define EMULATED_END() ((void)0)
+#endif
+// So that what is counted in there is counted at a place of the kernel.
+#define EMULATED_INLINE inline __attribute__((always_inline))
 
 namespace emulated {
 

@@ -137,6 +137,7 @@ EMULATED_UNSEEN inline void run_grid(dim3 grid, dim3 size, size_t bytes, void (*
   const size_t first = block->in == Block::kRandom ? random_below(blocks) : 0;
   for (size_t i = 0; i < blocks; ++i) {
     const size_t number = block->in == Block::kReverse ? blocks - 1 - i : (first + i) % blocks;
+    if (!EMULATED_CHOSEN(number, blocks)) continue;
     block->index = {static_cast<unsigned>(number % grid.x), static_cast<unsigned>(number / grid.x % grid.y),
                     static_cast<unsigned>(number / grid.x / grid.y)};
     run_block();

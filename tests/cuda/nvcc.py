@@ -51,16 +51,33 @@ def _home() -> Path:
     return Path(str(build_toolchain.toolkit()))
 
 
-def compiled(source: Path, architecture: int, *, spills: bool = False) -> Compiled:
-    """One source for one architecture (90). Raises CompileError; spills: whether they are allowed."""
+def compiled(
+    source: Path,
+    architecture: int,
+    *,
+    spills: bool = False,
+    flags: Sequence[str] = (),
+    folder: Path | None = None,
+) -> Compiled:
+    """One source for one architecture (90), kept in the folder. Raises CompileError; spills: whether they are allowed.
+
+    flags: more of them for nvcc.
+    """
     command = [str(_home() / "bin" / "nvcc"), *COMMON_NVCC_FLAGS, *build_plan.NVCC_FLAGS, *build_plan.STABLE_ABI]
-    command += ["-Xptxas", "-v" if spills else "-v,-Werror", "-Xcompiler", "-fPIC", "-DPy_LIMITED_API=0x030A0000"]
+    command += [
+        "-Xptxas",
+        "-v" if spills else "-v,-Werror",
+        "-Xcompiler",
+        "-fPIC",
+        "-DPy_LIMITED_API=0x030A0000",
+        *flags,
+    ]
     command += [f"-gencode=arch=compute_{architecture},code=sm_{architecture}"]
     includes = [str(ROOT / "csrc"), *include_paths(), sysconfig.get_path("include")]
     command += [f"-I{path}" for path in includes]
     text = b"".join(path.read_bytes() for path in sorted(_included(source)))
     name = hashlib.sha256(text + " ".join([*command, torch.__version__, _version()]).encode()).hexdigest()[:16]
-    target = _folder() / f"{source.stem}-sm{architecture}-{name}.o"
+    target = (folder or _folder()) / f"{source.stem}-sm{architecture}-{name}.o"
     facts = target.with_suffix(".json")
     if not facts.exists():
         target.parent.mkdir(parents=True, exist_ok=True)

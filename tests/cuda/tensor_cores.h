@@ -32,7 +32,7 @@ float element(uint32_t bits, int k) {
 }
 
 template <typename T>
-EMULATED_UNSEEN void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+EMULATED_UNSEEN void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   constexpr int each = std::is_same_v<T, aminet::Tf32> ? 1 : 2;  // elements of a register
   struct Fragments {
     uint32_t a[4], b[2];
@@ -51,14 +51,25 @@ EMULATED_UNSEEN void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (
   }
 }
 
+template <typename T>
+EMULATED_INLINE void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  if constexpr (std::is_same_v<T, aminet::Tf32>)
+    EMULATED_COUNT(kProductTf32, nullptr, 0);
+  else
+    EMULATED_COUNT(kProduct, nullptr, 0);
+  multiply<T>(d, a, b);
+}
+
 // One to four 8x8 matrices of 16 bits.
 template <int N>
-void load_matrices(uint32_t (&out)[N], int matrices, bool transposed, const void* row) {
+EMULATED_INLINE void load_matrices(uint32_t (&out)[N], int matrices, bool transposed, const void* row) {
   if (reinterpret_cast<uintptr_t>(row) % 16 && static_cast<int>(fiber->lane) < 8 * matrices)
     fail("ldmatrix: a row's address is no multiple of 16");
+  EMULATED_COUNT(kMatrices, nullptr, 4 * N);
   const Given given = from_all("ldmatrix", ~0u, row);
   const void* rows[kWarp];  // others may meet again while this lane reads
   for (unsigned lane = 0; lane < kWarp; ++lane) rows[lane] = from_lane<const void*>(given, lane);
+  EMULATED_UNCOUNTED;
   for (int i = 0; i < N; ++i) {
     uint32_t bits = 0;
     for (int k = 0; k < 2; ++k) {
