@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from . import backends
 from .ops import channel_moments, hourglass_gate, norm_act_conv
+from .ops._library import entering
 from .reference.rdfe import FeatureRefinement, ReflectConv
 
 
@@ -80,12 +81,14 @@ class FastFeatureRefinement(FeatureRefinement):
         """FRM(z), as the reference: [N, C, H, W] -> [N, C, H, W]."""
         if self._as_reference(z):
             return super().forward(z)
+        z = entering(z)
         return self.refine(z, torch.zeros_like(z))
 
     def add_to(self, z: Tensor) -> Tensor:
         """z + FRM(z), RDFE's last step (Eq. 11): [N, C, H, W] -> [N, C, H, W]."""
         if self._as_reference(z):
             return z + super().forward(z)
+        z = entering(z)
         return self.refine(z, z)
 
     def _as_reference(self, z: Tensor) -> bool:
