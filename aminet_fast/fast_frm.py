@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from . import backends
 from .ops import batch_norm_affine, channel_moments, hourglass_gate, norm_act_conv, norm_act_conv_prepack
+from .ops._library import autocast_dtype, entering
 from .reference.rdfe import FeatureRefinement, ReflectConv
 
 Pair = tuple[Tensor, Tensor]  # scale and shift, [C]
@@ -84,12 +85,14 @@ class FastFeatureRefinement(FeatureRefinement):
         """FRM(z), as the reference: [N, C, H, W] -> [N, C, H, W]."""
         if self._as_reference(z):
             return super().forward(z)
+        z = entering(z)
         return self.refine(z, torch.zeros_like(z))
 
     def add_to(self, z: Tensor) -> Tensor:
         """z + FRM(z), RDFE's last step (Eq. 11): [N, C, H, W] -> [N, C, H, W]."""
         if self._as_reference(z):
             return z + super().forward(z)
+        z = entering(z)
         return self.refine(z, z)
 
     def _as_reference(self, z: Tensor) -> bool:
@@ -180,9 +183,7 @@ class FastFeatureRefinement(FeatureRefinement):
     def _packed(self, z: Tensor) -> list[Tensor | None]:
         """What `freeze` kept, or on a GPU what is made of the weights for this call."""
         weights = [conv.weight for conv in self._convolutions()]
-        dtype = z.dtype
-        if torch.is_autocast_enabled(z.device.type) and dtype != torch.float64:
-            dtype = torch.get_autocast_dtype(z.device.type)
+        dtype = autocast_dtype(z)
         kept = (self.packed or {}).get(dtype)
         if kept is not None and not any(w.requires_grad or w.device != p.device for w, p in _both(weights, kept)):
             return kept

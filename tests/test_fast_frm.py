@@ -103,8 +103,8 @@ def test_autocast(training: bool) -> None:
     z = torch.randn(2, 24, 16, 16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         expected, y = z + reference(z), ours.add_to(z)
-    assert y.dtype == expected.dtype
-    torch.testing.assert_close(y, expected, rtol=0.1, atol=0.25)
+    assert y.dtype == torch.bfloat16  # where batch normalisation of a float32 image returns float32
+    torch.testing.assert_close(y, expected, rtol=0.1, atol=0.25, check_dtype=False)
     y.sum().backward()
     assert all(p.grad is not None and p.grad.dtype == p.dtype for p in ours.parameters())
 

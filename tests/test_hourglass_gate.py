@@ -134,10 +134,7 @@ def test_autocast(low: tuple[int, ...], backend: str) -> None:
     inputs = [(t.bfloat16() if i in low else t).requires_grad_() for i, t in enumerate(inputs)]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = hourglass_gate(*inputs, backend=backend)
-    dtype = inputs[1].dtype
-    for i in (0, 4, 7):
-        dtype = torch.promote_types(dtype, inputs[i].dtype)
-    assert y.dtype == dtype
+    assert y.dtype == torch.bfloat16
     torch.testing.assert_close(y.float(), hourglass_gate_ref(*[t.float() for t in inputs]), rtol=3e-2, atol=6e-2)
     gradients = torch.autograd.grad(y, inputs, dy.to(y.dtype))
     assert [g.dtype for g in gradients] == [t.dtype for t in inputs]

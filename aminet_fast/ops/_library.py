@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, NoReturn
 
@@ -30,6 +30,64 @@ Needs = tuple[Any, ...]  # of an operator's inputs: whether each wants a gradien
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
+_autocast_keys = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
+_autocast_keys |= torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCUDA)
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which an operator reads and returns the image x: x's own, and under autocast autocast's.
+
+    This is the rule of all operators on all devices. Activations and their gradients keep autocast's dtype from the
+    first operator to the last; statistics, sums, softmax and the gradients of parameters are float32. An image of
+    another dtype is cast as it enters, as a convolution's would be; float64 is left alone. Parameters are passed as they
+    are, float32 in most cases: kernels read both, and a copy would round them and their gradients. (Torch's own rule
+    differs for a layer norm on CUDA devices: it returns float32, and all that follows it would be float32 with it.)
+    """
+    device = x.device.type
+    if x.dtype == torch.float64 or not torch.amp.is_autocast_available(device):
+        return x.dtype
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def entering(x: Tensor) -> Tensor:
+    """The image as an operator reads it."""
+    dtype = autocast_dtype(x)
+    return x if x.dtype == dtype else x.to(dtype)
+
+
+def autocasts(operator: str, *images: str) -> None:
+    """Give `<operator>_fwd` kernels for autocast, for calls that are not the public function's: an exported program's.
+
+    images: the names of the arguments that are images, or lists of them; all others are passed as they are.
+    """
+    forward = getattr(torch.ops.aminet_fast, f"{operator}_fwd").default
+    at = [n for n, argument in enumerate(forward._schema.arguments) if argument.name in images]
+    assert len(at) == len(images), f"{forward._schema} does not have all of {images}"
+
+    def cast(*arguments: Any) -> Any:
+        given = list(arguments)
+        for n in at:
+            value = given[n]
+            if value is not None:
+                given[n] = [entering(x) for x in value] if isinstance(value, list) else entering(value)
+        with _no_autocast():
+            return forward(*given)
+
+    for key in ("AutocastCPU", "AutocastCUDA"):
+        library.impl(f"{operator}_fwd", cast, key)
+
+
+def _no_autocast() -> Any:
+    """A context in which autocast is off; torch.autocast's own is Python, and costs as much as a small operator."""
+    return torch._C._ExcludeDispatchKeyGuard(_autocast_keys)
+
+
+def plainly(x: Tensor) -> AbstractContextManager[Any]:
+    """A context in which autocast is off on x's device, for the references, which torch.compile looks into."""
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+
+
 def no_second_derivative(operator: str) -> NoReturn:
     """Raised by differentiating a backward operator."""
     raise NotImplementedError(f"{operator} has no second derivative; for double backward {PLAIN}")
@@ -40,14 +98,12 @@ def differentiable(
     setup_context: Callable[[Any, tuple[Any, ...], Any], None],
     backward: Callable[..., tuple[Any, ...]],
     backward_operators: Sequence[str] = ("bwd",),
-    *,
-    casts: bool = False,
 ) -> Callable[..., Any]:
     """Give `<operator>_fwd` its gradient; what comes back calls it.
 
     setup_context(ctx, inputs, output) is as for torch.library.register_autograd; backward(ctx, needs, *gradients) is
     told which inputs need gradients, nested as the inputs are. The gradients' own operators raise when they are
-    differentiated. casts: the operator has a kernel for autocast.
+    differentiated. What comes back takes images that are `entering` already.
 
     The call goes to the operator as it is registered where somebody has to see it (torch.compile, export, functorch),
     and else through an autograd.Function of our own, at about half the cost: torch.library's has to be ready for more.
@@ -79,7 +135,7 @@ def differentiable(
         @staticmethod
         def forward(ctx: Any, lengths: tuple[int | None, ...], *flat: Any) -> Any:
             inputs = _nested(flat, lengths)
-            with torch._C._AutoDispatchBelowAutograd():
+            with torch._C._AutoDispatchBelowAutograd(), _no_autocast():
                 output = forward(*inputs)
             setup_context(ctx, inputs, output)
             ctx.lengths, ctx.listed = lengths, isinstance(output, list)
@@ -89,15 +145,17 @@ def differentiable(
         def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
             needs = _nested(ctx.needs_input_grad[1:], ctx.lengths)
             # With create_graph the gradients' operators must be seen, so that they can refuse a second derivative.
-            with nullcontext() if torch.is_grad_enabled() else torch._C._AutoDispatchBelowAutograd():
+            below = nullcontext() if torch.is_grad_enabled() else torch._C._AutoDispatchBelowAutograd()
+            with below, _no_autocast():
                 found = gradients_of(ctx, needs, [list(gradients)] if ctx.listed else gradients)
             return None, *_flat(found)
 
     def call(*inputs: Any) -> Any:
-        if not torch.is_grad_enabled() or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             return forward(*inputs)
-        if casts and (torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")):
-            return forward(*inputs)
+        if not torch.is_grad_enabled():
+            with _no_autocast():
+                return forward(*inputs)
         return Direct.apply(tuple(len(x) if isinstance(x, list | tuple) else None for x in inputs), *_flat(inputs))
 
     return call

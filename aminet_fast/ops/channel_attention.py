@@ -12,11 +12,13 @@ from .._extension import load
 from ..reference.attention import channel_attention_ref
 from ._library import (
     Needs,
+    autocasts,
     check_image,
     cuda_kernels,
     describe,
     differentiable,
     empty_as,
+    entering,
     library,
     memory_format,
     triton_kernels,
@@ -88,7 +90,7 @@ def channel_attention(
         backend: "auto", "reference", "cpu", "triton" or "cuda"; None: AMINET_FAST_BACKEND, else "auto".
 
     Returns:
-        [N, C, H, W] of x's dtype (under autocast: autocast's, unless x is float64); all sums are float32 (float64 for
+        [N, C, H, W] of x's dtype, under autocast of autocast's; all sums and the softmax are float32 (float64 for
         float64) whatever the dtype. channels_last if x's channels are neighbours in memory, contiguous otherwise.
 
     Raises:
@@ -96,8 +98,7 @@ def channel_attention(
         NotImplementedError: the gradient of a gradient is asked for and backend is not "reference".
     """
     _check(x, qkv_weight, dw_weight, temperature, proj_weight, heads)
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
-        x = x.to(torch.get_autocast_dtype(x.device.type))
+    x = entering(x)
     parameters = {"qkv_weight": qkv_weight, "dw_weight": dw_weight, "proj_weight": proj_weight}
     if temperature is not None:
         parameters["temperature"] = temperature
@@ -145,10 +146,10 @@ def _reference(
     x: Tensor, qkv_weight: Tensor, dw_weight: Tensor, temperature: Tensor | None, proj_weight: Tensor, heads: int
 ) -> Tensor:
     """The reference, kept to this operator's promises on dtype and layout."""
-    with torch.autocast(x.device.type, enabled=False):
-        qkv_weight, dw_weight, proj_weight = (w.to(x.dtype) for w in (qkv_weight, dw_weight, proj_weight))
-        temperature = temperature if temperature is None else temperature.to(x.dtype)
-        y = channel_attention_ref(x, qkv_weight, dw_weight, temperature, proj_weight, heads)
+    qkv_weight, dw_weight, proj_weight = (w.to(x.dtype) for w in (qkv_weight, dw_weight, proj_weight))
+    temperature = temperature if temperature is None else temperature.to(x.dtype)
+    # Under autocast as it is, which takes norms and softmax in float32 on CUDA devices.
+    y = channel_attention_ref(x, qkv_weight, dw_weight, temperature, proj_weight, heads)
     return y.contiguous(memory_format=memory_format(x))
 
 
@@ -224,4 +225,5 @@ def _backward(ctx: Any, needs: Needs, dy: Tensor, *_: Tensor) -> tuple[Tensor | 
     return (*wanted, None, None, None)
 
 
+autocasts("channel_attention", "x")
 _call = differentiable("channel_attention", _setup_context, _backward)

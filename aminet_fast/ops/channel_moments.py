@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import backends
 from .._extension import load
 from ..reference.frm import channel_moments_ref
-from ._library import Needs, check_image, differentiable, library, triton_kernels
+from ._library import Needs, autocasts, check_image, differentiable, entering, library, triton_kernels
 
 library.define("channel_moments_fwd(Tensor x) -> (Tensor mean, Tensor var)")
 library.define("channel_moments_bwd(Tensor dmean, Tensor dvar, Tensor x, Tensor mean) -> Tensor dx")
@@ -26,13 +26,15 @@ def channel_moments(x: Tensor, backend: str | None = None) -> tuple[Tensor, Tens
         backend: "auto", "reference", "cpu", "triton" or "cuda"; None: AMINET_FAST_BACKEND, else "auto".
 
     Returns:
-        mean [C] and var [C], float32 (float64 for float64) whatever the dtype.
+        mean [C] and var [C], float32 (float64 for float64) whatever the dtype; under autocast of x in autocast's, as the
+        other operators read it.
 
     Raises:
         TypeError, ValueError: x is not as above.
         NotImplementedError: the gradient of a gradient is asked for and backend is not "reference".
     """
     check_image("channel_moments", "x", x)
+    x = entering(x)
     if backends.choose("channel_moments", x.device.type, backend, x.dtype) == "reference":
         return channel_moments_ref(x.to(torch.promote_types(x.dtype, torch.float32)))
     mean, var = _call(x)
@@ -60,4 +62,5 @@ def _backward(ctx: Any, needs: Needs, dmean: Tensor, dvar: Tensor) -> tuple[Tens
     return (torch.ops.aminet_fast.channel_moments_bwd(dmean, dvar, *ctx.saved_tensors),)
 
 
+autocasts("channel_moments", "x")
 _call = differentiable("channel_moments", _setup_context, _backward)

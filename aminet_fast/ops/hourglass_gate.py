@@ -12,12 +12,15 @@ from .._extension import load
 from ..reference.frm import hourglass_gate_ref
 from ._library import (
     Needs,
+    autocasts,
     check_channel_vector,
     check_image,
     describe,
     differentiable,
     empty_as,
+    entering,
     library,
+    plainly,
     triton_kernels,
 )
 
@@ -62,8 +65,8 @@ def hourglass_gate(
         backend: "auto", "reference", "cpu", "triton" or "cuda"; None: AMINET_FAST_BACKEND, else "auto".
 
     Returns:
-        [N, C, H, W], channels_last, of x's dtype; the gate and all sums are float32 (float64 for float64) whatever the
-        dtype. Under autocast the images may differ, and the dtype is what they promote to.
+        [N, C, H, W], channels_last, of x's dtype, under autocast of autocast's; the gate and all sums are float32
+        (float64 for float64) whatever the dtype.
 
     Raises:
         TypeError, ValueError: an argument is not as above; the message names it.
@@ -72,10 +75,7 @@ def hourglass_gate(
     images = {"z": z, "x": x, "a": a, "b": b}
     for name, image in images.items():
         check_image("hourglass_gate", name, image)
-    if torch.is_autocast_enabled(x.device.type):
-        for image in images.values():
-            x = x.to(torch.promote_types(x.dtype, image.dtype))
-        z, a, b = z.to(x.dtype), a.to(x.dtype), b.to(x.dtype)
+    z, x, a, b = entering(z), entering(x), entering(a), entering(b)
     _check_images(z, x, a, b)
     vectors = {"x_scale": (x_scale, x), "x_shift": (x_shift, x), "a_scale": (a_scale, a), "a_shift": (a_shift, a)}
     for name, (vector, image) in {**vectors, "b_scale": (b_scale, b), "b_shift": (b_shift, b)}.items():
@@ -84,7 +84,7 @@ def hourglass_gate(
     if backends.choose("hourglass_gate", x.device.type, backend, x.dtype) == "reference":
         parameters = (x_scale, x_shift, a_scale, a_shift, b_scale, b_shift, weight, bias)
         xs, xh, as_, ah, bs, bh, w, constant = (t.to(x.dtype) for t in parameters)
-        with torch.autocast(x.device.type, enabled=False):
+        with plainly(x):
             y = hourglass_gate_ref(z, x, xs, xh, a, as_, ah, b, bs, bh, w, constant, slope)
         return y.contiguous(memory_format=torch.channels_last)
     return _call(z, x, x_scale, x_shift, a, a_scale, a_shift, b, b_scale, b_shift, weight, bias, slope)[0]
@@ -157,4 +157,5 @@ def _backward(ctx: Any, needs: Needs, dy: Tensor, _gate: Tensor) -> tuple[Tensor
     return dz, *wanted, dbias.to(ctx.bias_dtype) if bias else None, None
 
 
+autocasts("hourglass_gate", "z", "x", "a", "b")
 _call = differentiable("hourglass_gate", _setup_context, _backward)

@@ -12,10 +12,12 @@ from .._extension import load
 from ..reference.norm import layer_norm2d_ref
 from ._library import (
     Needs,
+    autocasts,
     check_channel_vector,
     check_image,
     differentiable,
     empty_as,
+    entering,
     library,
     memory_format,
     triton_kernels,
@@ -42,15 +44,15 @@ def layer_norm2d(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, bac
         backend: "auto", "reference", "cpu", "triton" or "cuda"; None: AMINET_FAST_BACKEND, else "auto".
 
     Returns:
-        [N, C, H, W] of x's dtype; statistics and sums are float32 (float64 for float64) whatever the dtype.
-        Autocast does to it what it does to torch.nn.functional.layer_norm: nothing on the CPU, float32 on CUDA.
-        channels_last if x's channels are neighbours in memory, contiguous otherwise.
+        [N, C, H, W] of x's dtype, under autocast of autocast's, on CUDA devices too (where torch's layer norm returns
+        float32); statistics and sums are float32 (float64 for float64) whatever the dtype. channels_last if x's channels are neighbours in memory, contiguous otherwise.
 
     Raises:
         TypeError, ValueError: an argument is not as above; the message names it.
         NotImplementedError: the gradient of a gradient is asked for and backend is not "reference".
     """
     check_image("layer_norm2d", "x", x)
+    x = entering(x)
     check_channel_vector("layer_norm2d", "weight", weight, x)
     check_channel_vector("layer_norm2d", "bias", bias, x)
     if not eps >= 0:
@@ -63,9 +65,7 @@ def layer_norm2d(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, bac
 def _reference(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """The reference, kept to this operator's promises on dtype and layout."""
     dtype = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), bias.dtype)
-    y = layer_norm2d_ref(x.to(dtype), weight.to(dtype), bias.to(dtype), eps)
-    if not (x.is_cuda and torch.is_autocast_enabled("cuda")):
-        y = y.to(x.dtype)
+    y = layer_norm2d_ref(x.to(dtype), weight.to(dtype), bias.to(dtype), eps).to(x.dtype)
     return y.contiguous(memory_format=memory_format(x))
 
 
@@ -101,5 +101,5 @@ def _backward(ctx: Any, needs: Needs, dy: Tensor, _mean: Tensor, _rstd: Tensor) 
     return dx, dweight, dbias.to(ctx.bias_dtype), None
 
 
-torch.library.register_autocast("aminet_fast::layer_norm2d_fwd", "cuda", torch.float32, lib=library)
-_call = differentiable("layer_norm2d", _setup_context, _backward, casts=True)
+autocasts("layer_norm2d", "x")
+_call = differentiable("layer_norm2d", _setup_context, _backward)

@@ -11,7 +11,18 @@ from torch import Tensor
 from .. import backends
 from .._extension import load
 from ..reference.rdfe import multiscale_dwconv_ref
-from ._library import Needs, check_image, cuda_kernels, describe, differentiable, library, triton_kernels
+from ._library import (
+    Needs,
+    autocasts,
+    check_image,
+    cuda_kernels,
+    describe,
+    differentiable,
+    entering,
+    library,
+    plainly,
+    triton_kernels,
+)
 
 # x is one tensor for all branches, or one each; a bias with no elements stands for none.
 library.define(
@@ -72,7 +83,7 @@ def multiscale_dwconv(
         backend: "auto", "reference", "cpu", "triton" or "cuda"; None: AMINET_FAST_BACKEND, else "auto".
 
     Returns:
-        One [N, C, H, W] for each branch, channels_last, of x's dtype; under autocast of autocast's, as convolutions
+        One [N, C, H, W] for each branch, channels_last, of x's dtype, under autocast of autocast's, as convolutions
         are. Sums are float32 (float64 for float64) whatever the dtype.
 
     Raises:
@@ -110,6 +121,7 @@ def _check(
     for i, image in enumerate(images):
         name = "x" if isinstance(x, Tensor) else f"x[{i}]"
         check_image("multiscale_dwconv", name, image)
+        images[i] = image = entering(image)
         _check_beside(name, image, images[0], images[0].shape, (images[0].dtype,))
     n, c, _, _ = images[0].shape
     parameters = (images[0].dtype, torch.float32)
@@ -126,10 +138,10 @@ def _check(
 def _check_beside(
     name: str, tensor: Tensor, x: Tensor, shape: Sequence[int | str], dtypes: tuple[torch.dtype, ...]
 ) -> None:
-    """A tensor of that shape, of one of those dtypes (under autocast of any), on x's device."""
+    """A tensor of that shape, of one of those dtypes, on x's device."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"multiscale_dwconv: {name} must be a tensor, got {describe(tensor)}")
-    if tensor.dtype not in dtypes and not torch.is_autocast_enabled(x.device.type):
+    if tensor.dtype not in dtypes:
         wanted = " or ".join(str(dtype).removeprefix("torch.") for dtype in dict.fromkeys(dtypes))
         raise TypeError(f"multiscale_dwconv: {name} must be {wanted}, for x of {x.dtype}, got {describe(tensor)}")
     if tuple(tensor.shape) != tuple(shape):
@@ -147,30 +159,14 @@ def _reference(
     images: list[Tensor], weights: list[Tensor], biases: list[Tensor | None], scale: Tensor | None
 ) -> tuple[Tensor, ...]:
     """The reference, kept to this operator's promises on dtype and layout."""
-    if not torch.is_autocast_enabled(images[0].device.type):
-        dtype = images[0].dtype
-        weights = [weight.to(dtype) for weight in weights]
-        biases = [bias if bias is None else bias.to(dtype) for bias in biases]
-        scale = scale if scale is None else scale.to(dtype)
+    dtype = images[0].dtype
+    weights = [weight.to(dtype) for weight in weights]
+    biases = [bias if bias is None else bias.to(dtype) for bias in biases]
+    scale = scale if scale is None else scale.to(dtype)
     x = images[0] if len(images) == 1 else images
-    outputs = multiscale_dwconv_ref(x, weights, biases, scale)
+    with plainly(images[0]):
+        outputs = multiscale_dwconv_ref(x, weights, biases, scale)
     return tuple(y.contiguous(memory_format=torch.channels_last) for y in outputs)
-
-
-def _autocast(
-    x: list[Tensor], weights: list[Tensor], biases: list[Tensor], scale: Tensor | None, backend: str = "auto"
-) -> list[Tensor]:
-    """Autocast's dtype, as convolutions do; it leaves float64 alone."""
-    device = x[0].device.type
-    dtype = torch.get_autocast_dtype(device)
-    if x[0].dtype != torch.float64:
-        x, weights, biases = ([t.to(dtype) for t in tensors] for tensors in (x, weights, biases))
-    with torch.autocast(device, enabled=False):
-        return torch.ops.aminet_fast.multiscale_dwconv_fwd(x, weights, biases, scale, backend)
-
-
-library.impl("multiscale_dwconv_fwd", _autocast, "AutocastCPU")
-library.impl("multiscale_dwconv_fwd", _autocast, "AutocastCUDA")
 
 
 def _like(x: Tensor) -> Tensor:
@@ -230,4 +226,5 @@ def _backward(ctx: Any, needs: Needs, dy: list[Tensor | None]) -> tuple[Any, Any
     return dx or none[: len(x)], dweights or none, dbiases or none, dscale if need_scale else None, None
 
 
-_call = differentiable("multiscale_dwconv", _setup_context, _backward, casts=True)
+autocasts("multiscale_dwconv", "x")
+_call = differentiable("multiscale_dwconv", _setup_context, _backward)

@@ -14,12 +14,15 @@ from ..reference.frm import norm_act_conv_ref
 from ._library import (
     DTYPES,
     Needs,
+    autocasts,
     check_channel_vector,
     check_image,
     describe,
     differentiable,
     empty_as,
+    entering,
     library,
+    plainly,
     triton_kernels,
 )
 
@@ -87,6 +90,7 @@ def norm_act_conv(
         NotImplementedError: the gradient of a gradient is asked for and backend is not "reference".
     """
     check_image("norm_act_conv", "x", x)
+    x = entering(x)
     check_channel_vector("norm_act_conv", "scale", scale, x)
     check_channel_vector("norm_act_conv", "shift", shift, x)
     _check_weight(weight, x)
@@ -185,33 +189,14 @@ def _reference(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The reference, kept to this operator's promises on dtype and layout."""
     dtype = x.dtype
-    if torch.is_autocast_enabled(x.device.type) and dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(x.device.type)
-    with torch.autocast(x.device.type, enabled=False):
+    with plainly(x):
         parameters = (scale.to(dtype), shift.to(dtype), weight.to(dtype))
-        y = norm_act_conv_ref(x.to(dtype), *parameters, slope, stride, padding, upsample)[0]
+        y = norm_act_conv_ref(x, *parameters, slope, stride, padding, upsample)[0]
         y = y.contiguous(memory_format=torch.channels_last)
         if not moments:
             return y, None, None
         var, mean = torch.var_mean(y.to(torch.promote_types(dtype, torch.float32)), (0, 2, 3), correction=0)
     return y, mean, var
-
-
-def _autocast(x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Autocast's dtype, as convolutions do; it leaves float64 alone. The affine map stays as it is.
-
-    So does a float32 weight: kernels round it as they lay it out, and its gradient is float32.
-    """
-    device = x.device.type
-    if x.dtype != torch.float64:
-        x = x.to(torch.get_autocast_dtype(device))
-        weight = weight if weight.dtype in (x.dtype, torch.float32) else weight.to(x.dtype)
-    with torch.autocast(device, enabled=False):
-        return torch.ops.aminet_fast.norm_act_conv_fwd(x, scale, shift, weight, *options)
-
-
-library.impl("norm_act_conv_fwd", _autocast, "AutocastCPU")
-library.impl("norm_act_conv_fwd", _autocast, "AutocastCUDA")
 
 
 @torch.library.register_fake("aminet_fast::norm_act_conv_fwd", lib=library)
@@ -304,4 +289,5 @@ def _backward(ctx: Any, needs: Needs, dy: Tensor, dmean: Tensor, dvar: Tensor) -
     return *(gradient if needed else None for gradient, needed in gradients), None, None, None, None, None, None
 
 
-_call = differentiable("norm_act_conv", _setup_context, _backward, casts=True)
+autocasts("norm_act_conv", "x")
+_call = differentiable("norm_act_conv", _setup_context, _backward)

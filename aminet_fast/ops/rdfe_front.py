@@ -13,13 +13,16 @@ from .._extension import load
 from ..reference.rdfe import rdfe_front_ref
 from ._library import (
     Needs,
+    autocasts,
     check_image,
     cuda_kernels,
     describe,
     differentiable,
     empty_as,
+    entering,
     library,
     memory_format,
+    plainly,
     triton_kernels,
 )
 
@@ -96,16 +99,16 @@ def rdfe_front(
     All parameters are of y's dtype or float32.
 
     Returns:
-        [N, C, H, W] of y's dtype; everything between is float32 (float64 for float64) whatever the dtype, but the
-        "triton" and "cuda" backends keep f_k and gradients of images in y's dtype. Under
-        autocast the dtype is what y's and autocast's own promote to, as in plain PyTorch. channels_last if y's channels
-        are neighbours in memory, contiguous otherwise.
+        [N, C, H, W] of y's dtype, under autocast of autocast's; everything between is float32 (float64 for float64)
+        whatever the dtype, but the "triton" and "cuda" backends keep f_k and gradients of images in y's dtype.
+        channels_last if y's channels are neighbours in memory, contiguous otherwise.
 
     Raises:
         TypeError, ValueError: an argument is not as above; the message names it.
         NotImplementedError: the gradient of a gradient is asked for and backend is not "reference".
     """
     check_image("rdfe_front", "y", y)
+    y = entering(y)
     lists = {
         "dw1_weights": dw1_weights,
         "dw1_biases": dw1_biases,
@@ -127,9 +130,6 @@ def rdfe_front(
         if not isinstance(parameter, Tensor):
             raise TypeError(f"rdfe_front: {name} must be a tensor, got {describe(parameter)}")
     _check_shapes(names, parameters, y, [w.shape[-1] if w.dim() == 4 else 0 for w in dw1_weights], hidden)
-    if torch.is_autocast_enabled(y.device.type) and y.dtype != torch.float64:
-        y = y.to(torch.promote_types(torch.get_autocast_dtype(y.device.type), y.dtype))
-        parameters = [p if p.dtype == torch.float32 else p.to(y.dtype) for p in parameters]
     for name, parameter in zip(names, parameters, strict=True):
         if parameter.dtype not in (y.dtype, torch.float32):
             raise TypeError(f"rdfe_front: {name} must have y's dtype {y.dtype} or float32, got {describe(parameter)}")
@@ -180,7 +180,7 @@ def _reference(y: Tensor, parameters: list[Tensor], branches: int) -> Tensor:
     reduce_weight, reduce_bias, expand_weight, expand_bias = p[2 * b : 2 * b + 4]
     dw2_weights, dw2_biases = p[2 * b + 4 : 3 * b + 4], p[3 * b + 4 : -2]
     unit = (reduce_weight, reduce_bias, expand_weight, expand_bias)
-    with torch.autocast(y.device.type, enabled=False):
+    with plainly(y):
         z = rdfe_front_ref(y, p[:b], p[b : 2 * b], *unit, dw2_weights, dw2_biases, p[-2], p[-1])
     return z.contiguous(memory_format=memory_format(y))
 
@@ -236,4 +236,5 @@ def _backward(
     return dy if need_y else None, wanted, None
 
 
+autocasts("rdfe_front", "y")
 _call = differentiable("rdfe_front", _setup_context, _backward)

@@ -14,12 +14,15 @@ from ..reference.skaf import skaf_descriptor_ref
 from ._devices import triton_problem
 from ._library import (
     Needs,
+    autocasts,
     check_image,
     cuda_kernels,
     differentiable,
     empty_as,
+    entering,
     library,
     memory_format,
+    plainly,
     triton_kernels,
 )
 from ._skaf_arguments import check_convolutions, check_packed, check_tensors, packing
@@ -84,7 +87,7 @@ def skaf_descriptor(
             between calls; the result is the same. It is not used where it is of no use.
 
     Returns:
-        [N, 2, H, W], contiguous, of x's dtype; under autocast of autocast's, as the convolutions are. Sums of gradients
+        [N, 2, H, W], contiguous, of x's dtype, under autocast of autocast's, as the convolutions are. Sums of gradients
         are float32 (float64 for float64) whatever the dtype.
 
     Raises:
@@ -92,12 +95,13 @@ def skaf_descriptor(
         NotImplementedError: the gradient of a gradient is asked for and backend is not "reference".
     """
     check_image("skaf_descriptor", "x", x)
+    x = entering(x)
     weights, biases = check_convolutions(x, weights, biases)
     chosen = backends.choose("skaf_descriptor", x.device.type, backend, x.dtype)
     if chosen == "reference":
-        if not torch.is_autocast_enabled(x.device.type):
-            weights, biases = [w.to(x.dtype) for w in weights], [b.to(x.dtype) for b in biases]
-        return skaf_descriptor_ref(x, weights, biases).contiguous()
+        weights, biases = [w.to(x.dtype) for w in weights], [b.to(x.dtype) for b in biases]
+        with plainly(x):
+            return skaf_descriptor_ref(x, weights, biases).contiguous()
     check_packed(packed, weights)
     return _call(x, weights, biases, packed, chosen)[0]
 
@@ -125,26 +129,6 @@ def skaf_descriptor_prepack(weights: Sequence[Tensor]) -> Tensor | None:
     if packing(weights) is None or not packs:
         return None
     return torch.ops.aminet_fast.skaf_descriptor_prepack([weight.detach() for weight in weights])
-
-
-def _autocast(
-    x: Tensor, weights: list[Tensor], biases: list[Tensor], packed: Tensor | None = None, backend: str = "auto"
-) -> tuple[Tensor, Tensor]:
-    """Autocast's dtype, as convolutions do; it leaves float64 alone."""
-    device = x.device.type
-    dtype = torch.get_autocast_dtype(device)
-    if x.dtype != torch.float64:
-        # Kernels on CUDA devices round float32 weights as they lay them out: no copies, and gradients in float32.
-        kept = {dtype, torch.float32} if device == "cuda" else {dtype}
-        x = x.to(dtype)
-        weights = [w if w.dtype in kept else w.to(dtype) for w in weights]
-        biases = [b if b.dtype in kept else b.to(dtype) for b in biases]
-    with torch.autocast(device, enabled=False):
-        return torch.ops.aminet_fast.skaf_descriptor_fwd(x, weights, biases, packed, backend)
-
-
-library.impl("skaf_descriptor_fwd", _autocast, "AutocastCPU")
-library.impl("skaf_descriptor_fwd", _autocast, "AutocastCUDA")
 
 
 @torch.library.register_fake("aminet_fast::skaf_descriptor_fwd", lib=library)
@@ -196,7 +180,7 @@ def _backward(
     needs_x, needs_weights, needs_biases, *_ = needs
     dx, dweights, dbiases = None, [None] * len(weights), [None] * len(weights)
     if needs_x:
-        dx = torch.ops.aminet_fast.skaf_descriptor_bwd_input(dm, argmax, weights, ctx.backend)
+        dx = torch.ops.aminet_fast.skaf_descriptor_bwd_input(dm.to(x.dtype), argmax, weights, ctx.backend)
         dx = dx.contiguous(memory_format=memory_format(x))
     if any(needs_weights) or any(needs_biases):
         dweights, dbiases = torch.ops.aminet_fast.skaf_descriptor_bwd_parameters(dm, x, argmax, weights, ctx.backend)
@@ -204,4 +188,5 @@ def _backward(
     return dx, dweights, dbiases, None, None
 
 
-_call = differentiable("skaf_descriptor", _setup_context, _backward, ("bwd_input", "bwd_parameters"), casts=True)
+autocasts("skaf_descriptor", "x")
+_call = differentiable("skaf_descriptor", _setup_context, _backward, ("bwd_input", "bwd_parameters"))

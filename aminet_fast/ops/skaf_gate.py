@@ -10,7 +10,19 @@ from torch import Tensor
 from .. import backends
 from .._extension import load
 from ..reference.skaf import skaf_gate_ref
-from ._library import Needs, check_image, describe, differentiable, empty_as, library, memory_format, triton_kernels
+from ._library import (
+    Needs,
+    autocasts,
+    check_image,
+    describe,
+    differentiable,
+    empty_as,
+    entering,
+    library,
+    memory_format,
+    plainly,
+    triton_kernels,
+)
 
 library.define(
     "skaf_gate_fwd(Tensor m, Tensor weight, Tensor bias, Tensor g, Tensor l, Tensor? residual)"
@@ -45,22 +57,16 @@ def skaf_gate(
         backend: "auto", "reference", "cpu", "triton" or "cuda"; None: AMINET_FAST_BACKEND, else "auto".
 
     Returns:
-        [N, C, H, W] of g's dtype; gates and sums are float32 (float64 for float64) whatever the dtype. Under
-        autocast g, l and residual may differ, and the dtype is what they and autocast's own promote to, as in plain
-        PyTorch. channels_last if g's channels are neighbours in memory, contiguous otherwise.
+        [N, C, H, W] of g's dtype, under autocast of autocast's; gates and sums are float32 (float64 for float64)
+        whatever the dtype. channels_last if g's channels are neighbours in memory, contiguous otherwise.
 
     Raises:
         TypeError, ValueError: an argument is not as above; the message names it.
         NotImplementedError: the gradient of a gradient is asked for and backend is not "reference".
     """
     _check(m, weight, bias, g, l, residual)
-    if torch.is_autocast_enabled(g.device.type):
-        dtype = torch.get_autocast_dtype(g.device.type)
-        for image in (g, l) if residual is None else (g, l, residual):
-            dtype = torch.promote_types(dtype, image.dtype)
-        g, l = g.to(dtype), l.to(dtype)  # noqa: E741
-        m = m if m.dtype == torch.float32 else m.to(dtype)
-        residual = residual if residual is None else residual.to(dtype)
+    m, g, l = entering(m), entering(g), entering(l)  # noqa: E741
+    residual = residual if residual is None else entering(residual)
     _check_dtypes(m, weight, bias, g, l, residual)
     if backends.choose("skaf_gate", g.device.type, backend, g.dtype) == "reference":
         return _reference(m, weight, bias, g, l, residual)
@@ -123,7 +129,7 @@ def _reference(
     residual: Tensor | None,
 ) -> Tensor:
     """The reference, kept to this operator's promises on dtype and layout."""
-    with torch.autocast(g.device.type, enabled=False):
+    with plainly(g):
         y = skaf_gate_ref(m.to(g.dtype), weight.to(g.dtype), bias.to(g.dtype), g, l, residual)
     return y.contiguous(memory_format=memory_format(g))
 
@@ -189,4 +195,5 @@ def _backward(ctx: Any, needs: Needs, dy: Tensor, _gates: Tensor) -> tuple[Tenso
     )
 
 
+autocasts("skaf_gate", "m", "g", "l", "residual")
 _call = differentiable("skaf_gate", _setup_context, _backward)
