@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from . import backends
 from .ops import batch_norm_affine, channel_moments, hourglass_gate, norm_act_conv, norm_act_conv_prepack
-from .ops._library import autocast_dtype, entering
+from .ops._library import entering
 from .reference.rdfe import FeatureRefinement, ReflectConv
 
 Pair = tuple[Tensor, Tensor]  # scale and shift, [C]
@@ -183,12 +183,11 @@ class FastFeatureRefinement(FeatureRefinement):
     def _packed(self, z: Tensor) -> list[Tensor | None]:
         """What `freeze` kept, or on a GPU what is made of the weights for this call."""
         weights = [conv.weight for conv in self._convolutions()]
-        dtype = autocast_dtype(z)
-        kept = (self.packed or {}).get(dtype)
+        kept = (self.packed or {}).get(z.dtype)
         if kept is not None and not any(w.requires_grad or w.device != p.device for w, p in _both(weights, kept)):
             return kept
         # The CPU's kernels lay weights out for one direction at a time, and no sooner than they need them.
-        return [None] * len(weights) if z.device.type == "cpu" else self.prepacked(dtype, torch.is_grad_enabled())
+        return [None] * len(weights) if z.device.type == "cpu" else self.prepacked(z.dtype, torch.is_grad_enabled())
 
 
 def _both(weights: list[Tensor], kept: list[Tensor | None]) -> list[tuple[Tensor, Tensor]]:

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from aminet_fast import AMINet, AMINetConfig, freeze, load_model, reference, unfreeze
-from aminet_fast.fast_frm import _affine, batch_norm_affine
-from aminet_fast.ops import skaf_descriptor_prepack
+from aminet_fast.ops import batch_norm_affine, norm_act_conv_prepack, skaf_descriptor_prepack
 
 CONFIG = AMINetConfig(width=8, hourglass_width=8)
 
@@ -126,18 +125,38 @@ def test_a_frozen_network_can_be_pickled(model: AMINet, x: torch.Tensor) -> None
 
 
 def test_what_was_kept_on_another_device_is_left_alone(model: AMINet) -> None:
-    bn = freeze(model).enc[0].rdfe.frm.bn[0]
-    scale, shift = bn.affine_kept
-    assert all(t.device.type == "cpu" for t in _affine(bn, None, None, 4))
-    bn.affine_kept = scale.to("meta"), shift.to("meta")
-    assert all(t.device.type == "cpu" for t in _affine(bn, None, None, 4))
+    frm, x = freeze(model).enc[0].rdfe.frm, torch.empty(1, 8, 2, 2)
+    bn = frm.bn[0]
+    kept = bn.affine_kept
+    assert frm._affine(bn, None, None, x, [], 2) == [kept, kept]
+    bn.affine_kept = tuple(t.to("meta") for t in kept)
+    ((scale, shift),) = frm._affine(bn, None, None, x, [])
+    assert scale.device.type == shift.device.type == "cpu"
+    packed = frm.packed[torch.float32]
+    assert frm._packed(x) is packed
+    frm.packed = {torch.float32: [p if p is None else p.to("meta") for p in packed]}
+    assert all(p is None or p.device.type == "cpu" for p in frm._packed(x))
+
+
+@pytest.mark.skipif(
+    norm_act_conv_prepack([torch.zeros(8, 8, 3, 3)], [1], [False])[0] is None, reason="no kernels that pack weights"
+)
+def test_the_convolutions_of_frm_run_on_what_is_kept(model: AMINet, x: torch.Tensor) -> None:
+    expected = freeze(model)(x)
+    frm = model.enc[0].rdfe.frm
+    with torch.no_grad():
+        for conv in (frm.conv[0], frm.hourglass.b2[0].conv, frm.hourglass.b3[0].conv):
+            conv.weight.mul_(3)
+    torch.testing.assert_close(model(x), expected, rtol=0, atol=0)
+    frm.hourglass.plus.conv.weight.requires_grad_(True)  # one of them is thawed: all are laid out anew
+    assert (model(x) - expected).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_sixteen_bit_norms_are_folded_in_float32(dtype: torch.dtype) -> None:
     g = torch.Generator().manual_seed(0)
     parameters = [torch.rand(64, generator=g).add(0.1).to(dtype) for _ in range(4)]
-    scale, shift = batch_norm_affine(*parameters)
+    ((scale, shift),) = batch_norm_affine(*parameters)
     assert scale.dtype == shift.dtype == torch.float32
-    exact = batch_norm_affine(*(p.double() for p in parameters))
+    (exact,) = batch_norm_affine(*(p.double() for p in parameters))
     torch.testing.assert_close((scale.double(), shift.double()), exact, rtol=1e-5, atol=1e-6)

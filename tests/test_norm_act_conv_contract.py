@@ -7,7 +7,7 @@ import torch
 from norm_act_conv_inputs import BACKENDS, OPTIONS, SHAPES, arguments, compiled_only, output_gradients, stored
 from torch import Tensor
 
-from aminet_fast.ops import channel_moments, norm_act_conv
+from aminet_fast.ops import channel_moments, norm_act_conv, norm_act_conv_prepack
 from aminet_fast.reference.frm import norm_act_conv_ref
 
 
@@ -57,6 +57,43 @@ def test_gradcheck(options: tuple[int, str, bool]) -> None:
     inputs = [t.requires_grad_() for t in arguments((2, 3, 3, 4, 2), torch.float64)]
     assert torch.autograd.gradcheck(lambda *t: norm_act_conv(*t, 0.2, *options), inputs)
     assert torch.autograd.gradcheck(channel_moments, inputs[:1])
+
+
+@compiled_only
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_packed_weights_change_nothing(options: tuple[int, str, bool], dtype: torch.dtype) -> None:
+    stride, _, upsample = options
+    x, scale, shift, weight = arguments(SHAPES[4], dtype)
+    (packed,) = norm_act_conv_prepack([weight], [stride], [upsample])
+    assert (packed is None) == (dtype == torch.bfloat16 or (stride == 2 and upsample))
+    plain = norm_act_conv(x, scale, shift, weight, 0.2, *options)
+    for one, other in zip(norm_act_conv(x, scale, shift, weight, 0.2, *options, packed=packed), plain, strict=True):
+        assert torch.equal(one, other)
+    if packed is not None:  # it is what runs
+        zeros = norm_act_conv(x, scale, shift, weight, 0.2, *options, packed=torch.zeros_like(packed))[0]
+        assert not zeros.any()
+        unfit = norm_act_conv(x, scale, shift, weight, 0.2, *options, packed=packed[1:])[0]
+        assert torch.equal(unfit, plain[0])
+
+
+@compiled_only
+def test_prepack_of_several_layers() -> None:
+    weights = [torch.randn(5, 3, 3, 3), torch.randn(24, 7, 3, 3).contiguous(memory_format=torch.channels_last)]
+    several = norm_act_conv_prepack(weights, [1, 2], [True, False])
+    for n, packed in enumerate(several):
+        (alone,) = norm_act_conv_prepack(weights[n : n + 1], [1, 2][n : n + 1], [True, False][n : n + 1])
+        assert packed is not None
+        assert torch.equal(packed, alone)
+    torch.library.opcheck(
+        torch.ops.aminet_fast.norm_act_conv_prepack, (weights, [1, 2], [1, 0], torch.float32, True)
+    )
+    assert norm_act_conv_prepack(weights, [1, 2], [True, False], torch.bfloat16) == [None, None]
+    assert norm_act_conv_prepack(weights, [1, 2], [True, False], backend="reference") == [None, None]
+    with pytest.raises(ValueError, match="2 weights, 1 strides and 2 upsamples"):
+        norm_act_conv_prepack(weights, [1], [True, False])
+    with pytest.raises(TypeError, match="weights must be a list of tensors"):
+        norm_act_conv_prepack(weights[0], [1], [True])  # type: ignore[arg-type]
 
 
 @compiled_only
