@@ -44,7 +44,8 @@ def one(section: Section, rows: Rows, options: argparse.Namespace, limit: float)
     print(f"== {section.name} (at most {limit:.0f} s)", flush=True)
     device = torch.device("cpu" if options.dry_run else "cuda")
     run = Run(device, options.dry_run, rows, options.out, options.work, options, section.name, start + limit)
-    faulthandler.dump_traceback_later(limit + GRACE, exit=True)  # also where Python waits for a kernel that hangs
+    # Also where Python waits for a kernel that hangs; a dry run has none, and may be part of another process.
+    faulthandler.dump_traceback_later(limit + GRACE, exit=not options.dry_run, file=sys.__stderr__)
     with listening() as found:
         status, note = outcome(section, run)
     faulthandler.cancel_dump_traceback_later()
