@@ -70,9 +70,11 @@ gpu-model: $(INSTALLED)
 	$(PY) -m benchmarks.gpu_model --mode train
 	$(PY) -m benchmarks.gpu_model --mode infer
 
-# On a machine with a GPU and everything installed: no set-up, no network. PYTHON=... (or PY=...) says which Python.
+# On a machine with a GPU: no set-up, no network. PYTHON=... (or PY=...) says which Python; docs/gpu.md has the phases.
+# GATE='--within 120 --only gradients,step' and other options: python -m benchmarks.gpu_gate --help.
+PHASE ?= A
 gpu-gate:
-	$(if $(filter file,$(origin PY)),$(PYTHON),$(PY)) -m benchmarks.gpu_gate
+	$(if $(filter file,$(origin PY)),$(PYTHON),$(PY)) -m benchmarks.gpu_gate --phase $(PHASE) $(GATE)
 
 # What `make` made; runs/ keeps the networks that you trained.
 clean:

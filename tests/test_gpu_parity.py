@@ -1,6 +1,6 @@
 """Every operator with a benchmark, and the network, against the float64 reference on the CPU, for every backend here.
 
-The tests marked gpu are what ``make gpu-gate`` runs; the same on the CPU keeps them honest where there is none.
+``python -m pytest -m gpu`` runs the tests marked so; the same on the CPU keeps them honest where there is no GPU.
 """
 
 from __future__ import annotations

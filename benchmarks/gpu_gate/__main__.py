@@ -27,7 +27,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--only", help="names of sections, with commas between")
     made.add_argument("--dry-run", action="store_true", help="walk the sections on the CPU with tiny shapes")
     made.add_argument("--pack", type=Path, default=ROOT / ".gpu", help="folder of make gpu-pack; used where it fits")
-    made.add_argument("--faces", default=str(ROOT / ".gpu" / "faces"), help='folder of pictures, or "drawn"')
+    made.add_argument(
+        "--faces", default=str(ROOT / ".gpu" / "faces"), help='folder of pictures or of faces.zip, or "drawn"'
+    )
     made.add_argument("--start", default="scratch", help='C: "scratch", or weights as aminet train takes them: default')
     made.add_argument("--preset", default="aminet", help="C: the network, where it starts from scratch")
     made.add_argument("--resume", type=Path, help="C: folder of what an earlier C left, to go on from")

@@ -19,6 +19,7 @@ from .run import Row, Rows, Run, SkippedError
 
 LEAST = 3.0  # seconds that a section is begun with
 GRACE = 8.0  # that it may go on beyond its own before the process ends
+DRY = 10  # times the seconds for a section of a dry run, on a machine that may be busy
 BROKEN = 70  # exit status after an error that the device does not recover from
 
 
@@ -28,7 +29,8 @@ def work(options: argparse.Namespace) -> int:
     by_name = {section.name: section for section in PHASES[options.phase]}
     for name in options.sections.split(","):
         section = by_name[name]
-        limit = min(section.limit, options.until - time.time() - section.keep_back)
+        most = section.limit * (DRY if options.dry_run else 1)
+        limit = min(most, options.until - time.time() - section.keep_back)
         if limit < LEAST:
             rows.write("end", name=name, status="skipped", note="no time left", seconds=0.0)
             continue
@@ -44,7 +46,8 @@ def one(section: Section, rows: Rows, options: argparse.Namespace, limit: float)
     print(f"== {section.name} (at most {limit:.0f} s)", flush=True)
     device = torch.device("cpu" if options.dry_run else "cuda")
     run = Run(device, options.dry_run, rows, options.out, options.work, options, section.name, start + limit)
-    faulthandler.dump_traceback_later(limit + GRACE, exit=True)  # also where Python waits for a kernel that hangs
+    # Also where Python waits for a kernel that hangs; a dry run has none, and may be part of another process.
+    faulthandler.dump_traceback_later(limit + GRACE, exit=not options.dry_run, file=sys.__stderr__)
     with listening() as found:
         status, note = outcome(section, run)
     faulthandler.cancel_dump_traceback_later()

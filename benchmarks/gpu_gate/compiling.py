@@ -41,6 +41,7 @@ def compiled_step(run: Run) -> None:
     (found,) = taking_turns(run, {"compiled": step}).values()
     about = {"batch": run.sizes.batch, "dtype": "bfloat16", "what": "training step"}
     run.write("step", contender="eager-compiled", mode="plain", **about, **found, **peak, compiling_s=took)
+    torch.compiler.reset()
 
 
 def _small(run: Run) -> torch.nn.Module:

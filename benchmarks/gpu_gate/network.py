@@ -17,6 +17,7 @@ from aminet_fast.modules import accelerate
 
 from .. import memory, parity
 from .clock import taking_turns
+from .probe import clocks
 from .run import Run
 
 LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -148,7 +149,7 @@ def adam(model: nn.Module) -> torch.optim.Adam:
 
 
 def prepared(run: Run, contender: Contender) -> tuple[nn.Module, Callable[[], None]]:
-    """A network and its step, which has run twice."""
+    """A network and its step, which has run twice (a dry run's once)."""
     model = network(run, contender)
     x, target = (images(run, run.sizes.batch, contender.layout, seed) for seed in (1, 2))
     step = training_step(run, model, x, target, adam(model))
@@ -158,7 +159,8 @@ def prepared(run: Run, contender: Contender) -> tuple[nn.Module, Callable[[], No
             step()
 
     served()
-    served()
+    if not run.tiny:
+        served()
     return model, served
 
 
@@ -187,6 +189,8 @@ def steps(run: Run) -> None:
     run.need_cuda("CUDA graphs of a step: graph_step ran it as it is")
     for name, times in taking_turns(run, graphed).items():
         run.write("step", contender=name, mode="graph", graphed=run.cuda, **about, **times)
+    if run.cuda:
+        run.write("clocks", after="steps", clocks=clocks())
 
 
 def captured_step(run: Run, contender: Contender) -> Callable[[], object]:

@@ -29,7 +29,7 @@ def conduct(
     rows, log = Rows(results), options.work / "log.txt"
     machine = describe_machine(torch.device("cpu" if options.dry_run else "cuda"))
     pack = packed(options)
-    env = environment() | pack.pop("env") | {PACK_USED: str(int(pack["usable"]))}
+    env = joined(environment(), pack.pop("env")) | {PACK_USED: str(int(pack["usable"]))}
     rows.write(
         "about", phase=options.phase, machine=machine, pack=pack, arguments=given, begun=time.strftime("%FT%T%z")
     )
@@ -50,11 +50,11 @@ def conduct(
             rows.write("log", name=lost, tail=text[-TAIL:])
             print(f"gpu-gate: {lost}: {status}", flush=True)
             ended.add(lost)
-        elif done.status != OK:  # it did not even begin
-            rows.write("log", name="", tail=log.read_text(errors="replace")[-TAIL:])
-            break
-        waiting = [name for name in waiting if name not in ended]
+        before, waiting = waiting, [name for name in waiting if name not in ended]
         if done.status == OK:
+            break
+        if waiting == before:  # it did not even begin
+            rows.write("log", name="", tail=log.read_text(errors="replace")[-TAIL:])
             break
     for name in waiting:
         if name not in {row["name"] for row in rows.read() if row["row"] == "end"}:
@@ -87,6 +87,12 @@ def packed(options: argparse.Namespace) -> dict[str, Any]:
     except Exception as error:  # a pack that is of no use must not end the gate
         return {"usable": False, "state": f"{type(error).__name__}: {str(error)[:200]}", "env": {}}
     return {"usable": usable, "state": why or ("used" if usable else "of another tree"), "env": env}
+
+
+def joined(env: dict[str, str], of_pack: dict[str, str]) -> dict[str, str]:
+    """Both; the folders of PYTHONPATH one after the other, the pack's first."""
+    paths = [found["PYTHONPATH"] for found in (of_pack, env) if found.get("PYTHONPATH")]
+    return env | of_pack | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 def environment() -> dict[str, str]:

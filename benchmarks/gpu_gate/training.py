@@ -28,9 +28,14 @@ def faces(run: Run) -> Any:
         return DataConfig(size=32, drawn=64, limit=10, val_limit=3, cache=cache)
     if run.options.faces == "drawn":
         return DataConfig(cache=cache, drawn=2048)
-    if not Path(run.options.faces).is_dir():
-        raise SkippedError(f'there are no faces in {run.options.faces}; --faces names a folder, or "drawn"')
-    return DataConfig(root=run.options.faces, cache=cache, val_limit=256)
+    root = Path(run.options.faces)
+    if not root.is_dir():
+        raise SkippedError(f'there are no faces in {root}; --faces names a folder, or "drawn"')
+    if (root / "faces.zip").exists():  # as make gpu-faces packs them
+        from ..gpu_pack.faces import unpacked
+
+        root = unpacked(root, run.work / "faces-unpacked")
+    return DataConfig(root=str(root), cache=cache, val_limit=256)
 
 
 def settings(run: Run, out: Path, **changes: Any) -> Any:

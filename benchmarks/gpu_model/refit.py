@@ -95,10 +95,10 @@ def ratios(
     took: dict[str, list[float]] = defaultdict(list)
     for index, us in profile["launches"]:
         if not any(word in profile["names"][index] for word in FOREIGN):
-            took[short(profile["names"][index])].append(us)
+            took[named(profile["names"][index])].append(us)
     modelled: dict[str, list[Static]] = defaultdict(list)
     for launch in launches:
-        modelled[short(launch.kernel)].append(launch)
+        modelled[launch.kernel].append(launch)
     found: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     for kernel, ours in modelled.items():
         if not took[kernel]:
@@ -119,7 +119,7 @@ def constants_of(launch: Static, rows: list[dict[str, Any]]) -> str:
     for row in rows:
         constants = row.get("constants", {})
         fits = all(bool(launch.constants.get(name)) == value for name, value in constants.items())
-        if (row["kind"], row["kernel"]) == (launch.kind, short(launch.kernel)) and fits:
+        if (row["kind"], row["kernel"]) == (launch.kind, launch.kernel) and fits:
             return json.dumps(constants, sort_keys=True)
     return "{}"
 
@@ -138,10 +138,16 @@ def replaced(rows: list[dict[str, Any]], key: tuple[str, str, str], factor: floa
     return f"{kernel} ({kind}): {factor}, {count} launches; it had none of its own"
 
 
-def short(name: str) -> str:
-    """A kernel's own name: "void aminet::(anonymous namespace)::front<bf16>(...)" is front."""
-    bare = re.split(r"[<(]", name.replace("(anonymous namespace)", ""))[0].strip()
-    return re.split(r"[\s:]", bare)[-1] or name
+def named(name: str) -> str:
+    """As the model names kernels: "void aminet::(anonymous namespace)::front<__nv_bfloat16>(...)" is front<bf16>."""
+    for word, other in (("aminet::", ""), ("(anonymous namespace)::", ""), ("__nv_bfloat16", "bf16"), ("void ", "")):
+        name = name.replace(word, other)
+    depth = 0
+    for n, letter in enumerate(name):
+        depth += (letter == "<") - (letter == ">")
+        if letter == "(" and depth == 0:
+            return name[:n]
+    return name
 
 
 def versions(rows: list[dict[str, Any]]) -> dict[str, Any]:
