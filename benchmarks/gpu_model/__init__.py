@@ -1,4 +1,4 @@
-"""What a training step or an inference call takes of an H200, estimated on a machine without one (docs/gpu_model.md)."""
+"""What a training step or an inference call takes of an H200, estimated without one (docs/gpu_model.md)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """``python -m benchmarks.gpu_model``: estimates a training step or an inference call on an H200, without a GPU.
 
-Prints launches, casts of images, estimated and least times by operator, the longest kernels (docs/gpu_model.md). What is
-compiled for that is kept in build/gpu-model.
+Prints launches, casts of images, estimated and least times by operator, and the longest kernels (docs/gpu_model.md).
+What is compiled for that is kept in build/gpu-model.
 
 An action is a function of the options that returns the exit status; `main` picks it. Each has its option here and its
 work in a file of its own.

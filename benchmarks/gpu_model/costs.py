@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from . import sass, trips, ttir
-from .launches import Launch
+from .launches import Launch, bare
 
 FACTORS = Path(__file__).with_name("factors.json")
 CLOCK = 1.755e9  # Hz under load, assumed; boost is 1.98e9
@@ -43,14 +43,14 @@ class Factor:
     kind: str
     factor: float
     fit: str
-    kernel: str = ""  # "": any
+    kernel: str = ""  # without namespaces and template arguments; "": any
     kernels: tuple[str, ...] = ()
     bound: tuple[str, ...] = ()
     least_blocks: int = 0  # on a multiprocessor
     constants: dict[str, Any] = field(default_factory=dict)
 
     def fits(self, launch: Launch, bound: str) -> bool:
-        named = (not self.kernel or launch.name == self.kernel) and (not self.kernels or launch.name in self.kernels)
+        named = self.kernel in ("", bare(launch.name)) and (not self.kernels or launch.name in self.kernels)
         bounded = not self.bound or bound in self.bound
         constants = all(bool(launch.constants.get(name)) == value for name, value in self.constants.items())
         return launch.kind == self.kind and named and bounded and launch.blocks >= self.least_blocks and constants

@@ -22,7 +22,7 @@ from typing import Any
 
 from . import FOLDER, ROOT
 from .flow import Site
-from .lined import kernel_files, place
+from .lined import Place, kernel_files, place
 
 EMULATOR = ROOT / "tests" / "cuda"
 SAMPLED = 3  # blocks of a launch
@@ -125,15 +125,25 @@ def count(calls: Sequence[Call], running: bool = True) -> list[list[Counted] | C
         except (CountingError, FileNotFoundError) as error:
             found[n] = CountingError(str(error))
     for made, numbers in waiting.items():
-        raw = _counted(made, [calls[n] for n in numbers])
-        places = _places(made, {site["place"] for one in raw if "launches" in one for site in _sites(one)})
-        symbols = _symbols(made)
-        for n, one in zip(numbers, raw, strict=True):
-            if "error" in one:
-                found[n] = CountingError(one["error"])
-            else:
-                found[n] = [_launch(launch, symbols, places) for launch in one["launches"]]
+        found |= dict(zip(numbers, launches_of(made, [calls[n] for n in numbers]), strict=True))
     return [found[n] for n in range(len(calls))]
+
+
+def launches_of(
+    made: Path, calls: Sequence[Call], files: frozenset[str] = kernel_files()
+) -> list[list[Counted] | CountingError]:
+    """Of calls of one library's functions. files: whose lines are places."""
+    raw = _counted(made, calls)
+    addresses = sorted({site["place"] for one in raw if "launches" in one for site in _sites(one)})
+    places = _places(made, addresses, files)
+    symbols = _symbols(made)
+    found: list[list[Counted] | CountingError] = []
+    for one in raw:
+        if "error" in one:
+            found.append(CountingError(one["error"]))
+        else:
+            found.append([_launch(launch, symbols, places) for launch in one["launches"]])
+    return found
 
 
 def _sites(one: dict[str, Any]) -> list[dict[str, Any]]:
@@ -173,10 +183,9 @@ def _emulated(made: Path, calls: list[str]) -> list[dict[str, Any]]:
     return found
 
 
-def _places(made: Path, addresses: set[int]) -> dict[int, tuple[tuple[str, int], ...]]:
+def _places(made: Path, addresses: Sequence[int], files: frozenset[str]) -> dict[int, Place]:
     """Lines of code addresses: those of calls, so one byte before them."""
-    asked = sorted(addresses)
-    text = "".join(f"{address - 1:#x}\n" for address in asked)
+    text = "".join(f"{address - 1:#x}\n" for address in addresses)
     command = ["addr2line", "-a", "-i", "-e", str(made)]
     lines = subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout.splitlines()
     frames: list[list[tuple[str, int]]] = []
@@ -186,7 +195,7 @@ def _places(made: Path, addresses: set[int]) -> dict[int, tuple[tuple[str, int],
         else:
             path, _, number = line.split(" (")[0].rpartition(":")
             frames[-1].append((path, int(number) if number.isdigit() else 0))
-    return {address: place(those, kernel_files()) for address, those in zip(asked, frames, strict=True)}
+    return {address: place(those, files) for address, those in zip(addresses, frames, strict=True)}
 
 
 @cache
@@ -196,7 +205,7 @@ def _symbols(made: Path) -> dict[int, str]:
     return {int(part[0], 16): part[2] for part in parts if len(part) == 3 and part[1] in "tTwWu"}
 
 
-def _launch(raw: dict[str, Any], symbols: dict[int, str], places: dict[int, tuple]) -> Counted:
+def _launch(raw: dict[str, Any], symbols: dict[int, str], places: dict[int, Place]) -> Counted:
     blocks, ran = 1, max(1, raw["sampled"])
     for size in raw["grid"]:
         blocks *= size

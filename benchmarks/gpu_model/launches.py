@@ -61,6 +61,11 @@ def described(t: Tensor) -> Described:
     return tuple(t.shape), str(t.dtype).removeprefix("torch.")
 
 
+def bare(kernel: str) -> str:
+    """A kernel's own name: "front" of "rdfe::front<bf16>"."""
+    return kernel.split("<")[0].split("(")[0].rpartition("::")[2]
+
+
 def tensors_in(value: Any) -> Iterator[Tensor]:
     """Those among arguments, in order, nested as they may be."""
     if isinstance(value, Tensor):

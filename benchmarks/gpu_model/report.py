@@ -66,10 +66,24 @@ def by_size(launch: Launch) -> str:
     return f"{by_operator(launch)} {launch.size}".strip()
 
 
+def counts(launches: list[Launch]) -> dict[str, int]:
+    """What is counted exactly; bytes of image_cast_bytes are those read and written."""
+    kinds = Counter(launch.kind for launch in launches)
+    on_images = sum(launch.on_images for launch in launches if launch.kind == "aten")
+    return {
+        "launches": len(launches),
+        "triton_launches": kinds["triton"],
+        "cuda_launches": kinds["cuda"],
+        "aten_launches": kinds["aten"],
+        "aten_on_images": on_images,
+        "aten_on_vectors": kinds["aten"] - on_images,
+        "image_casts": sum(launch.cast_bytes > 0 for launch in launches),
+        "image_cast_bytes": sum(launch.cast_bytes for launch in launches),
+    }
+
+
 def summary(launches: list[Launch], estimates: list[Estimate], floors: dict[str, float]) -> dict[str, Any]:
     """Everything, for JSON: us, bytes and counts."""
-    kinds = Counter(launch.kind for launch in launches)
-    aten = [launch for launch in launches if launch.kind == "aten"]
     bare = [n for n, estimate in zip(launches, estimates, strict=True) if estimate.bound == "not modelled"]
 
     def table(key: Any) -> dict[str, Any]:
@@ -80,15 +94,7 @@ def summary(launches: list[Launch], estimates: list[Estimate], floors: dict[str,
         for launch, estimate in zip(launches, estimates, strict=True)
         if estimate.unknown
     }
-    return {
-        "launches": len(launches),
-        "triton_launches": kinds["triton"],
-        "cuda_launches": kinds["cuda"],
-        "aten_launches": len(aten),
-        "aten_on_images": sum(launch.on_images for launch in aten),
-        "aten_on_vectors": sum(not launch.on_images for launch in aten),
-        "image_casts": sum(launch.cast_bytes > 0 for launch in launches),
-        "image_cast_bytes": sum(launch.cast_bytes for launch in launches),
+    return counts(launches) | {
         "estimated_ms": sum(e.us for e in estimates) / 1e3,
         "floor_ms": sum(floors.values()) / 1e3,
         "under_3_us": sum(e.us < 3 for e in estimates),
