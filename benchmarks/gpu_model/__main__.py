@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from . import FOLDER
+from . import FOLDER, ROOT
 
 BATCHES = {"train": 32, "infer": 1}
 
@@ -30,6 +30,17 @@ def estimate(options: argparse.Namespace) -> int:
     print(report.text(numbers))
     if options.json:
         options.json.write_text(json.dumps(numbers, indent=1) + "\n")
+    return 0
+
+
+def take_over(options: argparse.Namespace) -> int:
+    """Writes down what a GPU has measured and confirmed."""
+    from . import confirm, costs, refit
+
+    lines = refit.refit(options.refit, costs.FACTORS) if options.refit else []
+    if options.confirm:
+        lines += confirm.confirm(options.confirm, ROOT / "aminet_fast" / "confirmed.json")
+    print("\n".join(lines))
     return 0
 
 
@@ -61,8 +72,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dtype", choices=("bf16", "fp32"), default="bf16", help="bf16: autocast in training")
     parser.add_argument("--compiled", action="store_true", help="CUDA C++ wherever an operator has it")
     parser.add_argument("--json", type=Path, help="file for the numbers")
+    parser.add_argument("--refit", type=Path, metavar="RESULTS", help="factors.json anew, from a gate's results-A.jsonl")
+    parser.add_argument("--confirm", type=Path, metavar="RESULTS", help="aminet_fast/confirmed.json, from the same")
     options = parser.parse_args(arguments)
-    return estimate(options)
+    return take_over(options) if options.refit or options.confirm else estimate(options)
 
 
 if __name__ == "__main__":
