@@ -112,7 +112,8 @@ class FastFeatureRefinement(FeatureRefinement):
     def refine(self, z: Tensor, residual: Tensor) -> Tensor:
         """residual + FRM(z)."""
         norms = [cast("nn.BatchNorm2d", bn) for bn in self.bn]
-        packed, seen = iter(self._packed(z)), list[Moments]()
+        packed = iter(self._packed(z))
+        seen: list[Moments] = []
         # Of the last normalisation's map there are three uses: both of the hourglass's branches, and its product.
         uses = [1] * (len(norms) - 1) + [3]
         mean, var = channel_moments(z, self.backend) if _on_batch(norms[0]) else (None, None)

@@ -33,7 +33,8 @@ def pair(channels: int, dtype: torch.dtype, **config: Any) -> tuple[FeatureRefin
 def check(
     reference: FeatureRefinement, ours: FastFeatureRefinement, shape: tuple[int, ...], dtype: torch.dtype
 ) -> None:
-    generator = torch.Generator().manual_seed(1)
+    # Numbers of which none comes so near to zero before an activation that float32 takes its other branch.
+    generator = torch.Generator().manual_seed(2)
     z, dy = (torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for _ in range(2))
     one, other = z.double().requires_grad_(), z.contiguous(memory_format=torch.channels_last).requires_grad_()
     expected, y = one + reference(one), ours.add_to(other)
