@@ -33,6 +33,8 @@ class AMINet(
     """AMINet: bicubic-upsampled faces in, super-resolved faces out.
 
     [N, 3, H, W] in [-1, 1] -> [N, 3, H, W], about [-1, 1] (not clamped); H and W divisible by ``config.multiple`` (16).
+    Under autocast all between is in its dtype. The output is the input plus what the network learned, in the input's
+    dtype as in plain PyTorch: float32 keeps levels of the picture that bfloat16 would round.
 
     Args:
         config: An `AMINetConfig`, or the name of one (`list_configs()`), or None for the paper's AMINet.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,14 @@ VECTOR = (C,)
 DEPTHWISE = [(C, 1, 3, 3), (C, 1, 5, 5), VECTOR, VECTOR]
 FRONT = [*DEPTHWISE, (4, 2 * C, 1, 1), (4,), (C, 4, 1, 1), VECTOR, *DEPTHWISE, (C, 2 * C, 1, 1), VECTOR]
 GATES = [VECTOR, VECTOR, (M,), (M,), (M,), (M,), (1, M, 3, 3), (1,)]
+
+
+@contextmanager
+def kept_for_backward() -> Iterator[list[Tensor]]:
+    """What autograd saves inside."""
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        yield kept
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from autocast_calls import OPERATORS
+from autocast_calls import OPERATORS, kept_for_backward
 from norm_cases import BACKENDS, compiled_only
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -34,14 +34,12 @@ def test_images_and_their_gradients_have_autocasts_dtype(
 ) -> None:
     operator = OPERATORS[name]
     images, parameters = operator.drawn(enters)
-    saved: list[Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
-        with torch.autocast("cpu", low):
-            outputs = operator.function(images, parameters, backend)
+    with kept_for_backward() as kept, torch.autocast("cpu", low):
+        outputs = operator.function(images, parameters, backend)
     dtypes = [low] * operator.outputs + [torch.float32] * 2
     assert [y.dtype for y in outputs] == dtypes[: len(outputs)]
     if backend == "cpu":  # the reference is plain PyTorch, and keeps what that keeps
-        assert {t.dtype for t in operator.images_in(saved)} == {low}
+        assert {t.dtype for t in operator.images_in(kept)} == {low}
     gradients = torch.autograd.grad(outputs, [*images, *parameters], [torch.randn_like(y) for y in outputs])
     assert [g.dtype for g in gradients] == [enters] * len(images) + [torch.float32] * len(parameters)
     assert all(rounded(g, low) for g in gradients[: len(images)])
@@ -112,9 +110,7 @@ def test_the_same_on_cuda_devices(name: str, low: torch.dtype, monkeypatch: pyte
         images, parameters = (
             [torch.empty(t.shape, device="cuda").requires_grad_() for t in tensors] for tensors in (images, parameters)
         )
-        saved: list[Tensor] = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
-            with torch.autocast("cuda", low):
-                outputs = OPERATORS[name].function(images, parameters, None)
+        with kept_for_backward() as kept, torch.autocast("cuda", low):
+            outputs = OPERATORS[name].function(images, parameters, None)
     assert [y.dtype for y in outputs] == ([low] * OPERATORS[name].outputs + [torch.float32] * 2)[: len(outputs)]
-    assert {t.dtype for t in OPERATORS[name].images_in(saved)} == {low}
+    assert {t.dtype for t in OPERATORS[name].images_in(kept)} == {low}

@@ -39,8 +39,8 @@ def autocast_dtype(x: Tensor) -> torch.dtype:
 
     This is the rule of all operators on all devices. Activations and their gradients keep autocast's dtype from the
     first operator to the last; statistics, sums, softmax and the gradients of parameters are float32. An image of
-    another dtype is cast as it enters, as a convolution's would be; float64 is left alone. Parameters are passed as they
-    are, float32 in most cases: kernels read both, and a copy would round them and their gradients. (Torch's own rule
+    another dtype is cast as it enters, as a convolution's would be; float64 is left alone. Parameters are passed as
+    they are, mostly float32: kernels read both, and a copy would round them and their gradients. (Torch's own rule
     differs for a layer norm on CUDA devices: it returns float32, and all that follows it would be float32 with it.)
     """
     device = x.device.type

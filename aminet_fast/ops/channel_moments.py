@@ -26,8 +26,8 @@ def channel_moments(x: Tensor, backend: str | None = None) -> tuple[Tensor, Tens
         backend: "auto", "reference", "cpu", "triton" or "cuda"; None: AMINET_FAST_BACKEND, else "auto".
 
     Returns:
-        mean [C] and var [C], float32 (float64 for float64) whatever the dtype; under autocast of x in autocast's, as the
-        other operators read it.
+        mean [C] and var [C], float32 (float64 for float64) whatever the dtype; under autocast those of x in autocast's
+        dtype, as the other operators read it.
 
     Raises:
         TypeError, ValueError: x is not as above.

@@ -45,7 +45,8 @@ def layer_norm2d(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, bac
 
     Returns:
         [N, C, H, W] of x's dtype, under autocast of autocast's, on CUDA devices too (where torch's layer norm returns
-        float32); statistics and sums are float32 (float64 for float64) whatever the dtype. channels_last if x's channels are neighbours in memory, contiguous otherwise.
+        float32); statistics and sums are float32 (float64 for float64) whatever the dtype.
+        channels_last if x's channels are neighbours in memory, contiguous otherwise.
 
     Raises:
         TypeError, ValueError: an argument is not as above; the message names it.
