@@ -99,7 +99,8 @@ def test_sass_loops_and_totals() -> None:
     ("instruction", "kind", "lsu", "tensor"),
     [
         ("@!P0 LDG.E.U16.CONSTANT R4, desc[UR4][R2.64]", "LDG", 1, None),
-        ("LDGSTS.E.BYPASS.128 [R5], desc[UR4][R2.64]", "LDGSTS", 8, None),
+        ("LDGSTS.E.BYPASS.128 [R5], desc[UR4][R2.64]", "LDGSTS", 4, None),
+        ("LDGSTS.E.64 [R5], desc[UR4][R2.64]", "LDGSTS", 4, None),
         ("LDSM.16.M88.4 R4, [R2]", "LDS", 4, None),
         ("LDSM.16.MT88.2 R4, [R2]", "LDS", 2, None),
         ("UIADD3 UR4, UR4, 0x1, URZ", "UNI", 0, None),
@@ -250,14 +251,14 @@ def test_passes_that_explain_what_was_counted() -> None:
     ]
     found = flow.flow(lined_kernel(), sites)
     twice, rest = (found.passes[n] for n, b in enumerate(found.blocks) if "HMMA" in b.instructions[0].text)
-    assert 2 * twice + rest == pytest.approx(41)
+    assert 2 * twice + rest == pytest.approx(41, rel=1e-4)
     assert twice >= 20  # the copy with fewer instructions a product
     assert found.explained == pytest.approx(1)
     assert found.unknown == 1  # of line 21: nothing there is counted
     counts, lsu, tensor = flow.totals(found)
-    assert counts["HMMA"] == pytest.approx(41)
-    assert tensor == pytest.approx(41 * 1.7)
-    assert lsu == pytest.approx(2)
+    assert counts["HMMA"] == pytest.approx(41, rel=1e-4)
+    assert tensor == pytest.approx(41 * 1.7, rel=1e-4)
+    assert lsu == pytest.approx(2, rel=1e-4)
 
 
 def test_a_count_at_no_known_place_makes_loops_unknown() -> None:

@@ -29,6 +29,10 @@ SAMPLED = 3  # blocks of a launch
 # Kernels that run in full, because others take from what they make how often they loop.
 WHOLE = ("sort_kernel",)
 OPTIMIZED = ["-O1", "-g", "-fno-omit-frame-pointer"]
+# Everything is inlined, as nvcc does, so that a place has all the lines that led to it.
+INLINED = ["-finline-functions", "-finline-small-functions"]
+LIMITS = ("max-inline-insns-auto", "max-inline-insns-single", "large-function-growth", "large-stack-frame-growth")
+INLINED += [f"--param={limit}=1000000" for limit in (*LIMITS, "inline-unit-growth", "early-inlining-insns")]
 # Every access to memory is announced to counters.cpp, and the emulator's own code for ThreadSanitizer stays out.
 HOOKED = ["-fsanitize=thread", "-U__SANITIZE_THREAD__"]
 LOOKED_AT = ("aoti_torch_get_data_ptr", "torch_get_mutable_data_ptr", "torch_get_const_data_ptr")
@@ -80,7 +84,7 @@ def library(source: Path, running: bool = True) -> Path:
     flags += [f"-I{path}" for path in [*includes, build.cuda_headers()]]
     headers = sorted(EMULATOR.glob("*.h"))
     counters = _object(EMULATOR / "counters.cpp", [*flags, "-O1"], headers)
-    how = [*OPTIMIZED, *HOOKED, "-include", str(EMULATOR / "counters.h")]
+    how = [*OPTIMIZED, *INLINED, *HOOKED, "-include", str(EMULATOR / "counters.h")]
     if not running:
         how = ["-O0", "-include", str(EMULATOR / "notes.h")]
     counted = _object(source, [*flags, *how], [*headers, *sorted(nvcc._included(source))])

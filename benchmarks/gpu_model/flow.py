@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 from . import sass
 from .lined import Instruction, Place
@@ -19,6 +20,7 @@ from .lined import Instruction, Place
 NEAR = 3  # lines that the compilers may disagree by
 NO_MATTER = 0.02  # weight of more passes than a predicated instruction was seen to have
 LEFT_OVER = 0.1  # weight of what was found at no common place
+SLACK = 1e-6
 PARSIMONY = 1e-3  # of all instructions, against the relative error of a count
 PLAIN_BRANCH = re.compile(r"(BRA|JMP)(\.\w+)*\s+`")
 BARRIER = re.compile(r"\b(B\d+)\b")
@@ -103,6 +105,8 @@ def _ways(last: Instruction, after: int, label_of: dict[str, int], joins: dict[s
     base = sass.opcode(last.text).split(".")[0]
     if base in ("BRA", "JMP"):
         there = [label_of[last.target]] if last.target in label_of else []
+        if ".DIV" in sass.opcode(last.text):  # for lanes that are not together, which nobody counts on
+            return [after], False
         always = not last.guarded and PLAIN_BRANCH.match(last.text)
         return list(dict.fromkeys(there if always else [*there, after])), False
     if base in ("EXIT", "RET", "BRX"):
@@ -117,8 +121,8 @@ def observations(blocks: list[Block], sites: list[Site]) -> tuple[list[Observati
     code = [(n, i, *found) for n, block in enumerate(blocks) for i in block.instructions if (found := event(i.text))]
     found: list[Observation] = []
     left_sites, left_code = list(sites), code
-    for near in (0, NEAR):
-        groups = list(_together(left_code, left_sites, near))
+    for together in (partial(_together, near=0), partial(_together, near=NEAR), _by_frames):
+        groups = list(together(left_code, left_sites))
         found += [
             _observation([left_code[n] for n in those], [left_sites[n] for n in these]) for those, these in groups
         ]
@@ -134,32 +138,54 @@ def observations(blocks: list[Block], sites: list[Site]) -> tuple[list[Observati
     return found, left
 
 
-def _together(code: list[tuple], sites: list[Site], near: int) -> Iterator[tuple[set[int], set[int]]]:
-    """(numbers of instructions, of sites) whose places are the same as far as both go."""
+Group = tuple[set[int], set[int]]  # numbers of instructions, of sites
+
+
+def _together(code: list[tuple], sites: list[Site], near: int) -> list[Group]:
+    """Those whose places are the same as far as both go; the innermost lines may be so far apart."""
     index: dict[tuple, list[int]] = defaultdict(list)
     for n, (_, instruction, kind, _) in enumerate(code):
         if instruction.place:
             index[kind, instruction.place[0][0]].append(n)
+    fitting = []
+    for site in sites:
+        near_by = index[site.event, site.place[0][0]] if site.place else []
+        fitting.append([n for n in near_by if _same(code[n][1].place, site.place, near)])
+    return _joined(fitting)
+
+
+def _by_frames(code: list[tuple], sites: list[Site]) -> list[Group]:
+    """Each site with the instructions that have most of its lines: g++ may forget the innermost ones."""
+    fitting = []
+    for site in sites:
+        common = [
+            len(set(site.place).intersection(instruction.place)) if kind == site.event else 0
+            for _, instruction, kind, _ in code
+        ]
+        most = max(common, default=0)
+        fitting.append([n for n, found in enumerate(common) if found == most > 0])
+    return _joined(fitting)
+
+
+def _joined(fitting: list[list[int]]) -> list[Group]:
+    """Sites that have an instruction in common are one group. fitting: by site."""
     owner: dict[int, int] = {}  # of instructions: a site of their group
-    groups: dict[int, tuple[set[int], set[int]]] = {}
-    for n, site in enumerate(sites):
-        if not site.place:
+    groups: dict[int, Group] = {}
+    for n, given in enumerate(fitting):
+        if not given:
             continue
-        fitting = [m for m in index[site.event, site.place[0][0]] if _same(code[m][1].place, site.place, near)]
-        if not fitting:
-            continue
-        those, these = set(fitting), {n}
-        for other in {owner[m] for m in fitting if m in owner}:
+        those, these = set(given), {n}
+        for other in {owner[m] for m in given if m in owner}:
             more = groups.pop(other)
             those |= more[0]
             these |= more[1]
         groups[n] = those, these
         owner |= dict.fromkeys(those, n)
-    yield from groups.values()
+    return list(groups.values())
 
 
 def _same(a: Place, b: Place, near: int) -> bool:
-    """Whether one chain begins as the other; the innermost lines may be so far apart."""
+    """Whether one chain begins as the other."""
     if a[0][0] != b[0][0] or abs(a[0][1] - b[0][1]) > near:
         return False
     return all(x == y for x, y in zip(a[1:], b[1:], strict=False))
@@ -177,7 +203,9 @@ def flow(code: list[Instruction], sites: list[Site]) -> Flow:
     """Passes of each block by one warp."""
     blocks = blocks_of(code)
     seen, left = observations(blocks, sites)
-    by_thread = _solved(blocks, seen)
+    given = {n for one in seen for n in one.blocks}
+    undone = {n for n, block in enumerate(blocks) if n not in given and (kinds := _events(block)) and not kinds & left}
+    by_thread = _solved(blocks, seen, undone)
     # A warp passes where any of its threads does: as often more than a thread as was counted in the block.
     shares: dict[int, list[float]] = defaultdict(list)
     for one in seen:
@@ -185,11 +213,16 @@ def flow(code: list[Instruction], sites: list[Site]) -> Flow:
             for n in one.blocks:
                 shares[n].append(one.warps / one.threads)
     passes = [x * min(shares.get(n, [1.0])) for n, x in enumerate(by_thread)]
-    given = {n for one in seen if one.weight == 1 for n in one.blocks}
-    unknown = sum(_unknown(blocks, loop, by_thread, given, left) for loop in loops_of(blocks))
+    known = {n for one in seen if one.weight == 1 for n in one.blocks}
+    unknown = sum(_unknown(blocks, loop, by_thread, known, left) for loop in loops_of(blocks))
     total = sum(one.weight for one in seen)
     missed = sum(one.weight * min(1.0, _missed(one, by_thread)) for one in seen)
     return Flow(blocks, passes, unknown, 1 - missed / total if total else 0.0)
+
+
+def _events(block: Block) -> set[str]:
+    """What is counted of its instructions."""
+    return {found[0] for i in block.instructions if (found := event(i.text))}
 
 
 def _unknown(blocks: list[Block], loop: tuple[int, int], passes: list[float], given: set[int], left: set[str]) -> bool:
@@ -200,7 +233,7 @@ def _unknown(blocks: list[Block], loop: tuple[int, int], passes: list[float], gi
     inside = range(loop[0], loop[1] + 1)
     if given.intersection(inside):
         return False
-    events = {found[0] for n in inside for i in blocks[n].instructions if (found := event(i.text))}
+    events = set().union(*(_events(blocks[n]) for n in inside))
     return bool(events & left) if events else passes[loop[0]] > 0
 
 
@@ -221,49 +254,100 @@ def loops_of(blocks: list[Block]) -> list[tuple[int, int]]:
     return sorted(found.items())
 
 
-def _solved(blocks: list[Block], seen: list[Observation]) -> list[float]:
-    """Least absolute relative error of the counts, and of those passes the ones with fewest instructions."""
-    import numpy as np
-    from scipy.optimize import linprog
-    from scipy.sparse import coo_array
+def _solved(blocks: list[Block], seen: list[Observation], undone: set[int]) -> list[float]:
+    """Passes of each block by a thread. undone: blocks with instructions that nobody was seen to run."""
+    ways = Ways(blocks)
+    least = ways.explaining(seen)
+    return ways.passes(ways.fullest(seen, least, undone))
 
-    edges = [(n, to) for n, block in enumerate(blocks) for to in [*block.to, *([-1] if block.ends else [])]]
-    into: dict[int, list[int]] = defaultdict(list)
-    for e, (_, to) in enumerate(edges):
-        into[to].append(e)
-    most = max([1.0, *(one.threads / unit for one in seen for unit in one.blocks.values())])
-    seen = [one for one in seen if one.threads > 0]
-    size = sum(len(block.instructions) for block in blocks) * max(1.0, most)
-    cost = [PARSIMONY * len(blocks[n].instructions) / size for n, _ in edges]
-    for one in seen:
-        cost += [one.weight, one.weight * (NO_MATTER if one.guarded else 1.0)]  # too few passes, too many
-    rows, columns, values, right = [], [], [], []
 
-    def put(row: int, column: int, value: float) -> None:
-        rows.append(row)
-        columns.append(column)
-        values.append(value)
+class Ways:
+    """The ways through a kernel, as a linear programme: a variable for every edge, that is how often it is taken."""
 
-    for e, (n, to) in enumerate(edges):
-        put(n, e, 1.0)
-        if to >= 0 and to != n:
-            put(to, e, -1.0)
-        elif to == n:
-            put(n, e, -1.0)
-    right += [float(n == 0) for n in range(len(blocks))]
-    for number, one in enumerate(seen):
-        row = len(blocks) + number
-        for n, unit in one.blocks.items():
-            for e in into[n]:
-                put(row, e, unit / one.threads)
-        right.append(1.0 - one.blocks.get(0, 0.0) / one.threads)  # the first block is come into from outside
-        put(row, len(edges) + 2 * number, 1.0)
-        put(row, len(edges) + 2 * number + 1, -1.0)
-    shape = (len(right), len(cost))
-    found = linprog(cost, A_eq=coo_array((values, (rows, columns)), shape=shape).tocsr(), b_eq=np.array(right))
-    if found.x is None:
-        raise ValueError(f"no passes explain the counts: {found.message}")
-    return [float(n == 0) + sum(float(found.x[e]) for e in into[n]) for n in range(len(blocks))]
+    def __init__(self, blocks: list[Block]) -> None:
+        self.blocks = blocks
+        self.edges = [(n, to) for n, block in enumerate(blocks) for to in [*block.to, *([-1] if block.ends else [])]]
+        self.into: dict[int, list[int]] = defaultdict(list)
+        for e, (_, to) in enumerate(self.edges):
+            self.into[to].append(e)
+        self.sizes = [len(blocks[n].instructions) for n, _ in self.edges]
+
+    def passes(self, taken: list[float]) -> list[float]:
+        """Of each block; the first is come into from outside."""
+        return [float(n == 0) + sum(taken[e] for e in self.into[n]) for n in range(len(self.blocks))]
+
+    def _conserved(self) -> Rows:
+        """As many leave a block as come."""
+        rows = Rows()
+        for n in range(len(self.blocks)):
+            rows.add([(e, -1.0) for e in self.into[n]], float(n == 0))
+        for e, (n, _) in enumerate(self.edges):
+            rows.put(n, e, 1.0)
+        return rows
+
+    def explaining(self, seen: list[Observation]) -> list[float]:
+        """Least absolute relative error of the counts, and of those ways the ones with fewest instructions."""
+        rows, seen = self._conserved(), [one for one in seen if one.threads > 0]
+        most = max([1.0, *(one.threads / unit for one in seen for unit in one.blocks.values())])
+        scale = PARSIMONY / most / sum(len(block.instructions) for block in self.blocks)
+        cost = [scale * size for size in self.sizes]
+        for one in seen:
+            terms = [(e, unit / one.threads) for n, unit in one.blocks.items() for e in self.into[n]]
+            terms += [(len(cost), 1.0), (len(cost) + 1, -1.0)]
+            rows.add(terms, 1.0 - one.blocks.get(0, 0.0) / one.threads)
+            cost += [one.weight, one.weight * (NO_MATTER if one.guarded else 1.0)]  # too few passes, too many
+        return rows.solved(cost)[: len(self.edges)]
+
+    def fullest(self, seen: list[Observation], least: list[float], undone: set[int]) -> list[float]:
+        """Of the ways that explain the counts as well, with as many passes of every loop, that with most instructions.
+
+        Nothing counts arithmetic alone: of two ways the one with more of it is taken, as for Triton's kernels both are.
+        """
+        rows, limits = self._conserved(), Rows()
+        for one in seen:
+            terms = [(e, unit) for n, unit in one.blocks.items() for e in self.into[n]]
+            value = sum(factor * least[e] for e, factor in terms)
+            limits.add([(e, -factor) for e, factor in terms], -value + SLACK * (1 + value))
+            if not one.guarded:
+                limits.add(terms, value + SLACK * (1 + value))
+        bounds: list[tuple[float, float | None]] = []
+        for (n, to), taken in zip(self.edges, least, strict=True):
+            slack = SLACK * (1 + taken)
+            back = 0 <= to <= n
+            most = taken + slack if back or to in undone else None
+            bounds.append((max(0.0, taken - slack) if back else 0.0, most))
+        return rows.solved([-float(size) for size in self.sizes], limits, bounds)
+
+
+class Rows:
+    """Equations, or upper limits, of a linear programme."""
+
+    def __init__(self) -> None:
+        self.right: list[float] = []
+        self.terms: list[tuple[int, int, float]] = []  # row, column, factor
+
+    def add(self, terms: list[tuple[int, float]], right: float) -> None:
+        self.terms += [(len(self.right), column, factor) for column, factor in terms]
+        self.right.append(right)
+
+    def put(self, row: int, column: int, factor: float) -> None:
+        self.terms.append((row, column, factor))
+
+    def matrix(self, columns: int) -> Any:
+        from scipy.sparse import coo_array
+
+        row, column, factor = zip(*self.terms, strict=True)
+        return coo_array((factor, (row, column)), shape=(len(self.right), columns)).tocsr()
+
+    def solved(self, cost: list[float], limits: Rows | None = None, bounds: Any = (0, None)) -> list[float]:
+        """The variables at the least cost. Raises ValueError where there are none."""
+        from scipy.optimize import linprog
+
+        upper = (limits.matrix(len(cost)), limits.right) if limits is not None and limits.right else (None, None)
+        found = linprog(cost, *upper, self.matrix(len(cost)), self.right, bounds)
+        if found.x is None:
+            raise ValueError(f"no passes explain the counts: {found.message}")
+        return [float(x) for x in found.x]
 
 
 def totals(found: Flow) -> tuple[Counter[str], float, float]:
