@@ -17,12 +17,12 @@ Pair = tuple[Tensor, Tensor]  # scale and shift, [C]
 
 
 class Moments(NamedTuple):
-    """What a layer of batch normalisation saw in training: mean and biased variance [C] of `count` values a channel."""
+    """What a layer of batch normalisation saw in training: mean and biased variance [C] over `pixels` values."""
 
     bn: nn.BatchNorm2d
     mean: Tensor
     var: Tensor
-    count: int
+    pixels: int
 
 
 def update_running(seen: Sequence[Moments]) -> None:
@@ -45,7 +45,7 @@ def update_running(seen: Sequence[Moments]) -> None:
 def _buffers(group: Sequence[Moments]) -> tuple[list[Tensor], list[Tensor]]:
     """Running means, then running variances; and what they move to, of their dtypes."""
     buffers = [cast("Tensor", m.bn.running_mean) for m in group] + [cast("Tensor", m.bn.running_var) for m in group]
-    unbiased = torch._foreach_mul([m.var.detach() for m in group], [m.count / (m.count - 1) for m in group])
+    unbiased = torch._foreach_mul([m.var.detach() for m in group], [m.pixels / (m.pixels - 1) for m in group])
     values = [m.mean.detach() for m in group] + list(unbiased)
     return buffers, [value.to(buffer.dtype) for value, buffer in zip(values, buffers, strict=True)]
 
@@ -119,16 +119,18 @@ class FastFeatureRefinement(FeatureRefinement):
         mean, var = channel_moments(z, self.backend) if _on_batch(norms[0]) else (None, None)
         x, pairs = z, self._affine(norms[0], mean, var, z, seen, uses[0])
         for module, bn, of_it in zip(self.conv, norms[1:], uses[1:], strict=True):
-            options = _on_batch(bn), self.backend, next(packed)
-            weight = cast("nn.Conv2d", module).weight
-            x, mean, var = norm_act_conv(x, *pairs[0], weight, 0.2, 1, "zeros", False, *options)
+            scale, shift = pairs[0]
+            weight, on_batch = cast("nn.Conv2d", module).weight, _on_batch(bn)
+            x, mean, var = norm_act_conv(
+                x, scale, shift, weight, moments=on_batch, backend=self.backend, packed=next(packed)
+            )
             pairs = self._affine(bn, mean, var, x, seen, of_it)
         h, out = self.hourglass, self.hourglass.out
         # FRM's last normalisation has no activation behind it: slope 1.
-        a, *of_a = self._layer(h.b1[0], x, *pairs[0], 1.0, packed, seen)
-        low, *of_low = self._layer(h.b2[0], x, *pairs[1], 1.0, packed, seen)
-        low, *of_low = self._layer(h.plus, low, *of_low, 0.2, packed, seen)
-        b, *of_b = self._layer(h.b3[0], low, *of_low, 0.2, packed, seen, upsample=True)
+        a, of_a = self._layer(h.b1[0], x, pairs[0], 1.0, packed, seen)
+        low, of_low = self._layer(h.b2[0], x, pairs[1], 1.0, packed, seen)
+        low, of_low = self._layer(h.plus, low, of_low, 0.2, packed, seen)
+        b, of_b = self._layer(h.b3[0], low, of_low, 0.2, packed, seen, upsample=True)
         if seen:
             update_running(seen)
         bias = cast("Tensor", out.bias)
@@ -138,18 +140,29 @@ class FastFeatureRefinement(FeatureRefinement):
         self,
         layer: nn.Module,
         x: Tensor,
-        scale: Tensor,
-        shift: Tensor,
+        affine: Pair,
         slope: float,
         packed: Iterator[Tensor | None],
         seen: list[Moments],
         upsample: bool = False,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """A ReflectConv before its BN, and that BN as scale and shift."""
+    ) -> tuple[Tensor, Pair]:
+        """A ReflectConv before its BN, and that BN as scale and shift; affine: those of x."""
         conv, bn = cast("ReflectConv", layer).conv, cast("ReflectConv", layer).bn
-        options = conv.stride[0], "reflect", upsample, _on_batch(bn), self.backend, next(packed)
-        y, mean, var = norm_act_conv(x, scale, shift, conv.weight, slope, *options)
-        return y, *self._affine(bn, mean, var, y, seen)[0]
+        scale, shift = affine
+        y, mean, var = norm_act_conv(
+            x,
+            scale,
+            shift,
+            conv.weight,
+            slope,
+            conv.stride[0],
+            "reflect",
+            upsample,
+            _on_batch(bn),
+            self.backend,
+            next(packed),
+        )
+        return y, self._affine(bn, mean, var, y, seen)[0]
 
     def _affine(
         self, bn: nn.BatchNorm2d, mean: Tensor | None, var: Tensor | None, x: Tensor, seen: list[Moments], uses: int = 1
@@ -163,10 +176,10 @@ class FastFeatureRefinement(FeatureRefinement):
                 return [kept] * uses
             mean, var = cast("Tensor", bn.running_mean), cast("Tensor", bn.running_var)
         elif bn.training:
-            count = x.numel() // x.shape[1]
-            if count == 1:
+            pixels = x.numel() // x.shape[1]
+            if pixels == 1:
                 raise ValueError("batch normalisation in training needs more than one value a channel, got one pixel")
-            seen.append(Moments(bn, mean, var, count))
+            seen.append(Moments(bn, mean, var, pixels))
         return batch_norm_affine(bn.weight, bn.bias, mean, var, bn.eps, uses, self.backend)
 
     def _convolutions(self) -> list[nn.Conv2d]:

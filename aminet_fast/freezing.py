@@ -51,7 +51,7 @@ def freeze(model: Model) -> Model:
 
 def _of_convolutions(frm: FastFeatureRefinement) -> dict[torch.dtype, list[Tensor | None]]:
     """FRM's weights for data of their own dtype and, on a GPU beside float32 ones, for autocast to bfloat16."""
-    weight = cast(Tensor, frm.hourglass.out.weight)
+    weight = frm.hourglass.out.weight
     dtypes = [weight.dtype]
     if weight.dtype == torch.float32 and weight.device.type != "cpu":
         dtypes.append(torch.bfloat16)

@@ -93,10 +93,12 @@ def _sums(
 
 def add_up(channels: ChannelSums | None, weights: WeightSums | None, c: int, k: int, plan: Plan) -> None:
     """Writes what is there of dscale, dshift and dweight."""
-    if channels is None and weights is None:
+    there = channels or weights
+    if there is None:
         return
-    of_channels = channels or ChannelSums(*[weights.partial] * 3, 0)  # type: ignore[union-attr]
-    of_weights = weights or WeightSums(of_channels.partial, of_channels.partial, 0)
+    anything = there.partial  # in the place of what is not there, and is not read
+    of_channels = channels or ChannelSums(anything, anything, anything, 0)
+    of_weights = weights or WeightSums(anything, anything, 0)
     blocks = 9 * cdiv(c * k, WEIGHTS) if weights else 0
     strides = weights.dweight.stride() if weights else (0, 0, 0, 0)
     _sums[((c if channels else 0) + blocks,)](

@@ -166,16 +166,15 @@ def pack(
     blocks = max(cdiv(k * c, PACK_BLOCK) for k, c in sizes)
     entries = max(len(ahead) + len(back) for ahead, back in taps)
     _pack[blocks, entries, len(weights)](
-        tuple(weights), tuple(packed), tuple(sizes), tuple(w.stride() for w in weights), *map(tuple, zip(*bits, strict=True)),
-        FORWARD=tuple(len(ahead) for ahead, _ in taps), BACK=tuple(len(back) for _, back in taps),
+        tuple(weights), tuple(packed), tuple(sizes), tuple(w.stride() for w in weights),
+        *map(tuple, zip(*bits, strict=True)), FORWARD=tuple(len(ahead) for ahead, _ in taps),
+        BACK=tuple(len(back) for _, back in taps),
         COUNT=len(weights), BLOCK=PACK_BLOCK,
     )  # fmt: skip
     return packed
 
 
-def packed_for(
-    weight: Tensor, packed: Tensor | None, like: Tensor, stride: int, plan: Plan, backward: bool
-) -> Tensor:
+def packed_for(weight: Tensor, packed: Tensor | None, like: Tensor, stride: int, plan: Plan, backward: bool) -> Tensor:
     """[taps, C, K], or [taps, K, C] for the gradient of the input, of `like`'s dtype: of `packed` if it has that.
 
     packed: `pack`'s for maps of more than one row and column, both ways or forward alone.

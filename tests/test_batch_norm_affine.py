@@ -58,9 +58,7 @@ def check(given: list[Tensor], uses: int, backend: str, skip: tuple[int, ...] = 
 @pytest.mark.parametrize("moments", [None, torch.float32], ids=["same", "float32"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("c", [1, 24, 67])
-def test_values_and_gradients(
-    c: int, dtype: torch.dtype, moments: torch.dtype | None, uses: int, backend: str
-) -> None:
+def test_values_and_gradients(c: int, dtype: torch.dtype, moments: torch.dtype | None, uses: int, backend: str) -> None:
     if dtype == torch.float64 and moments is not None:
         pytest.skip("float64 has no wider type")
     check(vectors(c, dtype, moments), uses, backend)

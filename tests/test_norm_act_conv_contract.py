@@ -85,9 +85,7 @@ def test_prepack_of_several_layers() -> None:
         (alone,) = norm_act_conv_prepack(weights[n : n + 1], [1, 2][n : n + 1], [True, False][n : n + 1])
         assert packed is not None
         assert torch.equal(packed, alone)
-    torch.library.opcheck(
-        torch.ops.aminet_fast.norm_act_conv_prepack, (weights, [1, 2], [1, 0], torch.float32, True)
-    )
+    torch.library.opcheck(torch.ops.aminet_fast.norm_act_conv_prepack, (weights, [1, 2], [1, 0], torch.float32, True))
     assert norm_act_conv_prepack(weights, [1, 2], [True, False], torch.bfloat16) == [None, None]
     assert norm_act_conv_prepack(weights, [1, 2], [True, False], backend="reference") == [None, None]
     with pytest.raises(ValueError, match="2 weights, 1 strides and 2 upsamples"):

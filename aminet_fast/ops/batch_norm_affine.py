@@ -59,7 +59,8 @@ def batch_norm_affine(
         raise ValueError(f"batch_norm_affine: uses must be a number of at least 1, got {uses!r}")
     if backends.choose("batch_norm_affine", weight.device.type, backend, weight.dtype) == "reference":
         wide = torch.promote_types(weight.dtype, torch.float32)
-        return [batch_norm_affine_ref(*(t.to(wide) for t in (weight, bias, mean, var)), eps)] * uses
+        weight, bias, mean, var = (t.to(wide) for t in (weight, bias, mean, var))
+        return [batch_norm_affine_ref(weight, bias, mean, var, eps)] * uses
     found = _call(weight, bias, mean, var, eps, uses)
     return list(zip(found[::2], found[1::2], strict=True))
 

@@ -126,8 +126,8 @@ def norm_act_conv_prepack(
         backend: "auto", "reference", "cpu", "triton" or "cuda"; None: AMINET_FAST_BACKEND, else "auto".
 
     Returns:
-        For each weight a tensor [1-d], or None where the operator would not use it. On CUDA devices it is of `dtype`, as
-        large as the weight or 16 / 9 of it, once for each direction. On the CPU it serves the forward in float32 and
+        For each weight a tensor [1-d], or None where the operator would not use it. On CUDA devices it is of `dtype`,
+        as large as the weight or 16 / 9 of it, once for each direction. On the CPU it serves the forward in float32 and
         float64, of the weight's own dtype, up to 16 / 9 as large and filled up to 16 outputs.
 
     Raises:

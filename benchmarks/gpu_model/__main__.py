@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dtype", choices=("bf16", "fp32"), default="bf16", help="bf16: autocast in training")
     parser.add_argument("--compiled", action="store_true", help="CUDA C++ wherever an operator has it")
     parser.add_argument("--json", type=Path, help="file for the numbers")
-    parser.add_argument("--refit", type=Path, metavar="RESULTS", help="factors.json anew, from a gate's results-A.jsonl")
+    parser.add_argument("--refit", type=Path, metavar="RESULTS", help="factors.json anew, from results-A.jsonl")
     parser.add_argument("--confirm", type=Path, metavar="RESULTS", help="aminet_fast/confirmed.json, from the same")
     options = parser.parse_args(arguments)
     return take_over(options) if options.refit or options.confirm else estimate(options)

@@ -31,8 +31,5 @@ CASES = [
     Case("batch_norm_affine", "c1", partial(arguments, c=1)),
     Case("batch_norm_affine", "c300", partial(arguments, c=300, uses=2)),
     Case("batch_norm_affine", "sliced", sliced),
-    *(
-        Case("batch_norm_affine", f"{c}", partial(arguments, c=c, uses=3, wide=True), network=True)
-        for c, _ in NETWORK
-    ),
+    *(Case("batch_norm_affine", f"{c}", partial(arguments, c=c, uses=3, wide=True), network=True) for c, _ in NETWORK),
 ]
