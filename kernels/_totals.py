@@ -2,8 +2,8 @@
 
     total[j] = sum_i part[i, j],  or with a factor  total[r, c] = sum_i part[i, r] factor[i, c]
 
-A program adds up a few neighbours of one total, all of its rows: so that the totals of the network's sizes are some
-hundreds of programs at most, and a sum of 1024 rows is two loads after each other.
+A program adds up some neighbours of one total, all of its rows, many of them loaded at once: the totals of the
+network's sizes are some hundreds of programs at most, and a sum of 1024 rows is two loads after each other.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._common import cdiv, on_device_of
+from ._common import next_power_of_2, on_device_of
 
-TILE = tl.constexpr(4096)  # rows * neighbours that a program loads at once
+DEEPEST = 512  # rows that a program loads at once
 
 
 @dataclass(frozen=True)
@@ -29,29 +29,30 @@ class Total:
 
 
 @triton.constexpr_function
-def _width(size: int) -> int:
-    """How many neighbours a program adds up: at least a sector of 32 bytes, and a power of two."""
-    return min(512, max(8, 1 << (size // 256).bit_length()))
+def _width(size: int, depth: int) -> int:
+    """How many neighbours a program adds up, `depth` rows at once: for 256 programs, but at least a tile of 1024
+    numbers, and vectors of 32 bytes."""
+    return min(512, max(8, 1024 // depth, 1 << (size // 256).bit_length()))
 
 
 @triton.constexpr_function
-def _first_program(sizes: tuple[int, ...], k: int) -> int:
+def _first_program(sizes: tuple[int, ...], depths: tuple[int, ...], k: int) -> int:
     """The first that is for total k."""
-    return sum(-(-size // _width(size)) for size in sizes[:k])
+    return sum(-(-size // _width(size, depth)) for size, depth in zip(sizes[:k], depths[:k], strict=True))
 
 
 @triton.jit
 def _totals_kernel(
     parts, factors, totals, rows, other_rows,
-    SIZES: tl.constexpr, COLUMNS: tl.constexpr, OTHERS: tl.constexpr,
+    SIZES: tl.constexpr, DEPTHS: tl.constexpr, COLUMNS: tl.constexpr, OTHERS: tl.constexpr,
 ):  # fmt: skip
     """COLUMNS: of the factors, 1 without one. Totals from OTHERS on are sums of other_rows."""
     program = tl.program_id(0)
     for k in tl.static_range(len(SIZES)):
-        if (program >= _first_program(SIZES, k)) & (program < _first_program(SIZES, k + 1)):
-            WIDTH: tl.constexpr = _width(SIZES[k])
-            DEPTH: tl.constexpr = TILE // WIDTH
-            j = (program - _first_program(SIZES, k)) * WIDTH + tl.arange(0, WIDTH)
+        if (program >= _first_program(SIZES, DEPTHS, k)) & (program < _first_program(SIZES, DEPTHS, k + 1)):
+            DEPTH: tl.constexpr = DEPTHS[k]
+            WIDTH: tl.constexpr = _width(SIZES[k], DEPTH)
+            j = (program - _first_program(SIZES, DEPTHS, k)) * WIDTH + tl.arange(0, WIDTH)
             count = rows if k < OTHERS else other_rows
             sums = tl.zeros([DEPTH, WIDTH], parts[k].dtype.element_ty)
             for start in range(0, count, DEPTH):
@@ -71,14 +72,16 @@ def add_up(totals: list[Total], others: list[Total] | None = None) -> None:
     """Fill them all; parts, factors and totals are contiguous. Those of one list have as many rows."""
     every = [*totals, *(others or [])]
     sizes = tuple(total.to.numel() for total in every)
+    depths = tuple(min(DEEPEST, next_power_of_2(total.part.shape[0])) for total in every)
     with on_device_of(every[0].part):
-        _totals_kernel[(sum(cdiv(size, _width(size)) for size in sizes),)](
+        _totals_kernel[(_first_program(sizes, depths, len(sizes)),)](
             tuple(total.part for total in every),
             tuple(total.factor for total in every),
             tuple(total.to for total in every),
             totals[0].part.shape[0] if totals else 0,
             others[0].part.shape[0] if others else 0,
             SIZES=sizes,
+            DEPTHS=depths,
             COLUMNS=tuple(1 if total.factor is None else total.factor.shape[-1] for total in every),
             OTHERS=len(totals),
             num_warps=4,
