@@ -10,8 +10,10 @@ a head, [dq | dk] = [q | k] mix (4T), for the scale of q that the norm's gradien
 sums for both convolutions' weights, du^T x and d times u's neighbours (7T). 19T; with du written it would be 28T.
 u is kept by the forward, 3T of data; to make it again is 4T more.
 
-Sums over pixels are cut into a number of parts that the shape alone decides, added in their order: no atomics. Heads
-are 24 wide in the network and tiles 32: a quarter of the lanes and of tl.dot idles, but no bytes move for it.
+Sums over pixels are cut into a number of parts that the shape alone decides, added in their order where they are used,
+those of the parameters' gradients by _totals.py: no atomics. That is 4 launches forward and 8 backward, and one more
+where qkv_weight is converted for cuBLAS. Heads are 24 wide in the network and tiles 32: a quarter of the lanes and of
+tl.dot idles, but no bytes move for it.
 
 At batch 32 in bfloat16, floors on an H100 (3.0 TB/s, 800 TFLOP/s), forward | backward:
 
@@ -31,6 +33,7 @@ import torch
 from torch import Tensor
 
 from ._common import on_device_of
+from ._totals import Total, add_up
 from .channel_attention_passes import Passes
 
 
@@ -42,17 +45,18 @@ def channel_attention_fwd(
     proj_weight: Tensor,
     heads: int,
     keep: bool,
+    packed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """y, gram, attn, kept: as the schema in ops/channel_attention.py says."""
     n, c, h, w = x.shape
     with on_device_of(x):
         passes = Passes(x, dw_weight, temperature, proj_weight, heads)
-        u = _linear(x, qkv_weight)
-        gram = passes.gram(u)
-        attn = gram.new_empty((n, c, c // heads))
-        fused = passes.fuse(gram, attn, store=True)  # M^T
+        u = _linear(x, packed if packed is not None and packed.dtype == x.dtype else qkv_weight)
+        parts = passes.gram(u)
+        gram, attn = parts.new_empty((n, parts.shape[2])), parts.new_empty((n, c, c // heads))
+        fused, taps = passes.fuse(parts, gram, attn, store=True)  # M^T
         y = _Image(x)
-        passes.project(u[:, 2 * c :], passes.taps[:, 2 * c :], fused, (c, 1), y.rows)
+        passes.project(u[:, 2 * c :], taps[:, 2 * c :], fused, (c, 1), y.rows)
         kept = u.view(n, h, w, 3 * c).permute(0, 3, 1, 2) if keep else x.new_empty((0,))
         return y.finished(), gram, attn, kept
 
@@ -78,25 +82,33 @@ def channel_attention_bwd(
         passes = Passes(x, dw_weight, temperature, proj_weight, heads)
         u = _rows(kept) if kept.numel() > 0 else _linear(x, qkv_weight)
         given = _rows(dy.to(x.dtype))
-        of_v = passes.taps[:, 2 * c :]
-        dfused, _ = passes.outer(u[:, 2 * c :], of_v, given)
-        mix, dprojection, dtemperature = passes.dsoftmax(dfused, gram, attn)
-        dx, dqkv, ddw = (x.new_empty((0,)), qkv_weight.new_empty((0,)), dw_weight.new_empty((0,)))
+        dfused, _ = passes.outer(u[:, 2 * c :], passes.dw_weight[2 * c :], given)
+        mix, of_projection, of_temperature = passes.dsoftmax(dfused, gram, attn)
+        dprojection = proj_weight.new_empty(proj_weight.shape)
+        dx, dqkv, ddw, dtemperature = (t.new_empty((0,)) for t in (x, qkv_weight, dw_weight, gram))
+        by_image, by_split = [Total(of_projection, dprojection)], []
+        if temperature is not None:
+            dtemperature = temperature.new_empty(temperature.shape)
+            by_image.append(Total(of_temperature, dtemperature))
         if need_x or need_qkv or need_dw:
+            fused, taps = passes.fuse(gram[:, None], gram, attn, store=False)
             d = torch.empty_like(u)  # of q, k and v, after the 3x3
-            passes.project(u, passes.taps, mix, (2 * c // heads, 1), d)
-            passes.project(given, None, passes.fuse(gram, attn, store=False), (1, c), d[:, 2 * c :])
+            passes.project(u, taps, mix, (2 * c // heads, 1), d)
+            passes.project(given, None, fused, (1, c), d[:, 2 * c :])
         if need_x:
             to = _Image(x)
-            passes.project(d, passes.taps, qkv_weight.reshape(3 * c, c), (c, 1), to.rows)
+            passes.project(d, taps, qkv_weight.reshape(3 * c, c), (c, 1), to.rows)
             dx = to.finished()
         if need_qkv or need_dw:
-            products, taps = passes.outer(d, passes.taps, _rows(x), centre=u)
-            dqkv = _as(products, qkv_weight) if need_qkv else dqkv
-            ddw = _as(taps, dw_weight) if need_dw else ddw
-        if temperature is not None:
-            dtemperature = _as(dtemperature, temperature)
-        return dx, dqkv, ddw, dtemperature, _as(dprojection, proj_weight)
+            products, of_taps = passes.outer(d, passes.dw_weight, _rows(x), centre=u)
+            if need_qkv:
+                dqkv = qkv_weight.new_empty(qkv_weight.shape)
+                by_split.append(Total(products, dqkv))
+            if need_dw:
+                ddw = dw_weight.new_empty(dw_weight.shape)
+                by_split.append(Total(of_taps, ddw))
+        add_up(by_image, by_split)
+        return dx, dqkv, ddw, dtemperature, dprojection
 
 
 def _linear(x: Tensor, qkv_weight: Tensor) -> Tensor:
@@ -107,10 +119,6 @@ def _linear(x: Tensor, qkv_weight: Tensor) -> Tensor:
 def _rows(x: Tensor) -> Tensor:
     """[N * H * W, C]; a view where x is channels_last."""
     return x.permute(0, 2, 3, 1).contiguous().view(-1, x.shape[1])
-
-
-def _as(sums: Tensor, parameter: Tensor) -> Tensor:
-    return sums.view(parameter.shape).to(parameter.dtype)
 
 
 class _Image:

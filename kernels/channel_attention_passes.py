@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -21,7 +23,7 @@ def width(channels: int, most: int) -> int:
 class Passes:
     """Everything is cut by the shape alone, so that results do not vary from run to run.
 
-    Data are rows [N * H * W, channels], of which the last dimension is dense; dw_weight becomes taps [9, 3C].
+    Data are rows [N * H * W, channels], of which the last dimension is dense; dw_weight is [3C, 9].
     """
 
     def __init__(
@@ -33,11 +35,11 @@ class Passes:
         self.pixels = self.h * self.w
         self.rows = 16 if self.h > 16 else 8  # of a strip
         self.strips = cdiv(self.w, BW) * cdiv(self.h, self.rows)  # of an image
-        self.taps = dw_weight.reshape(3 * self.c, 9).t().contiguous()
+        self.dw_weight = dw_weight.contiguous().view(3 * self.c, 9)
         self.temperature, self.projection = temperature, proj_weight.contiguous()
         self.dtype = x.dtype
         self.precision = dot_precision()
-        self.small = {
+        self.small: dict[str, Any] = {
             "C": self.c,
             "D": self.d,
             "HEADS": heads,
@@ -49,42 +51,59 @@ class Passes:
         }
 
     def gram(self, u: Tensor) -> Tensor:
-        """[N, C * D + 2C]: q k^T, the squared norms of q's channels and of k's."""
+        """[N, splits, C * D + 2C]: q k^T, the squared norms of q's channels and of k's; a part for each split."""
         bd = width(self.d, 32)
         blocks = self.heads * cdiv(self.d, bd) ** 2
         splits = min(self.strips, cdiv(1024, self.n * blocks))
         parts = u.new_empty((self.n, splits, self.c * (self.d + 2)), dtype=torch.float32)
         gram_kernel[(self.n * splits, blocks)](
-            u, self.taps, parts, self.h, self.w, splits, self.c, self.d,
+            u, self.dw_weight, parts, self.h, self.w, splits, self.c, self.d,
             ROWS=self.rows, BW=BW, BD=bd, PRECISION=self.precision,
         )  # fmt: skip
-        return parts.sum(1)
+        return parts
 
-    def fuse(self, gram: Tensor, attn: Tensor, store: bool) -> Tensor:
-        """M^T of every image, [N, C in, C out]; `store`: attn, too."""
+    def fuse(self, parts: Tensor, gram: Tensor, attn: Tensor, store: bool) -> tuple[Tensor, Tensor]:
+        """M^T of every image, [N, C in, C out], from gram's parts, and dw_weight as taps [9, 3C], both for project.
+
+        store: gram, which is the parts' sum, and attn, too.
+        """
         fused = gram.new_empty((self.n, self.c, self.c), dtype=self.dtype)
+        taps = self.dw_weight.new_empty((9, 3 * self.c))
         grid = (self.n * self.heads, cdiv(self.c, self.small["BO"]))
-        softmax_kernel[grid](gram, self.temperature, self.projection, attn, fused, **self.small, STORE=store)
-        return fused
+        softmax_kernel[grid](
+            parts, self.temperature, self.projection, self.dw_weight, gram, attn, fused, taps, parts.shape[1],
+            **self.small, STORE=store, AT_ONCE=self._at_once(parts, self.small["BI"]),
+        )  # fmt: skip
+        return fused, taps
+
+    def _at_once(self, parts: Tensor, rows: int) -> int:
+        """Of parts [N, splits, ...], so many that a tile of `rows` of each is 4096 numbers, if there are."""
+        return max(1, min(next_power_of_2(parts.shape[1]), 4096 // (rows * self.small["BJ"])))
 
     def dsoftmax(self, dfused: Tensor, gram: Tensor, attn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """mix [N, heads, 2, D, 2, D], [dq | dk] = [q | k] mix; the gradients of projection and temperature."""
+        """mix [N, heads, 2, D, 2, D], [dq | dk] = [q | k] mix; the gradients of projection and temperature by image.
+
+        dfused: parts [N, splits, C, C], as outer() gives them.
+        """
         mix = gram.new_empty((self.n, self.heads, 2, self.d, 2, self.d), dtype=self.dtype)
         dprojection = gram.new_empty((self.n, self.c, self.c))
         dtemperature = gram.new_empty((self.n, self.heads) if self.temperature is not None else (0,))
         # In float32 wide heads spill what they would load ahead.
-        stages = max(1, 3 - int(self.small["BJ"]) // 64) if self.dtype == torch.float32 else 3
+        stages = max(1, 3 - self.small["BJ"] // 64) if self.dtype == torch.float32 else 3
         dsoftmax_kernel[(self.n * self.heads,)](
-            dfused, self.projection, gram, attn, self.temperature, mix, dprojection, dtemperature, **self.small,
-            num_stages=stages,
+            dfused, self.projection, gram, attn, self.temperature, mix, dprojection, dtemperature,
+            dfused.shape[1], **self.small, AT_ONCE=self._at_once(dfused, self.small["BO"]), num_stages=stages,
         )  # fmt: skip
-        return mix, dprojection.sum(0), dtemperature.sum(0) if self.temperature is not None else dtemperature
+        return mix, dprojection, dtemperature
 
-    def outer(self, a: Tensor, taps: Tensor, b: Tensor, centre: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """conv(a)^T b of every image, [N, K, C]. With `centre`, of which a is the 3x3's gradient: the 3x3's transpose
-        for conv, all images together, [K, C]; and the gradient of the taps, [K, 9]."""
+    def outer(self, a: Tensor, weight: Tensor, b: Tensor, centre: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Parts of conv(a)^T b of every image, [N, splits, K, C]. With `centre`, of which a is the 3x3's gradient: the
+        3x3's transpose for conv, all images together, [splits, K, C]; and of the taps' gradient, [splits, K, 9].
+
+        weight: the 3x3's, [K, 9].
+        """
         all_images = centre is not None
-        k, m = taps.shape[1], self.c
+        k, m = weight.shape[0], self.c
         # float32 is multiplied in plain registers: fewer sums, less loaded ahead; and ptxas spills some to fit a third
         # block, unless told that it may have all registers.
         plain = self.dtype == torch.float32
@@ -95,11 +114,11 @@ class Passes:
         out = a.new_empty((groups, splits, k, m), dtype=torch.float32)
         dtaps = a.new_empty((splits, k, 9) if all_images else (0, k, 9), dtype=torch.float32)
         outer_kernel[(groups * splits, blocks)](
-            a, taps, b, centre, out, dtaps, self.h, self.w, images, splits, k, m, a.stride(0), 3 * self.c,
+            a, weight, b, centre, out, dtaps, self.h, self.w, images, splits, k, m, a.stride(0),
             FLIPPED=all_images, TAPS=all_images, ROWS=self.rows, BW=BW, BK=bk, BM=bm, PRECISION=self.precision,
             num_stages=2 if plain else 3, **(all_registers() if plain and bm == 128 else {}),
         )  # fmt: skip
-        return (out.sum((0, 1)), dtaps.sum(0)) if all_images else (out.sum(1), dtaps)
+        return out[0] if all_images else out, dtaps
 
     def project(self, a: Tensor, taps: Tensor | None, matrix: Tensor, strides: tuple[int, int], out: Tensor) -> None:
         """out = conv(a) matrix, without taps a matrix; strides of the matrix: from input to input, output to output.

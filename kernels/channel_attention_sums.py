@@ -24,15 +24,15 @@ def _three(image, row, column, channel, inside, H, W, stride: tl.constexpr):
 
 
 @triton.jit
-def _tap(taps, tap: tl.constexpr, all_channels: tl.constexpr, channel, inside):
-    """The 3x3's weights at one tap; taps is [9, all_channels]. [1, BC], float32."""
-    return tl.load(taps + tap * all_channels + channel, mask=inside, other=0.0).to(tl.float32)
+def _tap(taps, tap: tl.constexpr, channel, inside):
+    """The 3x3's weights at one tap; taps is its weight [channels, 9], read but once a program. [1, BC], float32."""
+    return tl.load(taps + channel * 9 + tap, mask=inside, other=0.0).to(tl.float32)
 
 
 @triton.jit
 def gram_kernel(
     u,  # [N, H * W, 3C]: the 1x1's output
-    taps,  # [9, 3C]
+    taps,  # [3C, 9]
     sums,  # [N, splits, C * D + 2C], float32: q k^T, squared norms of q's channels, of k's
     H,
     W,
@@ -55,15 +55,15 @@ def gram_kernel(
     in_k = k_block * BD + lane < D
     q_channel = head * D + q_block * BD + lane
     k_channel = C + head * D + k_block * BD + lane
-    q0, k0 = _tap(taps, 0, 3 * C, q_channel, in_q), _tap(taps, 0, 3 * C, k_channel, in_k)
-    q1, k1 = _tap(taps, 1, 3 * C, q_channel, in_q), _tap(taps, 1, 3 * C, k_channel, in_k)
-    q2, k2 = _tap(taps, 2, 3 * C, q_channel, in_q), _tap(taps, 2, 3 * C, k_channel, in_k)
-    q3, k3 = _tap(taps, 3, 3 * C, q_channel, in_q), _tap(taps, 3, 3 * C, k_channel, in_k)
-    q4, k4 = _tap(taps, 4, 3 * C, q_channel, in_q), _tap(taps, 4, 3 * C, k_channel, in_k)
-    q5, k5 = _tap(taps, 5, 3 * C, q_channel, in_q), _tap(taps, 5, 3 * C, k_channel, in_k)
-    q6, k6 = _tap(taps, 6, 3 * C, q_channel, in_q), _tap(taps, 6, 3 * C, k_channel, in_k)
-    q7, k7 = _tap(taps, 7, 3 * C, q_channel, in_q), _tap(taps, 7, 3 * C, k_channel, in_k)
-    q8, k8 = _tap(taps, 8, 3 * C, q_channel, in_q), _tap(taps, 8, 3 * C, k_channel, in_k)
+    q0, k0 = _tap(taps, 0, q_channel, in_q), _tap(taps, 0, k_channel, in_k)
+    q1, k1 = _tap(taps, 1, q_channel, in_q), _tap(taps, 1, k_channel, in_k)
+    q2, k2 = _tap(taps, 2, q_channel, in_q), _tap(taps, 2, k_channel, in_k)
+    q3, k3 = _tap(taps, 3, q_channel, in_q), _tap(taps, 3, k_channel, in_k)
+    q4, k4 = _tap(taps, 4, q_channel, in_q), _tap(taps, 4, k_channel, in_k)
+    q5, k5 = _tap(taps, 5, q_channel, in_q), _tap(taps, 5, k_channel, in_k)
+    q6, k6 = _tap(taps, 6, q_channel, in_q), _tap(taps, 6, k_channel, in_k)
+    q7, k7 = _tap(taps, 7, q_channel, in_q), _tap(taps, 7, k_channel, in_k)
+    q8, k8 = _tap(taps, 8, q_channel, in_q), _tap(taps, 8, k_channel, in_k)
 
     start = u + image.to(tl.int64) * H * W * 3 * C
     strips = tl.cdiv(W, BW)
@@ -110,7 +110,7 @@ def gram_kernel(
 @triton.jit
 def outer_kernel(
     a,  # [images, H * W, a_stride], from the first of its K channels on
-    taps,  # [9, all_channels], likewise
+    taps,  # [channels, 9], likewise
     b,  # [images, H * W, M]
     centre,  # with TAPS: [images, H * W, a_stride], as a; what the 3x3 with these taps was applied to
     out,  # [groups, splits, K, M], float32: sums of conv(a) b^T over the images of a group
@@ -122,7 +122,6 @@ def outer_kernel(
     K: tl.constexpr,
     M: tl.constexpr,
     a_stride: tl.constexpr,
-    all_channels: tl.constexpr,
     FLIPPED: tl.constexpr,  # the 3x3's transpose: a is the gradient of its output
     TAPS: tl.constexpr,
     ROWS: tl.constexpr,
@@ -138,15 +137,15 @@ def outer_kernel(
     channel = k_block * BK + tl.arange(0, BK)[None, :]
     inside = channel < K
     m = m_block * BM + tl.arange(0, BM)[None, :]
-    w0 = _tap(taps, 8 if FLIPPED else 0, all_channels, channel, inside)
-    w1 = _tap(taps, 7 if FLIPPED else 1, all_channels, channel, inside)
-    w2 = _tap(taps, 6 if FLIPPED else 2, all_channels, channel, inside)
-    w3 = _tap(taps, 5 if FLIPPED else 3, all_channels, channel, inside)
-    w4 = _tap(taps, 4, all_channels, channel, inside)
-    w5 = _tap(taps, 3 if FLIPPED else 5, all_channels, channel, inside)
-    w6 = _tap(taps, 2 if FLIPPED else 6, all_channels, channel, inside)
-    w7 = _tap(taps, 1 if FLIPPED else 7, all_channels, channel, inside)
-    w8 = _tap(taps, 0 if FLIPPED else 8, all_channels, channel, inside)
+    w0 = _tap(taps, 8 if FLIPPED else 0, channel, inside)
+    w1 = _tap(taps, 7 if FLIPPED else 1, channel, inside)
+    w2 = _tap(taps, 6 if FLIPPED else 2, channel, inside)
+    w3 = _tap(taps, 5 if FLIPPED else 3, channel, inside)
+    w4 = _tap(taps, 4, channel, inside)
+    w5 = _tap(taps, 3 if FLIPPED else 5, channel, inside)
+    w6 = _tap(taps, 2 if FLIPPED else 6, channel, inside)
+    w7 = _tap(taps, 1 if FLIPPED else 7, channel, inside)
+    w8 = _tap(taps, 0 if FLIPPED else 8, channel, inside)
 
     strips = tl.cdiv(W, BW)
     units = strips * tl.cdiv(H, ROWS)
