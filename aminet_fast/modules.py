@@ -12,7 +12,8 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from . import backends
+from . import backends, reference
+from .edges import swap_edges
 from .fast_frm import FastFeatureRefinement
 from .ops import channel_attention, layer_norm2d, multiscale_dwconv, rdfe_front, skaf_descriptor, skaf_gate
 from .reference.attention import SelfAttention
@@ -165,6 +166,7 @@ def accelerate(
     skaf: bool = True,
     norm: bool = True,
     refinement: bool = True,
+    edges: bool = True,
     backend: str | None = None,
 ) -> Model:
     """Make the modules of a reference AMINet fast, in place: this model's, no other's; the numbers stay.
@@ -180,6 +182,8 @@ def accelerate(
         skaf: LGFI's and EDFF's gates by `skaf_descriptor` and `skaf_gate`.
         norm: LN by `layer_norm2d`.
         refinement: FRM with its hourglass by `norm_act_conv` and `hourglass_gate`.
+        edges: on CUDA devices the convolutions between these modules take their 16-bit weights under autocast from one
+            cast a step (in an `AMINet`'s forward), and pixel shuffles keep channels_last.
         backend: "auto", "reference", "cpu", "triton" or "cuda"; None: AMINET_FAST_BACKEND when the model runs, else
             "auto".
 
@@ -197,6 +201,9 @@ def accelerate(
     wanted = {"attention": attention, "dwconv": dwconv, "skaf": skaf, "norm": norm, "refinement": refinement}
     found = False
     for module in model.modules():
+        if isinstance(module, reference.AMINet):
+            found = True
+            swap_edges(module, edges)
         for option, classes in FAST.items():
             for plain, fast in classes.items():
                 if type(module) in (plain, fast):
@@ -212,4 +219,4 @@ def accelerate(
 
 def decelerate(model: Model) -> Model:
     """Undo `accelerate`: every module is the reference's again. Returns the model itself."""
-    return accelerate(model, attention=False, dwconv=False, skaf=False, norm=False, refinement=False)
+    return accelerate(model, attention=False, dwconv=False, skaf=False, norm=False, refinement=False, edges=False)
