@@ -15,7 +15,16 @@ from torch import Tensor, nn
 from . import backends, reference
 from .edges import swap_edges
 from .fast_frm import FastFeatureRefinement
-from .ops import channel_attention, layer_norm2d, multiscale_dwconv, rdfe_front, skaf_descriptor, skaf_gate
+from .ops import (
+    channel_attention,
+    layer_norm2d,
+    multiscale_dwconv,
+    rdfe_front,
+    skaf_descriptor,
+    skaf_descriptor_prepack,
+    skaf_gate,
+)
+from .ops._library import autocast_dtype
 from .reference.attention import SelfAttention
 from .reference.edff import EDFF
 from .reference.lgfi import LGFI
@@ -80,7 +89,10 @@ class FastLGFI(LGFI):
     """LGFI whose gates come from `skaf_descriptor` and are applied by `skaf_gate`."""
 
     backend: str | None = None
-    packed: Tensor | None = None  # `freeze`
+    packed: tuple[Tensor, ...] = ()  # what `freeze` kept of `prepacked`
+
+    def prepacked(self) -> tuple[Tensor, ...]:
+        return _prepacked(self)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.config.skaf != "both" or self.branches != 2 or not _fusible(self.skaf):
@@ -95,7 +107,10 @@ class FastEDFF(EDFF):
     """EDFF with the same two operators as `FastLGFI`."""
 
     backend: str | None = None
-    packed: Tensor | None = None
+    packed: tuple[Tensor, ...] = ()
+
+    def prepacked(self) -> tuple[Tensor, ...]:
+        return _prepacked(self)
 
     def forward(self, encoder: Tensor, decoder: Tensor) -> Tensor:
         if not self.weigh or not _fusible(self.skaf):
@@ -121,7 +136,7 @@ def _fusible(skaf: SKAF) -> bool:
     return dense and skaf.pools == ("avg", "max") and not skaf.spatial and skaf.mixed
 
 
-def skaf_weights(module: FastLGFI | FastEDFF) -> list[Tensor]:
+def _skaf_weights(module: FastLGFI | FastEDFF) -> list[Tensor]:
     """The weights that `skaf_descriptor` is given; none where it is not used."""
     skaf = getattr(module, "skaf", None)
     return [conv.weight for conv in _convs(skaf.convs)] if skaf is not None and _fusible(skaf) else []
@@ -134,18 +149,27 @@ def _gated(
     l: Tensor,  # noqa: E741
     residual: Tensor | None,
 ) -> Tensor:
-    skaf, weights = module.skaf, skaf_weights(module)
+    skaf, weights = module.skaf, _skaf_weights(module)
     biases = [cast(Tensor, conv.bias) for conv in _convs(skaf.convs)]
-    m = skaf_descriptor(s, weights, biases, module.backend, _packed(module, weights))
+    m = skaf_descriptor(s, weights, biases, module.backend, _packed(module, weights, s))
     return skaf_gate(m, skaf.mix.weight, skaf.mix.bias, g, l, residual, module.backend)  # type: ignore[arg-type]
 
 
-def _packed(module: FastLGFI | FastEDFF, weights: list[Tensor]) -> Tensor | None:
-    """What `freeze` kept, where it is still what the operator takes beside these weights."""
-    kept = module.packed
-    if kept is None or module.training or any(w.requires_grad for w in weights) or kept.device != weights[0].device:
+def _prepacked(module: FastLGFI | FastEDFF) -> tuple[Tensor, ...]:
+    """SKAF's weights as its kernels want them: for data of their own dtype, and for autocast to bfloat16."""
+    weights = _skaf_weights(module)
+    dtypes = dict.fromkeys([weights[0].dtype, torch.bfloat16]) if weights else ()
+    made = (skaf_descriptor_prepack(weights, dtype) for dtype in dtypes)
+    return tuple(packed for packed in made if packed is not None)
+
+
+def _packed(module: FastLGFI | FastEDFF, weights: list[Tensor], s: Tensor) -> Tensor | None:
+    """What `freeze` kept for s, where it is still what the operator takes beside these weights."""
+    if not module.packed or module.training or any(w.requires_grad for w in weights):
         return None
-    return kept if weights[0].dtype in (torch.float32, kept.dtype) else None
+    wanted, dtype = autocast_dtype(s), weights[0].dtype
+    fitting = (kept for kept in module.packed if kept.dtype == wanted and kept.device == weights[0].device)
+    return next(fitting, None) if dtype in (torch.float32, wanted) else None
 
 
 # option of `accelerate`: plain class -> fast class
