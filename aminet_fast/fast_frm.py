@@ -188,7 +188,15 @@ class FastFeatureRefinement(FeatureRefinement):
         layers = [cast("ReflectConv", layer).conv for layer in (h.b1[0], h.b2[0], h.plus, h.b3[0])]
         return [*(cast("nn.Conv2d", conv) for conv in self.conv), *layers]
 
-    def prepacked(self, dtype: torch.dtype, backward: bool) -> list[Tensor | None]:
+    def prepacked(self) -> dict[torch.dtype, list[Tensor | None]]:
+        """What `freeze` keeps: for data of the weights' dtype and, on a GPU beside float32, for autocast to bfloat16."""
+        weight = self.hourglass.out.weight
+        dtypes = [weight.dtype]
+        if weight.dtype == torch.float32 and weight.device.type != "cpu":
+            dtypes.append(torch.bfloat16)
+        return {dtype: self._prepack(dtype, backward=False) for dtype in dtypes}
+
+    def _prepack(self, dtype: torch.dtype, backward: bool) -> list[Tensor | None]:
         """The convolutions' weights as their kernels take them for data of that dtype, in one launch."""
         convs = self._convolutions()
         strides, upsamples = [conv.stride[0] for conv in convs], [False] * (len(convs) - 1) + [True]
@@ -201,7 +209,7 @@ class FastFeatureRefinement(FeatureRefinement):
         if kept is not None and not any(w.requires_grad or w.device != p.device for w, p in _both(weights, kept)):
             return kept
         # The CPU's kernels lay weights out for one direction at a time, and no sooner than they need them.
-        return [None] * len(weights) if z.device.type == "cpu" else self.prepacked(z.dtype, torch.is_grad_enabled())
+        return [None] * len(weights) if z.device.type == "cpu" else self._prepack(z.dtype, torch.is_grad_enabled())
 
 
 def _both(weights: list[Tensor], kept: list[Tensor | None]) -> list[tuple[Tensor, Tensor]]:

@@ -15,7 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from . import reference
+from .casting import using
 from .config import AMINetConfig
+from .edges import edge_copies
 from .modules import accelerate
 from .presets import get_config
 from .pretrained import CONFIG, WEIGHTS, list_pretrained, shipped
@@ -49,6 +51,14 @@ class AMINet(
         super().__init__(get_config(config) if isinstance(config, str) else config)
         if backend != "reference":
             accelerate(self, backend=backend)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the class says; under autocast on CUDA devices with one cast for the weights of torch's convolutions."""
+        copies = edge_copies(self, x)
+        if copies is None:
+            return super().forward(x)
+        with using(copies):
+            return super().forward(x)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As `nn.Module.load_state_dict`, and also takes the keys of a DataParallel, DDP or compiled model.

@@ -12,9 +12,19 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from . import backends
+from . import backends, reference
+from .edges import swap_edges
 from .fast_frm import FastFeatureRefinement
-from .ops import channel_attention, layer_norm2d, multiscale_dwconv, rdfe_front, skaf_descriptor, skaf_gate
+from .ops import (
+    channel_attention,
+    layer_norm2d,
+    multiscale_dwconv,
+    rdfe_front,
+    skaf_descriptor,
+    skaf_descriptor_prepack,
+    skaf_gate,
+)
+from .ops._library import autocast_dtype
 from .reference.attention import SelfAttention
 from .reference.edff import EDFF
 from .reference.lgfi import LGFI
@@ -79,7 +89,10 @@ class FastLGFI(LGFI):
     """LGFI whose gates come from `skaf_descriptor` and are applied by `skaf_gate`."""
 
     backend: str | None = None
-    packed: Tensor | None = None  # `freeze`
+    packed: tuple[Tensor, ...] = ()  # what `freeze` kept of `prepacked`
+
+    def prepacked(self) -> tuple[Tensor, ...]:
+        return _prepacked(self)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.config.skaf != "both" or self.branches != 2 or not _fusible(self.skaf):
@@ -94,7 +107,10 @@ class FastEDFF(EDFF):
     """EDFF with the same two operators as `FastLGFI`."""
 
     backend: str | None = None
-    packed: Tensor | None = None
+    packed: tuple[Tensor, ...] = ()
+
+    def prepacked(self) -> tuple[Tensor, ...]:
+        return _prepacked(self)
 
     def forward(self, encoder: Tensor, decoder: Tensor) -> Tensor:
         if not self.weigh or not _fusible(self.skaf):
@@ -120,7 +136,7 @@ def _fusible(skaf: SKAF) -> bool:
     return dense and skaf.pools == ("avg", "max") and not skaf.spatial and skaf.mixed
 
 
-def skaf_weights(module: FastLGFI | FastEDFF) -> list[Tensor]:
+def _skaf_weights(module: FastLGFI | FastEDFF) -> list[Tensor]:
     """The weights that `skaf_descriptor` is given; none where it is not used."""
     skaf = getattr(module, "skaf", None)
     return [conv.weight for conv in _convs(skaf.convs)] if skaf is not None and _fusible(skaf) else []
@@ -133,18 +149,27 @@ def _gated(
     l: Tensor,  # noqa: E741
     residual: Tensor | None,
 ) -> Tensor:
-    skaf, weights = module.skaf, skaf_weights(module)
+    skaf, weights = module.skaf, _skaf_weights(module)
     biases = [cast(Tensor, conv.bias) for conv in _convs(skaf.convs)]
-    m = skaf_descriptor(s, weights, biases, module.backend, _packed(module, weights))
+    m = skaf_descriptor(s, weights, biases, module.backend, _packed(module, weights, s))
     return skaf_gate(m, skaf.mix.weight, skaf.mix.bias, g, l, residual, module.backend)  # type: ignore[arg-type]
 
 
-def _packed(module: FastLGFI | FastEDFF, weights: list[Tensor]) -> Tensor | None:
-    """What `freeze` kept, where it is still what the operator takes beside these weights."""
-    kept = module.packed
-    if kept is None or module.training or any(w.requires_grad for w in weights) or kept.device != weights[0].device:
+def _prepacked(module: FastLGFI | FastEDFF) -> tuple[Tensor, ...]:
+    """SKAF's weights as its kernels want them: for data of their own dtype, and for autocast to bfloat16."""
+    weights = _skaf_weights(module)
+    dtypes = dict.fromkeys([weights[0].dtype, torch.bfloat16]) if weights else ()
+    made = (skaf_descriptor_prepack(weights, dtype) for dtype in dtypes)
+    return tuple(packed for packed in made if packed is not None)
+
+
+def _packed(module: FastLGFI | FastEDFF, weights: list[Tensor], s: Tensor) -> Tensor | None:
+    """What `freeze` kept for s, where it is still what the operator takes beside these weights."""
+    if not module.packed or module.training or any(w.requires_grad for w in weights):
         return None
-    return kept if weights[0].dtype in (torch.float32, kept.dtype) else None
+    wanted, dtype = autocast_dtype(s), weights[0].dtype
+    fitting = (kept for kept in module.packed if kept.dtype == wanted and kept.device == weights[0].device)
+    return next(fitting, None) if dtype in (torch.float32, wanted) else None
 
 
 # option of `accelerate`: plain class -> fast class
@@ -165,6 +190,7 @@ def accelerate(
     skaf: bool = True,
     norm: bool = True,
     refinement: bool = True,
+    edges: bool = True,
     backend: str | None = None,
 ) -> Model:
     """Make the modules of a reference AMINet fast, in place: this model's, no other's; the numbers stay.
@@ -180,6 +206,8 @@ def accelerate(
         skaf: LGFI's and EDFF's gates by `skaf_descriptor` and `skaf_gate`.
         norm: LN by `layer_norm2d`.
         refinement: FRM with its hourglass by `norm_act_conv` and `hourglass_gate`.
+        edges: on CUDA devices the convolutions between these modules take their 16-bit weights under autocast from one
+            cast a step (in an `AMINet`'s forward), and pixel shuffles keep channels_last.
         backend: "auto", "reference", "cpu", "triton" or "cuda"; None: AMINET_FAST_BACKEND when the model runs, else
             "auto".
 
@@ -197,6 +225,9 @@ def accelerate(
     wanted = {"attention": attention, "dwconv": dwconv, "skaf": skaf, "norm": norm, "refinement": refinement}
     found = False
     for module in model.modules():
+        if isinstance(module, reference.AMINet):
+            found = True
+            swap_edges(module, edges)
         for option, classes in FAST.items():
             for plain, fast in classes.items():
                 if type(module) in (plain, fast):
@@ -212,4 +243,4 @@ def accelerate(
 
 def decelerate(model: Model) -> Model:
     """Undo `accelerate`: every module is the reference's again. Returns the model itself."""
-    return accelerate(model, attention=False, dwconv=False, skaf=False, norm=False, refinement=False)
+    return accelerate(model, attention=False, dwconv=False, skaf=False, norm=False, refinement=False, edges=False)

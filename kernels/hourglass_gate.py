@@ -62,11 +62,12 @@ def hourglass_gate_fwd(
         tap_products[(cdiv(pixels, run),)](
             *of_a,
             *of_b,
-            weight.contiguous(),
+            weight,
             products,
             slope,
             pixels,
             M=a.shape[1],
+            STRIDES=weight.stride(),
             PIXELS=run,
             MAPS=_maps(a),
             PRECISION=_precision(a),
@@ -113,7 +114,7 @@ def hourglass_gate_bwd(
     pixels = n * h * w
     dx, da, db = Result(x), Result(a), Result(b)
     vectors = [t.new_empty(t.shape) for t in (x_scale, x_shift, a_scale, a_shift, b_scale, b_shift)]
-    dweight, dbias = weight.new_empty(weight.shape), weight.new_empty(1)
+    dweight, dbias = torch.empty_like(weight), weight.new_empty(1)
     dlogit = torch.empty(pixels, dtype=torch.float32, device=x.device)
     piece, channels = piece_of(x)
     x_steps = cdiv(pixels, piece * PROGRAMS)
@@ -148,7 +149,7 @@ def hourglass_gate_bwd(
             channels_last(b),
             b_scale.contiguous(),
             b_shift.contiguous(),
-            weight.contiguous(),
+            weight,
             da.pixels,
             db.pixels,
             of_maps,
@@ -158,13 +159,15 @@ def hourglass_gate_bwd(
             h,
             w,
             M=m,
+            STRIDES=weight.stride(),
             STEP=step,
             MAPS=maps,
             num_warps=4,
         )
         add_sums[(cdiv(max(m, 2 * c + 1), 16), 14)](
-            of_x, of_maps, *vectors, dweight, dbias, x_programs, map_programs, C=c, M=m, ROWS=64, COLUMNS=16
-        )
+            of_x, of_maps, *vectors, dweight, dbias, x_programs, map_programs, C=c, M=m, STRIDES=dweight.stride(),
+            ROWS=64, COLUMNS=16,
+        )  # fmt: skip
     gradients = [dx.finished(), *vectors[:2], da.finished(), *vectors[2:4], db.finished(), *vectors[4:]]
     return [*gradients, dweight, dbias]
 

@@ -125,6 +125,7 @@ def add_sums(
     map_programs,
     C: tl.constexpr,
     M: tl.constexpr,
+    STRIDES: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
@@ -135,7 +136,7 @@ def add_sums(
     if which < 13:
         total = _added(of_maps + which * M, map_programs, 13 * M, column, known, ROWS, COLUMNS)
         if which < 9:
-            tl.store(weight + column * 9 + which, total, known)
+            tl.store(weight + column * STRIDES[1] + (which // 3 * STRIDES[2] + which % 3 * STRIDES[3]), total, known)
         elif which == 9:
             tl.store(a_scale + column, total, known)
         elif which == 10:

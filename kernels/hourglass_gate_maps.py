@@ -41,11 +41,12 @@ def tap_products(
     slope,
     pixels,
     M: tl.constexpr,
+    STRIDES: tl.constexpr,
     PIXELS: tl.constexpr,
     MAPS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """products [9][pixels]: of act(norm(a)) + act(norm(b)) at a pixel with each tap's weights."""
+    """products [9][pixels]: of act(norm(a)) + act(norm(b)) at a pixel with each tap's weights [1, M, 3, 3]."""
     first = tl.program_id(0).to(tl.int64) * PIXELS
     pixel = tl.arange(0, PIXELS)
     live = (first + pixel < pixels)[:, None]
@@ -59,7 +60,8 @@ def tap_products(
         _, _, of_a = normed(a, a_scale, a_shift, element, here, channel, known)
         _, _, of_b = normed(b, b_scale, b_shift, element, here, channel, known)
         s = activated(of_a, slope) + activated(of_b, slope)
-        w = tl.load(weight + channel[:, None] * 9 + tap, known[:, None] & (tap < 9), 0)
+        at = channel[:, None] * STRIDES[1] + (tap // 3 * STRIDES[2] + tap % 3 * STRIDES[3])
+        w = tl.load(weight + at, known[:, None] & (tap < 9), 0)
         total = tl.dot(s, w.to(tl.float32), total, input_precision=PRECISION)
     tl.store(products + tap.to(tl.int64) * pixels + (first + pixel)[:, None], total, live & (tap < 9))
 
@@ -112,6 +114,7 @@ def maps_backward(
     height,
     width,
     M: tl.constexpr,
+    STRIDES: tl.constexpr,
     STEP: tl.constexpr,
     MAPS: tl.constexpr,
 ):
@@ -139,7 +142,8 @@ def maps_backward(
         of_weight = ()
         for tap in tl.static_range(9):
             reaching = _through(plane, y, x, live, height, width, tap)[:, None]
-            w = tl.load(weight + channel * 9 + tap, known, 0).to(tl.float32)[None, :]
+            w = tl.load(weight + channel * STRIDES[1] + (tap // 3 * STRIDES[2] + tap % 3 * STRIDES[3]), known, 0)
+            w = w.to(tl.float32)[None, :]
             ds = tl.fma(reaching, w, ds)
             of_weight = of_weight + (tl.fma(reaching, s, sums[tap]),)  # noqa: RUF005
         of_a = tl.where(of_a > 0, ds, ds * slope)

@@ -5,6 +5,9 @@ of pixels a program and all channels one block after the other, so that mean and
 registers. Taps and channels are one axis: at C = 24 none of it is padding. Of few pixels (inference) there are too few
 tiles to fill a GPU; then blocks and parts of the sum are programs of their own, which write u, some MB of it.
 
+Weights are packed by one launch for forward and for x's gradient; a training call is eight or nine launches: pack,
+forward (of few pixels two), one for dx and six for the parameters.
+
 Backward, u's gradient is dmean / total in every channel and dmax more in the channel of the maximum. So dx
 (skaf_descriptor_input.py) is a product with one matrix and a gather of weights, and dW (skaf_descriptor_parameters.py)
 one product and sums over pixels sorted by channel; on average 37 * C multiply-adds a pixel, not 74 * C * C, but without
@@ -33,8 +36,15 @@ from torch import Tensor
 from ..ops._library import empty_as
 from ._common import cdiv, channels_last, dot_precision, next_power_of_2, on_device_of, refuse_float64
 from .skaf_descriptor_forward import descriptor_kernel, pack_kernel, parts_kernel, pool_kernel
-from .skaf_descriptor_input import input_kernel, mean_weights_kernel
-from .skaf_descriptor_parameters import correlate_kernel, count_kernel, finish_kernel, segments_kernel, sort_kernel
+from .skaf_descriptor_input import input_kernel
+from .skaf_descriptor_parameters import (
+    correlate_kernel,
+    count_kernel,
+    finish_kernel,
+    offsets_kernel,
+    segments_kernel,
+    sort_kernel,
+)
 
 WIDEST = 128  # columns of the GEMM at a time
 NARROWEST = 16
@@ -84,25 +94,34 @@ def plan(weights: Sequence[Tensor]) -> Plan:
     )
 
 
-def pack(weights: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    """[total * window * window * C]: see kernels/skaf_descriptor_forward.py."""
+def skaf_descriptor_pack(weights: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """[(total + 1) * window * window * C]: see kernels/skaf_descriptor_forward.py."""
     c, window = weights[0].shape[1], max(w.shape[-1] for w in weights)
-    size = sum(w.shape[0] for w in weights) * window * window * c
+    firsts, length = _firsts(weights), window * window * c
+    size = (firsts[-1] + 1) * length
     if size >= 2**31:
         raise ValueError(f"skaf_descriptor: its Triton kernels take fewer than 2**31 weights, got {size} with padding")
     packed = weights[0].new_empty(size, dtype=dtype)
-    start, block = 0, 1024
     with on_device_of(packed):
-        for w in weights:
-            pack_kernel[(w.shape[0], cdiv(window * window * c, block))](
-                w, packed, start, *w.stride(), C=c, SIZE=w.shape[-1], WINDOW=window, BLOCK=block
-            )
-            start += w.shape[0]
+        pack_kernel[(cdiv(length, 32),)](
+            tuple(weights), _strides(weights), packed, C=c, SIZES=_sizes(weights), FIRSTS=firsts, WINDOW=window,
+            BLOCK_O=32, BLOCK=32,
+        )  # fmt: skip
     return packed
 
 
-def skaf_descriptor_prepack(weights: list[Tensor]) -> Tensor:
-    return pack(weights, torch.bfloat16)
+def _sizes(weights: Sequence[Tensor]) -> tuple[int, ...]:
+    return tuple(w.shape[-1] for w in weights)
+
+
+def _firsts(weights: Sequence[Tensor]) -> tuple[int, ...]:
+    """Of the channels of u, each convolution's first one; and how many there are."""
+    return tuple(sum(w.shape[0] for w in weights[:i]) for i in range(len(weights) + 1))
+
+
+def _strides(weights: Sequence[Tensor]) -> tuple[int, ...]:
+    """Four each."""
+    return tuple(stride for w in weights for stride in w.stride())
 
 
 def skaf_descriptor_fwd(
@@ -111,7 +130,7 @@ def skaf_descriptor_fwd(
     refuse_float64("skaf_descriptor", x)
     image, (n, c, h, w), p = channels_last(x), x.shape, plan(weights)
     if packed is None or packed.dtype != x.dtype:
-        packed = pack(weights, x.dtype)
+        packed = skaf_descriptor_pack(weights, x.dtype)
     first = biases[0].contiguous()
     rest = first if len(biases) == 1 else torch.cat(biases[1:]) if len(biases) > 2 else biases[1].contiguous()
     m, argmax = x.new_empty((n, 2, h, w)), x.new_empty((n, h, w), dtype=torch.int32)
@@ -157,19 +176,22 @@ def _channel_block(c: int) -> int:
 
 
 def skaf_descriptor_bwd_input(dm: Tensor, argmax: Tensor, weights: list[Tensor]) -> Tensor:
+    return skaf_descriptor_bwd_packed(dm, argmax, weights, None)
+
+
+def skaf_descriptor_bwd_packed(dm: Tensor, argmax: Tensor, weights: list[Tensor], packed: Tensor | None) -> Tensor:
     refuse_float64("skaf_descriptor", dm)
-    (n, _, h, w), c, window = dm.shape, weights[0].shape[1], max(weight.shape[-1] for weight in weights)
-    dm, argmax, packed = dm.contiguous(), argmax.contiguous(), pack(weights, dm.dtype)
-    length, total, pixels = window * window * c, sum(weight.shape[0] for weight in weights), n * h * w
-    mean, dx = dm.new_empty(length), dm.new_empty((n, h, w, c)).permute(0, 3, 1, 2)
-    firsts = tuple(sum(weight.shape[0] for weight in weights[:i]) for i in range(len(weights) + 1))
+    (n, _, h, w), c = dm.shape, weights[0].shape[1]
+    dm, argmax, pixels = dm.contiguous(), argmax.contiguous(), n * h * w
+    if packed is None or packed.dtype != dm.dtype:
+        packed = skaf_descriptor_pack(weights, dm.dtype)
+    dx = dm.new_empty((n, h, w, c)).permute(0, 3, 1, 2)
     block = _channel_block(c)
     tile = INPUT_TILE // block // (2 if dm.dtype == torch.float32 or c * dm.element_size() % 16 else 1)
     with on_device_of(dm):
-        mean_weights_kernel[(cdiv(length, 64),)](packed, mean, LENGTH=length, TOTAL=total, BLOCK_O=32, BLOCK=64)
         input_kernel[(cdiv(pixels, tile), cdiv(c, block))](
-            dm, argmax, packed, mean, dx, pixels, h, w, C=c, WINDOW=window, FIRSTS=firsts,
-            RADII=tuple(weight.shape[-1] // 2 for weight in weights), PRECISION=_precision(dm),
+            dm, argmax, packed, dx, pixels, h, w, C=c, WINDOW=max(_sizes(weights)), FIRSTS=_firsts(weights),
+            RADII=tuple(size // 2 for size in _sizes(weights)), PRECISION=_precision(dm),
             TILED=_tiled(h, w), BLOCK_M=tile, BLOCK_C=block, BLOCK_T=16,
         )  # fmt: skip
     return dx
@@ -180,53 +202,62 @@ def skaf_descriptor_bwd_parameters(
 ) -> tuple[list[Tensor], list[Tensor]]:
     refuse_float64("skaf_descriptor", x)
     image, dm, argmax = channels_last(x), dm.to(x.dtype).contiguous(), argmax.contiguous()
-    (n, c, h, w), window = x.shape, max(weight.shape[-1] for weight in weights)
-    pixels, taps = n * h * w, window * window
-    splits = min(CORRELATIONS, cdiv(pixels, 4 * CORRELATED))
-    means = x.new_empty((splits, taps, c), dtype=torch.float32)
-    block = min(128 if x.dtype != torch.float32 else 64, max(16, next_power_of_2(c)))
-    with on_device_of(x):
-        correlate_kernel[(cdiv(taps, 64), cdiv(c, block), splits)](
-            image, dm, means, pixels, h, w, C=c, WINDOW=window, PRECISION=_precision(x),
-            BLOCK_T=64, BLOCK_P=CORRELATED, BLOCK_C=block, num_warps=4 if x.dtype != torch.float32 else 8, num_stages=2,
-        )  # fmt: skip
-    mean, dmean = means.sum(0), dm[:, 0].sum(dtype=torch.float32)
-    chunk = min(4096, max(128, next_power_of_2(pixels) // 256))
+    (n, c, h, w), sizes, firsts = x.shape, _sizes(weights), _firsts(weights)
+    pixels, window, total = n * h * w, max(sizes), firsts[-1]
+    length = window * window * c
     dweights = [empty_as(weight) for weight in weights]
     dbiases = [weight.new_empty(weight.shape[0]) for weight in weights]
+    chunk = min(4096, max(128, next_power_of_2(pixels) // 256))
+    chunks, blocks = cdiv(pixels, chunk), tuple(_columns(size * size * c) for size in sizes)
+    programs = [cdiv(size * size * c, block) for size, block in zip(sizes, blocks, strict=True)]
+    starts = tuple(sum(programs[:i]) for i in range(len(sizes) + 1))
+    parts = x.new_empty((chunks + total, length), dtype=torch.float32)
+    bias_parts = parts.new_empty(chunks + total)
+    convolutions = {"C": c, "SIZES": sizes, "FIRSTS": firsts, "WINDOW": window, "CHUNK": chunk, "BLOCKS": blocks}
     with on_device_of(x):
-        sort = _sorted(argmax, dm, sum(weight.shape[0] for weight in weights))
-        bounds, first = sort[-1], 0
-        for weight, dw, db in zip(weights, dweights, dbiases, strict=True):
-            channels, size = weight.shape[0], weight.shape[-1]
-            length = size * size * c
-            columns = min((256, 128), key=lambda block: cdiv(length, block) * block)
-            blocks, slots = cdiv(length, columns), cdiv(pixels, chunk) + channels
-            parts, bias_parts = x.new_empty((slots, length), dtype=torch.float32), means.new_empty(slots)
-            segments_kernel[(cdiv(pixels, chunk), blocks)](
-                image, *sort, parts, bias_parts, h, w, C=c, SIZE=size, FIRST=first, LAST=first + channels,
-                CHUNK=chunk, BLOCK_P=2048 // columns, BLOCK=columns,
-            )  # fmt: skip
-            finish_kernel[(channels, blocks)](
-                parts, bias_parts, bounds, mean, dmean, dw, db, *dw.stride(), C=c, SIZE=size, WINDOW=window,
-                TOTAL=bounds.shape[0] - 1, FIRST=first, CHUNK=chunk, BLOCK_S=8, BLOCK=columns,
-            )  # fmt: skip
-            first += channels
+        *sort, bounds, mean = _sorted(image, argmax, dm, total, window)
+        segments_kernel[(chunks, starts[-1])](
+            image, *sort, bounds, parts, bias_parts, h, w, STARTS=starts, **convolutions
+        )
+        finish_kernel[(total, max(programs))](
+            parts, bias_parts, bounds, mean, tuple(dweights), tuple(dbiases), _strides(dweights), BLOCK_S=8,
+            **convolutions,
+        )  # fmt: skip
     return dweights, dbiases
 
 
-def _sorted(argmax: Tensor, dm: Tensor, total: int) -> tuple[Tensor, ...]:
-    """Pixels in the order of their channel: number, row, column, channel, gradient; and where each channel begins."""
-    pixels, (h, w) = argmax.numel(), argmax.shape[1:]
+def _columns(length: int) -> int:
+    """Of a window of `length` numbers that a program takes at a time."""
+    return min((256, 128), key=lambda block: cdiv(length, block) * block)
+
+
+def _sorted(image: Tensor, argmax: Tensor, dm: Tensor, total: int, window: int) -> tuple[Tensor, ...]:
+    """Pixels in the order of their channel: number, row, column, channel, gradient; and where each channel begins.
+
+    And, because one launch does both, what all channels' gradients have in common: [window * window * C + 1].
+    """
+    (c, h, w), pixels, taps = image.shape[1:], argmax.numel(), window * window
     index = torch.int32 if pixels < 2**31 else torch.int64
     blocks, bins = cdiv(pixels, SORTED), next_power_of_2(total + 1)
-    counts = argmax.new_empty((total * blocks,))
+    splits, pitch = min(CORRELATIONS, cdiv(pixels, 4 * CORRELATED)), taps * c + 8  # whole vectors
+    counts, totals = argmax.new_empty(total * blocks, dtype=index), argmax.new_empty(total, dtype=index)
+    parts = image.new_empty((splits, pitch), dtype=torch.float32)
+    mean = parts.new_empty(taps * c + 1)
     pixel, bounds = argmax.new_empty(pixels, dtype=index), argmax.new_empty(total + 1, dtype=index)
     row, column, channel, gain = (argmax.new_empty(pixels, dtype=t) for t in [torch.int32] * 3 + [torch.float32])
+    wide = image.dtype == torch.float32
+    block = min(64 if wide else 128, max(16, next_power_of_2(c)))
     count_kernel[(blocks,)](argmax, counts, pixels, blocks, TOTAL=total, BINS=bins, BLOCK=SORTED, num_warps=1)
-    ends = counts.cumsum(0, dtype=index)
+    correlate_kernel[(cdiv(taps, 64), cdiv(c, block), splits)](
+        image, dm, parts, pixels, h, w, C=c, WINDOW=window, PITCH=pitch, PRECISION=_precision(image),
+        BLOCK_T=64, BLOCK_P=CORRELATED, BLOCK_C=block, num_warps=8 if wide else 4, num_stages=2,
+    )  # fmt: skip
+    offsets_kernel[(total + cdiv(taps * c + 1, 32),)](
+        counts, totals, parts, mean, blocks, splits, TOTAL=total, LENGTH=taps * c, PITCH=pitch, COLUMNS=32, ROWS=32,
+        BLOCK=min(4096, next_power_of_2(blocks)),
+    )  # fmt: skip
     sort_kernel[(blocks,)](
-        argmax, dm, counts, ends, bounds, pixel, row, column, channel, gain, pixels, blocks, h, w,
+        argmax, dm, counts, totals, bounds, pixel, row, column, channel, gain, pixels, blocks, h, w,
         TOTAL=total, BINS=bins, BLOCK=SORTED, num_warps=2,
     )  # fmt: skip
-    return pixel, row, column, channel, gain, bounds
+    return pixel, row, column, channel, gain, bounds, mean

@@ -1,7 +1,8 @@
 """Forward of skaf_descriptor: the weights' layout, the implicit GEMM and the pooling in its epilogue.
 
-Weights are laid out as [total, K, K, C] in the data's dtype, K the largest of the sizes, smaller kernels in the middle
-of zeros: the rows of a GEMM's transposed right side, and for backward one run of C numbers for each channel and tap.
+Weights are laid out as [total + 1, K, K, C] in the data's dtype, K the largest of the sizes, smaller kernels in the
+middle of zeros: the rows of a GEMM's transposed right side, and for backward one run of C numbers for each channel and
+tap. The last row is the mean of the others, for backward too. One launch makes them for both.
 """
 
 from __future__ import annotations
@@ -34,20 +35,29 @@ def steps(size: int, channels: int, block: int) -> int:
 
 
 @triton.jit
-def pack_kernel(w_ptr, packed_ptr, start, stride_o, stride_c, stride_y, stride_x,
-                C: tl.constexpr, SIZE: tl.constexpr, WINDOW: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """One convolution's weights, of any strides, into rows start, start + 1, ... of the packed ones."""
-    o = tl.program_id(0)
-    k = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    tap = k // C
-    y = tap // WINDOW - (WINDOW - SIZE) // 2
-    x = tap % WINDOW - (WINDOW - SIZE) // 2
-    inside = (y >= 0) & (y < SIZE) & (x >= 0) & (x < SIZE)
-    at = w_ptr + o.to(tl.int64) * stride_o
-    w = tl.load(at + (k % C) * stride_c + y * stride_y + x * stride_x, mask=inside, other=0.0)
+def pack_kernel(weights, strides, packed_ptr, C: tl.constexpr, SIZES: tl.constexpr, FIRSTS: tl.constexpr,
+                WINDOW: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+    """BLOCK columns of the packed weights, of convolutions of any strides (four each), and of their mean."""
     length: tl.constexpr = WINDOW * WINDOW * C
-    to = packed_ptr + (start + o).to(tl.int64) * length
-    tl.store(to + k, w.to(packed_ptr.dtype.element_ty), mask=k < length)
+    total: tl.constexpr = FIRSTS[count(SIZES)]
+    k = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tap = k // C
+    acc = tl.zeros((BLOCK_O, BLOCK), tl.float32)
+    for conv in tl.static_range(count(SIZES)):
+        y = tap // WINDOW - (WINDOW - SIZES[conv]) // 2
+        x = tap % WINDOW - (WINDOW - SIZES[conv]) // 2
+        inside = (y >= 0) & (y < SIZES[conv]) & (x >= 0) & (x < SIZES[conv])
+        at = weights[conv] + ((k % C) * strides[4 * conv + 1] + y * strides[4 * conv + 2] + x * strides[4 * conv + 3])
+        for start in range(0, FIRSTS[conv + 1] - FIRSTS[conv], BLOCK_O):
+            o = start + tl.arange(0, BLOCK_O)
+            row = (o < FIRSTS[conv + 1] - FIRSTS[conv])[:, None]
+            from_o = (o.to(tl.int64) * strides[4 * conv])[:, None]
+            w = tl.load(at[None, :] + from_o, mask=row & inside[None, :], other=0.0).to(packed_ptr.dtype.element_ty)
+            to = packed_ptr + ((FIRSTS[conv] + o)[:, None] * length + k[None, :])
+            tl.store(to, w, mask=row & (k < length)[None, :])
+            acc += w.to(tl.float32)
+    mean = tl.sum(acc, 0) / total
+    tl.store(packed_ptr + total * length + k, mean.to(packed_ptr.dtype.element_ty), mask=k < length)
 
 
 @triton.jit

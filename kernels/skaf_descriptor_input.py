@@ -4,7 +4,8 @@
 
 The first part gathers one run of C weights for each pixel and tap: at most K * K * C multiply-adds a pixel, where the
 dense gradient of two convolutions has 74 * C * C. Runs come from caches: all programs that run at a time are near the
-same taps, and one tap's weights are C * total numbers. The second part is a product with one matrix [K * K, C].
+same taps, and one tap's weights are C * total numbers. The second part is a product with one matrix [K * K, C],
+the last row of the packed weights.
 A program makes BLOCK_C channels of BLOCK_M pixels, and is the only one that writes there.
 """
 
@@ -17,21 +18,8 @@ from .skaf_descriptor_forward import count, places
 
 
 @triton.jit
-def mean_weights_kernel(packed_ptr, mean_ptr, LENGTH: tl.constexpr, TOTAL: tl.constexpr,
-                        BLOCK_O: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """The mean of all channels' weights [LENGTH]."""
-    k = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    acc = tl.zeros((BLOCK_O, BLOCK), tl.float32)
-    for start in range(0, TOTAL, BLOCK_O):
-        o = start + tl.arange(0, BLOCK_O)
-        mask = (o < TOTAL)[:, None] & (k < LENGTH)[None, :]
-        acc += tl.load(packed_ptr + (o[:, None] * LENGTH + k[None, :]), mask=mask, other=0.0).to(tl.float32)
-    tl.store(mean_ptr + k, (tl.sum(acc, 0) / TOTAL).to(mean_ptr.dtype.element_ty), mask=k < LENGTH)
-
-
-@triton.jit
-def input_kernel(dm_ptr, argmax_ptr, packed_ptr, mean_ptr, dx_ptr, pixels, H, W, C: tl.constexpr,
-                 WINDOW: tl.constexpr, FIRSTS: tl.constexpr, RADII: tl.constexpr, PRECISION: tl.constexpr,
+def input_kernel(dm_ptr, argmax_ptr, packed_ptr, dx_ptr, pixels, H, W, C: tl.constexpr, WINDOW: tl.constexpr,
+                 FIRSTS: tl.constexpr, RADII: tl.constexpr, PRECISION: tl.constexpr,
                  TILED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_T: tl.constexpr):  # fmt: skip
     """dx of a tile. Convolution i has the channels FIRSTS[i] to FIRSTS[i + 1] of u and reaches RADII[i] far."""
     radius: tl.constexpr = WINDOW // 2
@@ -46,6 +34,7 @@ def input_kernel(dm_ptr, argmax_ptr, packed_ptr, mean_ptr, dx_ptr, pixels, H, W,
     at = (first_pixel - image * (H * W)).to(tl.int32) + pixel
     gradient = at + at // (H * W) * (H * W)
     acc = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
+    mean_ptr = packed_ptr + FIRSTS[count(RADII)] * length
     for start in range(0, WINDOW * WINDOW, BLOCK_T):
         tap = start + tl.arange(0, BLOCK_T)
         dy = tap // WINDOW - radius

@@ -47,6 +47,7 @@ def _forward(
     width,
     C: tl.constexpr,
     K: tl.constexpr,
+    STRIDES: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr,
     PIXELS: tl.constexpr,
     PIECE: tl.constexpr,
@@ -54,7 +55,7 @@ def _forward(
     ACC: tl.constexpr,
 ):
     first = tl.program_id(0).to(tl.int64) * PIXELS
-    z1, z2 = convolved(m, weight, first, pixels, height, width, K, False, PIXELS, ACC)
+    z1, z2 = convolved(m, weight, first, pixels, height, width, K, STRIDES, False, PIXELS, ACC)
     w1 = tl.sigmoid(z1 + tl.load(bias).to(ACC))
     w2 = tl.sigmoid(z2 + tl.load(bias + 1).to(ACC))
     _, _, base, at = places(first, height, width, PIXELS)
@@ -136,7 +137,7 @@ def skaf_gate_fwd(
     with on_device_of(g):
         _forward[(cdiv(pixels, run),)](
             m.contiguous(),
-            weight.contiguous(),
+            weight,
             bias.contiguous(),
             of_g,
             channels_last(l),
@@ -148,6 +149,7 @@ def skaf_gate_fwd(
             w,
             C=c,
             K=weight.shape[-1],
+            STRIDES=weight.stride(),
             HAS_RESIDUAL=residual is not None,
             PIXELS=run,
             PIECE=piece,
@@ -176,7 +178,7 @@ def skaf_gate_bwd(
     branches = [Result(g), Result(g)] if need_branches else []
     dg, dl = (r.pixels for r in branches) if branches else (g, l)  # not written where they are not needed
     dm = m.new_empty(m.shape if need_m else (0,))
-    dweight = weight.new_empty(weight.shape if need_weight else (0,))
+    dweight = torch.empty_like(weight) if need_weight else weight.new_empty((0,))
     dbias = weight.new_empty((2 if need_weight else 0,))
     with on_device_of(g):
         if need_branches or need_maps:
@@ -200,7 +202,7 @@ def skaf_gate_bwd(
                 num_warps=8,
             )
         if need_m:
-            _of_maps(dz, weight.contiguous(), dm)
+            _of_maps(dz, weight, dm)
         if need_weight:
             _of_weight(dz, m.contiguous(), dweight, dbias)
     if branches:
@@ -212,7 +214,9 @@ def _of_maps(dz: Tensor, weight: Tensor, dm: Tensor) -> None:
     n, _, h, w = dz.shape
     pixels = n * h * w
     run = 512 if pixels >= 512 * 512 else 128
-    transposed[(cdiv(pixels, run),)](dz, weight, dm, pixels, h, w, K=weight.shape[-1], PIXELS=run, ACC=TYPES[dz.dtype])
+    transposed[(cdiv(pixels, run),)](
+        dz, weight, dm, pixels, h, w, K=weight.shape[-1], STRIDES=weight.stride(), PIXELS=run, ACC=TYPES[dz.dtype]
+    )
 
 
 def _of_weight(dz: Tensor, m: Tensor, dweight: Tensor, dbias: Tensor) -> None:
@@ -230,5 +234,5 @@ def _of_weight(dz: Tensor, m: Tensor, dweight: Tensor, dbias: Tensor) -> None:
     )
     columns = 16
     add_sums[(cdiv(count + 2, columns),)](
-        partial, dweight, dbias, programs, COUNT=count, ROWS=64, COLUMNS=columns, ACC=acc
+        partial, dweight, dbias, programs, K=kernel, STRIDES=dweight.stride(), ROWS=64, COLUMNS=columns, ACC=acc
     )

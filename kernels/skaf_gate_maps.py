@@ -29,20 +29,23 @@ def convolved(
     height,
     width,
     K: tl.constexpr,
+    STRIDES: tl.constexpr,
     TRANSPOSED: tl.constexpr,
     PIXELS: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """The two maps, or with TRANSPOSED their gradients, convolved around a run of pixels: two vectors [PIXELS]."""
+    """The two maps, or with TRANSPOSED their gradients, convolved around a run of pixels: two vectors [PIXELS].
+
+    weight [2 to, 2 from, K, K] is of any strides; transposed, its taps are turned round and its maps exchanged.
+    """
     y, x, base, at = places(first, height, width, PIXELS)
     live = first + tl.arange(0, PIXELS) < pixels
     maps += base
     second = maps + height * width
     to0 = tl.zeros((PIXELS,), ACC)
     to1 = tl.zeros((PIXELS,), ACC)
-    # weight is [to][from][tap]; transposed, its taps are turned round and its maps exchanged.
-    W01: tl.constexpr = 2 * K * K if TRANSPOSED else K * K
-    W10: tl.constexpr = K * K if TRANSPOSED else 2 * K * K
+    W01: tl.constexpr = STRIDES[0 if TRANSPOSED else 1]
+    W10: tl.constexpr = STRIDES[1 if TRANSPOSED else 0]
     for ky in range(K):
         row = y + (ky - K // 2)
         live_row = live & (row >= 0) & (row < height)
@@ -52,16 +55,28 @@ def convolved(
             neighbour = at + ((ky - K // 2) * width + kx - K // 2)
             from0 = tl.load(maps + neighbour, inside, 0).to(ACC)
             from1 = tl.load(second + neighbour, inside, 0).to(ACC)
-            tap = weight + (K * K - 1 - ky * K - kx if TRANSPOSED else ky * K + kx)
+            tap = weight + (K - 1 - ky if TRANSPOSED else ky) * STRIDES[2]
+            tap += (K - 1 - kx if TRANSPOSED else kx) * STRIDES[3]
             to0 += from0 * tl.load(tap).to(ACC) + from1 * tl.load(tap + W01).to(ACC)
-            to1 += from0 * tl.load(tap + W10).to(ACC) + from1 * tl.load(tap + 3 * K * K).to(ACC)
+            to1 += from0 * tl.load(tap + W10).to(ACC) + from1 * tl.load(tap + W01 + W10).to(ACC)
     return to0, to1
 
 
 @triton.jit
-def transposed(dz, weight, dm, pixels, height, width, K: tl.constexpr, PIXELS: tl.constexpr, ACC: tl.constexpr):
+def transposed(
+    dz,
+    weight,
+    dm,
+    pixels,
+    height,
+    width,
+    K: tl.constexpr,
+    STRIDES: tl.constexpr,
+    PIXELS: tl.constexpr,
+    ACC: tl.constexpr,
+):
     first = tl.program_id(0).to(tl.int64) * PIXELS
-    d0, d1 = convolved(dz, weight, first, pixels, height, width, K, True, PIXELS, ACC)
+    d0, d1 = convolved(dz, weight, first, pixels, height, width, K, STRIDES, True, PIXELS, ACC)
     _, _, base, at = places(first, height, width, PIXELS)
     live = first + tl.arange(0, PIXELS) < pixels
     tl.store(dm + base + at, d0, live)
@@ -131,12 +146,14 @@ def add_sums(
     dweight,
     dbias,
     programs,
-    COUNT: tl.constexpr,
+    K: tl.constexpr,
+    STRIDES: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """partial [programs][COUNT + 2] added over the programs: dweight [COUNT], dbias [2]."""
+    """partial [programs][4 * K * K + 2] added over the programs: dweight [2, 2, K, K] of any strides, dbias [2]."""
+    COUNT: tl.constexpr = 4 * K * K
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     known = column < COUNT + 2
     total = tl.zeros((ROWS, COLUMNS), ACC)
@@ -145,5 +162,7 @@ def add_sums(
         here = (row < programs)[:, None] & known[None, :]
         total += tl.load(partial + row[:, None] * (COUNT + 2) + column[None, :], here, 0)
     of_column = tl.sum(total, 0)
-    tl.store(dweight + column, of_column, column < COUNT)
+    maps, y, x = column // (K * K), column // K % K, column % K
+    at = maps // 2 * STRIDES[0] + maps % 2 * STRIDES[1] + y * STRIDES[2] + x * STRIDES[3]
+    tl.store(dweight + at, of_column, column < COUNT)
     tl.store(dbias + column - COUNT, of_column, known & (column >= COUNT))

@@ -46,10 +46,15 @@ def wanted(x: Tensor, weights: list[Tensor], biases: list[Tensor]) -> tuple[Tens
     return torch.stack([u.mean(1), first], 1), u.argmax(1).int(), first - second
 
 
+def laid_out(weights: list[Tensor], dtype: torch.dtype) -> Tensor:
+    """As kernels/skaf_descriptor.py packs them; their mean behind them is not read here."""
+    rows = torch.cat([pad(weights[0], (1, 1, 1, 1)), weights[1], torch.full((1, *weights[1].shape[1:]), torch.nan)])
+    return rows.permute(0, 2, 3, 1).to(dtype).flatten()
+
+
 def test_packed_weights_are_those_that_it_would_make(forward) -> None:
     x, weights, biases = drawn(16, torch.bfloat16)
-    rows = torch.cat([pad(weights[0], (1, 1, 1, 1)), weights[1]])
-    packed = rows.permute(0, 2, 3, 1).to(torch.bfloat16).flatten()  # as kernels/skaf_descriptor.py lays them out
+    packed = laid_out(weights, torch.bfloat16)
     m, argmax = forward(x, weights, biases, None)
     for one, other in zip(forward(x, weights, biases, packed), (m, argmax), strict=True):
         assert torch.equal(one, other)
@@ -57,6 +62,18 @@ def test_packed_weights_are_those_that_it_would_make(forward) -> None:
     assert torch.equal(forward(x, weights, biases, 2 * packed)[0], forward(x, doubled, biases, None)[0])
     x = x.half()  # for which packed weights are not
     assert torch.equal(forward(x, weights, biases, 2 * packed)[0], forward(x, weights, biases, None)[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_gradient_of_x_takes_packed_weights_too(forward, dtype: torch.dtype) -> None:
+    x, weights, biases = drawn(16, dtype)
+    m, argmax = forward(x, weights, biases, None)
+    ops = torch.ops.aminet_fast_emulated
+    plain, backward = ops.skaf_descriptor_bwd_input, ops.skaf_descriptor_bwd_packed
+    wanted, doubled = plain(m, argmax, weights), [2 * w for w in weights]
+    assert torch.equal(backward(m, argmax, weights, laid_out(weights, dtype)), wanted)
+    assert torch.equal(backward(m, argmax, weights, laid_out(doubled, dtype)), plain(m, argmax, doubled))
+    assert torch.equal(backward(m, argmax, weights, laid_out(doubled, torch.float16)), wanted)  # of another dtype
 
 
 @pytest.mark.parametrize(("dtype", "tf32"), WAYS)

@@ -290,7 +290,8 @@ def test_on_the_cpu_the_argument_says_nothing() -> None:
     with Asked() as asked:
         for operator in ("channel_attention", "multiscale_dwconv", "rdfe_front", "skaf_descriptor"):
             check_numbers(first_case(operator), torch.float32, backend="cpu")
-    assert asked.asked == set(CHOOSING)
+    # There weights are packed for forward alone.
+    assert asked.asked == set(CHOOSING) - {"aminet_fast::skaf_descriptor_bwd_packed"}
 
 
 def test_auto_among_two_says_what_no_device_has_confirmed(monkeypatch: pytest.MonkeyPatch) -> None:

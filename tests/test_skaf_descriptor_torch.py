@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 from layouts import laid_out
 from test_skaf_descriptor import BACKENDS, arguments, compiled_only, leaves
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from aminet_fast.ops import skaf_descriptor
+from aminet_fast.ops import skaf_descriptor, skaf_descriptor_prepack
+from aminet_fast.ops._skaf_arguments import check_packed
 from aminet_fast.reference.skaf import skaf_descriptor_ref
+
+descriptor = importlib.import_module("aminet_fast.ops.skaf_descriptor")  # its name there is the function's
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -35,8 +41,32 @@ def test_opcheck(layout: str) -> None:
     ops = torch.ops.aminet_fast
     argmax = ops.skaf_descriptor_fwd(x, weights, biases)[1]
     torch.library.opcheck(ops.skaf_descriptor_bwd_input, (dm, argmax, weights))
+    torch.library.opcheck(ops.skaf_descriptor_bwd_packed, (dm, argmax, weights, dm.flatten()))
     torch.library.opcheck(ops.skaf_descriptor_bwd_parameters, (dm, x, argmax, weights))
     torch.library.opcheck(ops.skaf_descriptor_fwd, leaves((x, weights, biases, dm))[:3])
+
+
+def test_what_weights_are_packed_into_on_cuda_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(descriptor, "_packs_on", lambda device: True)
+    monkeypatch.setattr(descriptor.backends, "choose", lambda *_: "triton")
+    with FakeTensorMode():
+        single = [torch.empty(4, 6, k, k, device="cuda") for k in (3, 5)]
+        half = [w.half() for w in single]
+        for weights, dtype, wanted in [
+            (single, None, torch.bfloat16),
+            (single, torch.float32, torch.float32),
+            (single, torch.float16, torch.float16),
+            (half, None, torch.float16),
+        ]:
+            packed = skaf_descriptor_prepack(weights, dtype)
+            assert (packed.dtype, packed.shape) == (wanted, ((4 + 4 + 1) * 5 * 5 * 6,))
+            check_packed(packed, weights)
+        assert skaf_descriptor_prepack(half, torch.bfloat16) is None
+        assert skaf_descriptor_prepack(single, torch.float64) is None
+        with pytest.raises(ValueError, match=r"must be skaf_descriptor_prepack of weights, got bfloat16 \[1350\]"):
+            check_packed(skaf_descriptor_prepack(single), half)
+        with pytest.raises(TypeError, match=r"packed must be a 1-d floating-point tensor or None, got int32"):
+            check_packed(torch.empty(1350, dtype=torch.int32, device="cuda"), single)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -132,6 +132,7 @@ def test_what_is_not_packed() -> None:
     assert skaf_descriptor_prepack(arguments((1, 7, 3, 4), torch.float32)[1]) is None
     assert skaf_descriptor_prepack(arguments((1, 8, 3, 4), torch.float64)[1]) is None
     assert skaf_descriptor_prepack(arguments((1, 8, 3, 4), torch.float32, (7, 5))[1]) is None
+    assert skaf_descriptor_prepack(arguments((1, 8, 3, 4), torch.float32)[1], torch.bfloat16) is None
     assert skaf_descriptor_prepack([w.to("meta") for w in arguments((1, 8, 3, 4), torch.float32)[1]]) is None
     with pytest.raises(TypeError, match=r"weights must be a list of tensors, got NoneType"):
         skaf_descriptor_prepack(None)  # type: ignore[arg-type]

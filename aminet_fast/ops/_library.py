@@ -182,6 +182,11 @@ def empty_as(t: Tensor) -> Tensor:
     return torch.empty_like(t.contiguous(memory_format=memory_format(t)))
 
 
+def empty_weight(weight: Tensor) -> Tensor:
+    """Room for a small weight's gradient: contiguous, but on CUDA devices as the weight, or autograd would copy it."""
+    return torch.empty_like(weight) if weight.is_cuda else weight.new_empty(weight.shape)
+
+
 def triton_kernels(operator: str, suffixes: Sequence[str] = ("fwd", "bwd"), *, float64: bool = False) -> None:
     """Let kernels/<operator>.py serve the operator on CUDA devices.
 

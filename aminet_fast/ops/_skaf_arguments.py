@@ -10,28 +10,36 @@ from torch import Tensor
 from ._library import describe
 
 
-def packing(weights: Sequence[Tensor]) -> tuple[torch.dtype, int] | None:
-    """Dtype and size of what they are packed into, if they are."""
+def packing(weights: Sequence[Tensor], dtype: torch.dtype | None = None) -> tuple[torch.dtype, int] | None:
+    """Dtype and size of what they are packed into for x of `dtype`, if they are; None: as `skaf_descriptor_prepack`."""
     sizes = [tuple(weight.shape[1:]) for weight in weights]
     inputs, device, dtypes = sizes[0][0], weights[0].device.type, {weight.dtype for weight in weights}
-    if device == "cuda" and dtypes <= {torch.float32, torch.bfloat16}:  # the rule of kernels/skaf_descriptor.py
-        window = max(size[-1] for size in sizes)
-        return torch.bfloat16, sum(weight.shape[0] for weight in weights) * window * window * inputs
+    if device == "cuda":
+        wanted = dtype or next(iter(dtypes - {torch.float32}), torch.bfloat16)
+        served = wanted in (torch.float32, torch.bfloat16, torch.float16) and dtypes <= {torch.float32, wanted}
+        return (wanted, packed_size(weights)) if served else None
     # The rules of the CPU's kernels too: has_winograd in csrc/cpu/skaf_winograd.cpp, and winograd_weight_size in
     # csrc/cpu/winograd.h: eight points each way, outputs by the eight.
-    if device == "cpu" and dtypes == {torch.float32} and sizes == [(inputs, 5, 5), (inputs, 7, 7)] and inputs >= 8:
+    floats = dtypes == {torch.float32} and dtype in (None, torch.float32)
+    if device == "cpu" and floats and sizes == [(inputs, 5, 5), (inputs, 7, 7)] and inputs >= 8:
         return torch.float32, sum((weight.shape[0] + 7) // 8 * 8 * inputs * 64 for weight in weights)
     return None
+
+
+def packed_size(weights: Sequence[Tensor]) -> int:
+    """On CUDA devices: a row for each output and one more, as kernels/skaf_descriptor_forward.py has them."""
+    window = max(weight.shape[-1] for weight in weights)
+    return (sum(weight.shape[0] for weight in weights) + 1) * window * window * weights[0].shape[1]
 
 
 def check_packed(packed: Tensor | None, weights: Sequence[Tensor]) -> None:
     if packed is None:
         return
-    dtype = torch.bfloat16 if weights[0].device.type == "cuda" else torch.float32
-    if not isinstance(packed, Tensor) or packed.dtype != dtype or packed.dim() != 1:
-        wanted = f"a 1-d {str(dtype).removeprefix('torch.')} tensor or None"
-        raise TypeError(f"skaf_descriptor: packed must be {wanted}, got {describe(packed)}")
-    if packing(weights) != (dtype, packed.shape[0]) or packed.device != weights[0].device:
+    wanted = "floating-point" if weights[0].device.type == "cuda" else "float32"
+    fits = isinstance(packed, Tensor) and packed.dim() == 1 and packed.is_floating_point()
+    if not fits or wanted not in ("floating-point", str(packed.dtype).removeprefix("torch.")):
+        raise TypeError(f"skaf_descriptor: packed must be a 1-d {wanted} tensor or None, got {describe(packed)}")
+    if packing(weights, packed.dtype) != (packed.dtype, packed.shape[0]) or packed.device != weights[0].device:
         raise ValueError(
             f"skaf_descriptor: packed must be skaf_descriptor_prepack of weights, got {describe(packed)} "
             f"for weights {', '.join(describe(weight) for weight in weights)}"

@@ -18,6 +18,7 @@ from ._library import (
     describe,
     differentiable,
     empty_as,
+    empty_weight,
     entering,
     library,
     plainly,
@@ -135,7 +136,7 @@ def _backward_fake(dy: Tensor, *inputs: Any) -> list[Tensor]:
     torch._check(dy.shape == inputs[0].shape)
     weight = inputs[9]
     gradients = [empty_as(t) if t.dim() == 4 else t.new_empty(t.shape) for t in inputs[:9]]
-    return [*gradients, weight.new_empty(weight.shape), weight.new_empty(1)]
+    return [*gradients, empty_weight(weight), weight.new_empty(1)]
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

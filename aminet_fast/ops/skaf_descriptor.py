@@ -25,14 +25,20 @@ from ._library import (
     plainly,
     triton_kernels,
 )
-from ._skaf_arguments import check_convolutions, check_packed, check_tensors, packing
+from ._skaf_arguments import check_convolutions, check_packed, check_tensors, packed_size, packing
 
 library.define(
     'skaf_descriptor_fwd(Tensor x, Tensor[] weights, Tensor[] biases, Tensor? packed=None, str backend="auto")'
     " -> (Tensor m, Tensor argmax)",
 )
-library.define("skaf_descriptor_prepack(Tensor[] weights) -> Tensor")
+library.define("skaf_descriptor_prepack(Tensor[] weights) -> Tensor")  # on the CPU
+library.define("skaf_descriptor_pack(Tensor[] weights, ScalarType dtype) -> Tensor")  # on CUDA devices
 library.define('skaf_descriptor_bwd_input(Tensor dm, Tensor argmax, Tensor[] weights, str backend="auto") -> Tensor dx')
+# The same from what forward was given as `packed`; on the CPU that serves forward alone.
+library.define(
+    "skaf_descriptor_bwd_packed(Tensor dm, Tensor argmax, Tensor[] weights, Tensor packed,"
+    ' str backend="auto") -> Tensor dx'
+)
 library.define(
     'skaf_descriptor_bwd_parameters(Tensor dm, Tensor x, Tensor argmax, Tensor[] weights, str backend="auto")'
     " -> (Tensor[] dweights, Tensor[] dbiases)"
@@ -57,8 +63,9 @@ def _refuses(*arguments: Any) -> str:
     return ""
 
 
-cuda_kernels("skaf_descriptor", ("fwd", "bwd_input", "bwd_parameters"), about=_about, refuses=_refuses, tf32=("fwd",))
-triton_kernels("skaf_descriptor", ("fwd", "bwd_input", "bwd_parameters", "prepack"))
+_BACKWARD = ("bwd_input", "bwd_packed", "bwd_parameters")
+cuda_kernels("skaf_descriptor", ("fwd", *_BACKWARD), about=_about, refuses=_refuses, tf32=("fwd",))
+triton_kernels("skaf_descriptor", ("fwd", *_BACKWARD, "pack"))
 
 
 def skaf_descriptor(
@@ -84,7 +91,7 @@ def skaf_descriptor(
         biases: one [C_k] for each convolution, of x's dtype or float32.
         backend: "auto", "reference", "cpu", "triton" or "cuda"; None: AMINET_FAST_BACKEND, else "auto".
         packed: `skaf_descriptor_prepack(weights)` of these very weights, to save its time where they do not change
-            between calls; the result is the same. It is not used where it is of no use.
+            between calls, of x's dtype; the result is the same. It is not used where it is of no use.
 
     Returns:
         [N, 2, H, W], contiguous, of x's dtype, under autocast of autocast's, as the convolutions are. Sums of gradients
@@ -103,32 +110,46 @@ def skaf_descriptor(
         with plainly(x):
             return skaf_descriptor_ref(x, weights, biases).contiguous()
     check_packed(packed, weights)
+    backward = x.requires_grad and torch.is_grad_enabled()
+    if backward and (packed is None or packed.dtype != x.dtype) and (chosen == "triton" or _packs_on(x.device.type)):
+        # One launch lays them out for forward and for x's gradient.
+        packed = torch.ops.aminet_fast.skaf_descriptor_pack([weight.detach() for weight in weights], x.dtype)
     return _call(x, weights, biases, packed, chosen)[0]
 
 
-def skaf_descriptor_prepack(weights: Sequence[Tensor]) -> Tensor | None:
+def skaf_descriptor_prepack(weights: Sequence[Tensor], dtype: torch.dtype | None = None) -> Tensor | None:
     """What `skaf_descriptor` makes of its weights before it can use them, for its argument `packed`.
 
     It is a copy: whoever keeps it must make it anew when the weights change (their `data_ptr()`, `_version` or dtype).
 
     Args:
         weights: as those of `skaf_descriptor`.
+        dtype: of the x that it is to serve, or of autocast. None: the weights' own, but bfloat16 for float32 weights on
+            CUDA devices.
 
     Returns:
         [1-d]; None where the operator would not use it. On the CPU float32, 1.7 times as large as the weights, for
-        float32 weights of sizes 5 and 7 (in this order) and at least 8 inputs. On CUDA devices bfloat16, which serves
-        x of bfloat16 and autocast to it, with all sizes filled up to the largest; for float32 and bfloat16 weights.
+        float32 weights of sizes 5 and 7 (in this order) and at least 8 inputs. On CUDA devices of `dtype`, with all
+        sizes filled up to the largest, and their mean: 1.4 times as many numbers as sizes 5 and 7 have.
 
     Raises:
         TypeError: weights is not a list of tensors.
     """
     check_tensors("weights", weights)
-    first = weights[0]
+    first, given = weights[0], [weight.detach() for weight in weights]
     chosen = backends.choose("skaf_descriptor", first.device.type, None, first.dtype)
-    packs = chosen != "reference" and not (first.is_cuda and triton_problem())  # Triton's alone on a GPU
-    if packing(weights) is None or not packs:
+    of_these = packing(weights, dtype)
+    if of_these is None or chosen == "reference":
         return None
-    return torch.ops.aminet_fast.skaf_descriptor_prepack([weight.detach() for weight in weights])
+    if not first.is_cuda:
+        return torch.ops.aminet_fast.skaf_descriptor_prepack(given)
+    return torch.ops.aminet_fast.skaf_descriptor_pack(given, of_these[0]) if _packs_on("cuda") else None
+
+
+@torch.compiler.assume_constant_result
+def _packs_on(device: str) -> bool:
+    """Whether skaf_descriptor_pack, which is Triton's alone, can serve tensors there."""
+    return device == "cuda" and not triton_problem()
 
 
 @torch.library.register_fake("aminet_fast::skaf_descriptor_fwd", lib=library)
@@ -149,10 +170,31 @@ def _prepack_fake(weights: list[Tensor]) -> Tensor:
     return weights[0].new_empty(of_these[1], dtype=of_these[0])
 
 
+@torch.library.register_fake("aminet_fast::skaf_descriptor_pack", lib=library)
+def _pack_fake(weights: list[Tensor], dtype: torch.dtype) -> Tensor:
+    return weights[0].new_empty(packed_size(weights), dtype=dtype)
+
+
 @torch.library.register_fake("aminet_fast::skaf_descriptor_bwd_input", lib=library)
 def _backward_input_fake(dm: Tensor, argmax: Tensor, weights: list[Tensor], backend: str = "auto") -> Tensor:
     n, _, h, w = dm.shape
     return dm.new_empty((n, h, w, weights[0].shape[1])).permute(0, 3, 1, 2)
+
+
+@torch.library.register_fake("aminet_fast::skaf_descriptor_bwd_packed", lib=library)
+def _backward_packed_fake(
+    dm: Tensor, argmax: Tensor, weights: list[Tensor], packed: Tensor, backend: str = "auto"
+) -> Tensor:
+    return _backward_input_fake(dm, argmax, weights)
+
+
+def _backward_packed(
+    dm: Tensor, argmax: Tensor, weights: list[Tensor], packed: Tensor, backend: str = "auto"
+) -> Tensor:
+    return torch.ops.aminet_fast.skaf_descriptor_bwd_input(dm, argmax, weights, backend)
+
+
+library.impl("skaf_descriptor_bwd_packed", _backward_packed, "CPU")
 
 
 @torch.library.register_fake("aminet_fast::skaf_descriptor_bwd_parameters", lib=library)
@@ -165,22 +207,26 @@ def _backward_parameters_fake(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, weights, biases, _, ctx.backend = inputs
+    x, weights, biases, packed, ctx.backend = inputs
     _, argmax = output
     ctx.mark_non_differentiable(argmax)
     ctx.set_materialize_grads(False)  # no zeros for what has no gradient
     ctx.bias_dtypes = [bias.dtype for bias in biases]
-    ctx.save_for_backward(x, argmax, *weights)
+    ctx.save_for_backward(x, argmax, packed, *weights)
 
 
 def _backward(
     ctx: Any, needs: Needs, dm: Tensor, _argmax: Tensor
 ) -> tuple[Tensor | None, list[Any], list[Any], None, None]:
-    x, argmax, *weights = ctx.saved_tensors
+    x, argmax, packed, *weights = ctx.saved_tensors
     needs_x, needs_weights, needs_biases, *_ = needs
     dx, dweights, dbiases = None, [None] * len(weights), [None] * len(weights)
     if needs_x:
-        dx = torch.ops.aminet_fast.skaf_descriptor_bwd_input(dm.to(x.dtype), argmax, weights, ctx.backend)
+        dm = dm.to(x.dtype)
+        if packed is None:
+            dx = torch.ops.aminet_fast.skaf_descriptor_bwd_input(dm, argmax, weights, ctx.backend)
+        else:
+            dx = torch.ops.aminet_fast.skaf_descriptor_bwd_packed(dm, argmax, weights, packed, ctx.backend)
         dx = dx.contiguous(memory_format=memory_format(x))
     if any(needs_weights) or any(needs_biases):
         dweights, dbiases = torch.ops.aminet_fast.skaf_descriptor_bwd_parameters(dm, x, argmax, weights, ctx.backend)
@@ -189,4 +235,4 @@ def _backward(
 
 
 autocasts("skaf_descriptor", "x")
-_call = differentiable("skaf_descriptor", _setup_context, _backward, ("bwd_input", "bwd_parameters"))
+_call = differentiable("skaf_descriptor", _setup_context, _backward, _BACKWARD)

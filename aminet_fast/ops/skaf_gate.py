@@ -17,6 +17,7 @@ from ._library import (
     describe,
     differentiable,
     empty_as,
+    empty_weight,
     entering,
     library,
     memory_format,
@@ -164,7 +165,7 @@ def _backward_fake(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     torch._check(dy.shape == g.shape)
     dm = m.new_empty(m.shape if need_m else (0,))
-    dweight = weight.new_empty(weight.shape if need_weight else (0,))
+    dweight = empty_weight(weight) if need_weight else weight.new_empty((0,))
     dbias = weight.new_empty((2 if need_weight else 0,))
     if need_branches:
         return dm, dweight, dbias, empty_as(g), empty_as(g)

@@ -153,13 +153,14 @@ std::tuple<Tensor, Tensor> forward(const Tensor& input, const std::vector<Tensor
   return {call.m, call.argmax};
 }
 
-Tensor backward_input(const Tensor& gradient, const Tensor& chosen, const std::vector<Tensor>& weights) {
+Tensor gradient_of_input(const Tensor& gradient, const Tensor& chosen, const std::vector<Tensor>& weights,
+                         const std::optional<Tensor>& given) {
   check_saved(gradient, chosen);
   const Convs convs = convs_of(weights);
   const OnDeviceOf device(gradient);
   const Tensor dm = parameter_of(gradient, gradient.scalar_type()), argmax = parameter_of(chosen, ScalarType::Int);
   const Image at = image_of(dm);
-  const Tensor packed = packed_of(dm, weights, convs, std::nullopt, device.stream);
+  const Tensor packed = packed_of(dm, weights, convs, given, device.stream);
   const int length = convs.taps * convs.padded;
   Tensor mean = room_beside(dm, {length}, ScalarType::Float);
   Tensor dx = empty_image(dm, at.images, convs.inputs, at.height, at.width);
@@ -173,6 +174,15 @@ Tensor backward_input(const Tensor& gradient, const Tensor& chosen, const std::v
                   data_of<T>(packed), data_of<float>(mean), room_of<T>(dx), at, convs);
   });
   return dx;
+}
+
+Tensor backward_input(const Tensor& gradient, const Tensor& chosen, const std::vector<Tensor>& weights) {
+  return gradient_of_input(gradient, chosen, weights, std::nullopt);
+}
+
+Tensor backward_packed(const Tensor& gradient, const Tensor& chosen, const std::vector<Tensor>& weights,
+                       const Tensor& packed) {
+  return gradient_of_input(gradient, chosen, weights, packed);
 }
 
 std::tuple<std::vector<Tensor>, std::vector<Tensor>> backward_parameters(const Tensor& gradient, const Tensor& input,
@@ -245,5 +255,6 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> backward_parameters(const T
 AMINET_CUDA_LIBRARY(m) {
   m.impl("skaf_descriptor_fwd", TORCH_BOX(&aminet::forward));
   m.impl("skaf_descriptor_bwd_input", TORCH_BOX(&aminet::backward_input));
+  m.impl("skaf_descriptor_bwd_packed", TORCH_BOX(&aminet::backward_packed));
   m.impl("skaf_descriptor_bwd_parameters", TORCH_BOX(&aminet::backward_parameters));
 }

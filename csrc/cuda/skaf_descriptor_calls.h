@@ -47,13 +47,14 @@ inline Tensor room_beside(const Tensor& t, const std::vector<int64_t>& size, Sca
   return torch::stable::empty(size, type, std::nullopt, t.device());
 }
 
-// [total][taps][padded] of `like`'s dtype: `packed` where it is that. tf32: rounded to it, which `packed` is not.
+// [total][taps][padded] of `like`'s dtype: `packed` where it is that, and the rows' mean behind them, which is not read
+// here. tf32: rounded to it, which `packed` is not.
 inline Tensor packed_of(const Tensor& like, const std::vector<Tensor>& weights, const Convs& convs,
                         const std::optional<Tensor>& packed, cudaStream_t stream, bool tf32 = false) {
   const int length = convs.taps * convs.padded;
   const int64_t size = static_cast<int64_t>(convs.total) * length;
-  if (packed && packed->scalar_type() == like.scalar_type() && packed->numel() == size && packed->is_contiguous() &&
-      !tf32)
+  if (packed && packed->scalar_type() == like.scalar_type() && packed->numel() == size + length &&
+      packed->is_contiguous() && !tf32)
     return *packed;
   Tensor found = room_beside(like, {size}, like.scalar_type());
   Weights from = {};

@@ -55,6 +55,11 @@ def float32_parameters(draw: Draw) -> Arguments:
     return {"x": draw(1, 8, 5, 6), "weights": weights, "biases": biases}
 
 
+def fixed_image(draw: Draw) -> Arguments:
+    """x wants no gradient, so that its weights are packed for forward alone."""
+    return arguments(draw, 1, 8, 4, 5, kernels=(3, 5)) | {"x": draw(1, 8, 4, 5, grad=False)}
+
+
 def case(
     name: str, *shape: int, kernels: tuple[int, ...] = (5, 7), outputs: int | None = None, tf32: bool = False
 ) -> Case:
@@ -94,6 +99,7 @@ CASES = [
     Case("skaf_descriptor", "plain-layout", plain, settled=settled, gradient="contiguous"),
     Case("skaf_descriptor", "sliced", sliced, settled=settled, gradient="expanded"),
     Case("skaf_descriptor", "float32-parameters", float32_parameters, settled=settled),
+    Case("skaf_descriptor", "fixed-image", fixed_image, settled=settled),
     *(
         Case(
             "skaf_descriptor",
