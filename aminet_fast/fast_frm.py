@@ -189,7 +189,7 @@ class FastFeatureRefinement(FeatureRefinement):
         return [*(cast("nn.Conv2d", conv) for conv in self.conv), *layers]
 
     def prepacked(self) -> dict[torch.dtype, list[Tensor | None]]:
-        """What `freeze` keeps: for data of the weights' dtype and, on a GPU beside float32, for autocast to bfloat16."""
+        """What `freeze` keeps: for data of the weights' dtype, and beside float32 on a GPU for autocast to bfloat16."""
         weight = self.hourglass.out.weight
         dtypes = [weight.dtype]
         if weight.dtype == torch.float32 and weight.device.type != "cpu":
