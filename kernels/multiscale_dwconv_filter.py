@@ -148,6 +148,15 @@ def _store(
 
 
 @triton.jit
+def _bias(packed, channel, C: tl.constexpr, KERNELS: tl.constexpr, K: tl.constexpr, TURNED: tl.constexpr):
+    """Of branch K; none of a gradient."""
+    bias = tl.zeros_like(channel).to(packed.dtype.element_ty)
+    if not TURNED:
+        bias = tl.load(packed + (first_row(KERNELS, K + 1) - 1) * C + channel)
+    return bias
+
+
+@triton.jit
 def _filter_kernel(
     xs, ys, packed, scale, height, width,
     C: tl.constexpr, KERNELS: tl.constexpr, SHARED: tl.constexpr, SUMMED: tl.constexpr, TURNED: tl.constexpr,
@@ -172,7 +181,7 @@ def _filter_kernel(
             sums, xs[0] + base, packed, at, channel, row, height, length, C, KERNELS, 0, BRANCHES, TURNED, ROWS
         )
         for k in tl.static_range(BRANCHES):
-            bias = tl.load(packed + (first_row(KERNELS, k + 1) - 1) * C + channel)
+            bias = _bias(packed, channel, C, KERNELS, k, TURNED)
             _store(sums, ys[k], base, at, row, height, length, factors, bias, k * ROWS, ROWS, SCALED)
     else:
         sums = zeros(ROWS, (BLOCK,), ACC)
@@ -181,7 +190,7 @@ def _filter_kernel(
                 sums, xs[k] + base, packed, at, channel, row, height, length, C, KERNELS, k, k + 1, TURNED, ROWS
             )
             if not SUMMED:
-                bias = tl.load(packed + (first_row(KERNELS, k + 1) - 1) * C + channel)
+                bias = _bias(packed, channel, C, KERNELS, k, TURNED)
                 _store(sums, ys[k], base, at, row, height, length, factors, bias, 0, ROWS, SCALED)
                 sums = zeros(ROWS, (BLOCK,), ACC)
         if SUMMED:
@@ -201,8 +210,8 @@ def filtered(
 
     Args:
         x: one channels_last [N, C, H, W] for all branches, or one each.
-        packed: what pack() made of weights and biases; biases are added to branches, not to their sum.
-        scale: contiguous [N, C, 1, 1], or None.
+        packed: what pack() made of weights and biases; biases are added to branches, not to their sum, nor if turned.
+        scale: contiguous [N, C, 1, 1] or [N, C], or None.
     """
     n, c, h, w = x[0].shape
     shared = len(x) == 1

@@ -158,22 +158,46 @@ def tap_sums(dy: Sequence[Tensor], x: Sequence[Tensor], kernels: Kernels, by_ima
         dy: channels_last [N, C, H, W] for each branch.
         x: one channels_last [N, C, H, W] for all branches, or one each.
     """
+    n, c, _, _ = x[0].shape
+    programs, blocks, rows = _cut(x[0], kernels, by_image)
+    partial = x[0].new_empty((programs, blocks, rows, LANES), dtype=dtype)
+    _launch(dy, x, kernels, partial)
+    return fold(partial, n if by_image else min(GROUPS, programs), c, _channels(c))
+
+
+def tap_sums_by_image(pairs: Sequence[tuple[Sequence[Tensor], Sequence[Tensor]]], kernels: Kernels) -> Tensor:
+    """tap_sums of several (dy, x) of one size as [pairs, N, rows, C], float32: one launch adds up what they left."""
+    x = pairs[0][1][0]
+    n, c, _, _ = x.shape
+    programs, blocks, rows = _cut(x, kernels, True)
+    partial = x.new_empty((len(pairs), programs, blocks, rows, LANES), dtype=torch.float32)
+    for part, (dy, of) in zip(partial.unbind(0), pairs, strict=True):
+        _launch(dy, of, kernels, part)
+    return fold(partial.flatten(0, 1), len(pairs) * n, c, _channels(c)).view(len(pairs), n, rows, c)
+
+
+def _cut(x: Tensor, kernels: Kernels, by_image: bool) -> tuple[int, int, int]:
+    """Programs that share the pixels (by_image: as many for each image), blocks of channels, rows of sums."""
+    n, c, h, w = x.shape
+    blocks = cdiv(c, _channels(c))
+    shares, images = (n, 1) if by_image else (1, n)
+    steps = images * cdiv(w, LANES // _channels(c)) * h
+    programs = shares * min(cdiv(steps, STEPS), max(PROGRAMS // (shares * blocks), 1))
+    return programs, blocks, sum(kernel * kernel + 1 for kernel in kernels)
+
+
+def _launch(dy: Sequence[Tensor], x: Sequence[Tensor], kernels: Kernels, partial: Tensor) -> None:
     n, c, h, w = x[0].shape
     shared, channels = len(x) == 1, _channels(c)
-    blocks, rows = cdiv(c, channels), sum(kernel * kernel + 1 for kernel in kernels)
-    columns = cdiv(w, LANES // channels)
-    shares, images = (n, 1) if by_image else (1, n)
-    programs = shares * min(cdiv(images * columns * h, STEPS), max(PROGRAMS // (shares * blocks), 1))
-    groups = n if by_image else min(GROUPS, programs)
-    partial = x[0].new_empty((programs, blocks, rows, LANES), dtype=dtype)
+    programs, blocks = partial.shape[:2]
+    columns = n * cdiv(w, LANES // channels)
     with on_device_of(partial):
-        for start, end in _launches(kernels, dtype):
+        for start, end in _launches(kernels, partial.dtype):
             _sums_kernel[(programs * blocks,)](
-                tuple(x), tuple(dy), partial, n * columns, programs, h, w, C=c, KERNELS=kernels, START=start, END=end,
+                tuple(x), tuple(dy), partial, columns, programs, h, w, C=c, KERNELS=kernels, START=start, END=end,
                 SHARED=shared, CHANNELS=channels, BLOCKS=blocks, ROWS=2 if shared else 1, LANES=LANES,
                 num_warps=LANES // 32,
             )  # fmt: skip
-    return fold(partial, groups, c, channels)
 
 
 def _channels(c: int) -> int:

@@ -20,6 +20,10 @@ stored, and in backward again, in y's dtype. Backward keeps y, a and sums alone:
 gradient adds to df_k is one number an image, branch and channel: added as dy's pass loads df_k, and to dW1 as that
 number times the sums of y.
 
+Forward has 6 launches and backward 12. One of either packs both depthwise convolutions' weights, for which a caller
+may keep them packed; what passes over images leave is added up where it is used or, for the parameters' gradients, in
+two small kernels (rdfe_front_parameters.py, _totals.py).
+
 Floors of an H100 at 3.0 TB/s and 67 TFLOP/s float32 beside the tensor cores' 800 TFLOP/s, batch 32, bf16:
 
 | c@side | image, MB | forward, MB | us | filters, GFLOP | us | backward, MB | us | filters, GFLOP | us |
@@ -48,9 +52,11 @@ from ._common import (
     on_device_of,
     refuse_float64,
 )
-from .multiscale_dwconv import multiscale_dwconv_bwd
+from ._totals import Total, add_up
 from .multiscale_dwconv_filter import filtered, pack
+from .multiscale_dwconv_sums import tap_sums_by_image
 from .rdfe_front_fuse import fuse_gradient, fuse_rows, fuse_transposed
+from .rdfe_front_parameters import depthwise_gradients
 from .rdfe_front_rows import ROWS, input_gradient
 from .rdfe_front_sums import window_sums
 from .rdfe_front_unit import unit, unit_backward
@@ -72,11 +78,12 @@ class _Parameters:
         self.largest = max(self.sizes)
         self.inputs = self.fuse.shape[1]  # of the fusion: channels of all branches
 
-    def first(self) -> Tensor:
-        return pack(self.weights1, self.biases1, torch.float32)
-
-    def second(self) -> Tensor:
-        return pack(self.weights2, self.biases2, torch.float32)
+    def packed(self, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Both depthwise convolutions packed; kept: what rdfe_front_prepack made of them, if it was called."""
+        if kept is None:
+            kept = rdfe_front_prepack([*self.weights1, *self.weights2], [*self.biases1, *self.biases2])
+        first, second = kept.chunk(2)
+        return first, second
 
 
 @dataclass(frozen=True)
@@ -125,7 +132,12 @@ def _of(y: Tensor, float32: int, less: int) -> int:
     return float32 if y.dtype == torch.float32 else less
 
 
-def rdfe_front_fwd(y: Tensor, parameters: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def rdfe_front_prepack(weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+    """Of the first depthwise convolutions and then of the second: [2 * rows, C], float32."""
+    return pack(weights, biases, torch.float32)
+
+
+def rdfe_front_fwd(y: Tensor, parameters: list[Tensor], packed: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """z, a and sums of ops/rdfe_front.py's schema."""
     refuse_float64("rdfe_front", y)
     p, x = _Parameters(parameters), channels_last(y)
@@ -133,11 +145,11 @@ def rdfe_front_fwd(y: Tensor, parameters: list[Tensor]) -> tuple[Tensor, Tensor,
     tiles, z = _Tiles.of_rows(x), torch.empty_like(x)
     with on_device_of(y):
         sums = window_sums(x, p.largest)
-        packed = p.first()
-        a = unit(sums, p.sizes, packed, p.unit, h * w)
-        f = filtered([x], packed, p.sizes, None)
+        first, second = p.packed(packed)
+        a = unit(sums, p.sizes, first, p.unit, h * w)
+        f = filtered([x], first, p.sizes, None)
         fuse_rows[tiles.count, cdiv(c, tiles.outputs)](
-            *(tuple(f), a, p.second(), p.fuse, p.fuse_bias, x, z, h, w, tiles.across, tiles.down, c),
+            *(tuple(f), a, second, p.fuse, p.fuse_bias, x, z, h, w, tiles.across, tiles.down, c),
             *(c, p.inputs, p.sizes, *tiles.constants(), dot_precision()),
             num_warps=tiles.warps,
         )
@@ -150,24 +162,25 @@ def rdfe_front_bwd(
     """dy and the parameters' gradients of ops/rdfe_front.py's schema."""
     refuse_float64("rdfe_front", y)
     p, x, dz = _Parameters(parameters), channels_last(y), channels_last(dz.to(y.dtype))
-    n, c, h, w = y.shape
+    h, w = y.shape[2:]
     dy, gradients = y.new_empty((0,)), []
     with on_device_of(y):
-        packed = p.first()
-        f = filtered([x], packed, p.sizes, None)
-        scale, weights2 = a.view(n, c, 1, 1), [weight.float() for weight in p.weights2]
-        df, dweights2, _, da = multiscale_dwconv_bwd(
-            _before_fuse(dz, p), f, weights2, scale, True, need_parameters, True
-        )
-        constant, dunit = unit_backward(sums, p.sizes, packed, p.unit, h * w, a, da)
+        first, second = p.packed()
+        f = filtered([x], first, p.sizes, None)
+        before = _before_fuse(dz, p)
+        df = filtered(before, second, p.sizes, a, turned=True)
+        pairs = [(before, f), (df, [x])] if need_parameters else [(before, f)]
+        folded = tap_sums_by_image(pairs, p.sizes)
+        of_unit = unit_backward(sums, p.sizes, first, p.unit, h * w, a, folded[0], second)
         if need_y:
-            dy = _laid_out(_input_gradient(df, constant, packed, dz, p), y)
+            dy = _laid_out(_input_gradient(df, of_unit.constant, first, dz, p), y)
         if need_parameters:
-            dweights1, dbiases1 = _first_gradients(df, x, constant, sums, p)
-            dfuse, dfuse_bias = _fuse_gradient(f, dz, a, p)
-            dbiases2 = (p.fuse.float().flatten(1) * dfuse_bias[:, None]).sum(0).split(c)
-            found = [*dweights1, *dbiases1, *dunit, *dweights2, *dbiases2, dfuse, dfuse_bias]
-            gradients = [g.reshape(of.shape).to(of.dtype) for g, of in zip(found, parameters, strict=True)]
+            fuse, fuse_bias = _fuse_gradient(f, dz, a, second, p)
+            gradients = [parameter.new_empty(parameter.shape) for parameter in parameters]
+            to = _Parameters(gradients)
+            found = to.weights1, to.biases1, to.weights2, to.biases2
+            depthwise_gradients(folded, a, of_unit.constant, sums, p.fuse, fuse_bias, h * w, p.sizes, found)
+            add_up(of_unit.totals(to.unit), [Total(fuse, to.fuse), Total(fuse_bias, to.fuse_bias)])
     return dy, gradients
 
 
@@ -213,24 +226,8 @@ def _input_gradient(df: list[Tensor], constant: Tensor, packed: Tensor, dz: Tens
     return dy
 
 
-def _first_gradients(
-    df: list[Tensor], x: Tensor, constant: Tensor, sums: Tensor, p: _Parameters
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Of the first convolutions' weights and biases; the constant's part is a product with sums of y."""
-    n, c, h, w = x.shape
-    weights = [weight.float() for weight in p.weights1]
-    _, dweights, dbiases, _ = multiscale_dwconv_bwd(df, [x], weights, None, False, True, False)
-    parts = constant.view(n, len(df), 1, 1, c)
-    for k, size in enumerate(p.sizes):
-        margin = p.largest // 2 - size // 2
-        met = sums[:, margin : margin + size, margin : margin + size]
-        dweights[k] = dweights[k] + (parts[:, k] * met).sum(0).permute(2, 0, 1)[:, None]
-        dbiases[k] = dbiases[k] + parts[:, k].sum(0).flatten() * (h * w)
-    return dweights, dbiases
-
-
-def _fuse_gradient(f: list[Tensor], dz: Tensor, a: Tensor, p: _Parameters) -> tuple[Tensor, Tensor]:
-    """[C, branches * C] and [C]: sums of splits that the shape alone decides."""
+def _fuse_gradient(f: list[Tensor], dz: Tensor, a: Tensor, second: Tensor, p: _Parameters) -> tuple[Tensor, Tensor]:
+    """[splits, C, branches * C] and [splits, C], to be added up: splits that the shape alone decides."""
     _, c, h, w = dz.shape
     tiles = _Tiles.of_gradient(dz)
     # Many, because a branch of 7 x 7 takes five times as long as one of 3 x 3; for large images their sums are less
@@ -239,9 +236,9 @@ def _fuse_gradient(f: list[Tensor], dz: Tensor, a: Tensor, p: _Parameters) -> tu
     partial = dz.new_empty((splits, c, p.inputs), dtype=torch.float32)
     partial_bias = dz.new_empty((splits, c), dtype=torch.float32)
     fuse_gradient[splits * len(f) * cdiv(c, tiles.block), cdiv(c, tiles.outputs)](
-        *(tuple(f), dz, a, p.second(), partial, partial_bias, h, w, tiles.across, tiles.down, tiles.count, splits),
+        *(tuple(f), dz, a, second, partial, partial_bias, h, w, tiles.across, tiles.down, tiles.count, splits),
         *(c, p.inputs, p.sizes, *tiles.constants(), dot_precision()),
         num_warps=tiles.warps,
         num_stages=1,
     )
-    return partial.sum(0), partial_bias.sum(0)
+    return partial, partial_bias

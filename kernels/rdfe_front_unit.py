@@ -2,17 +2,21 @@
 
     mean_k = DW_k . sums / HW + bias_k;  a = sigmoid(expand relu(reduce mean))
 
-A few products of vectors: one program an image, everything in registers. Backward goes from da to the gradient of f_k,
-which is one number an image, branch and channel, and leaves what the parameters' gradients are products of.
+A few products of vectors: one program an image, everything in registers. Backward goes from the sums of df' and f over
+what each tap meets, of which da is the product with the second convolutions, to the gradient of f_k, which is one
+number an image, branch and channel; and it leaves what the parameters' gradients are products of.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ._common import next_power_of_2
+from ._totals import Total
 from .multiscale_dwconv_filter import Kernels, first_row
 
 CHANNELS = 32  # of a tile
@@ -94,6 +98,23 @@ def _unit(
 
 
 @triton.jit
+def _of_scale(
+    folded, second, n, first, C: tl.constexpr, SIZES: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """da[n, c] = sum_k sum_tap W2_k[c, tap] S[n, k, tap, c] for BLOCK channels."""
+    channel = first + tl.arange(0, BLOCK)[None, :]
+    dot = tl.zeros([64, BLOCK], tl.float32)
+    for k in tl.static_range(len(SIZES)):
+        for start in range(0, SIZES[k] * SIZES[k], 64):
+            tap = start + tl.arange(0, 64)[:, None]
+            inside = (tap < SIZES[k] * SIZES[k]) & (channel < C)
+            at = (first_row(SIZES, k) + tap) * C + channel
+            weights = tl.load(second + at, mask=inside, other=0)
+            dot += weights * tl.load(folded + n * (first_row(SIZES, len(SIZES)) * C) + at, mask=inside, other=0)
+    return tl.sum(dot, 0)
+
+
+@triton.jit
 def _unit_backward(
     sums,
     packed,
@@ -101,7 +122,8 @@ def _unit_backward(
     reduce_bias,
     expand_weight,
     a,
-    da,
+    folded,
+    second,
     mean,
     hidden_to,
     dhidden_to,
@@ -124,7 +146,7 @@ def _unit_backward(
     for first in range(0, C, BLOCK):
         channel = first + tl.arange(0, BLOCK)
         value = tl.load(a + n * C + channel, mask=channel < C, other=0)
-        dlogit = tl.load(da + n * C + channel, mask=channel < C, other=0) * value * (1 - value)
+        dlogit = _of_scale(folded, second, n, first, C, SIZES, BLOCK) * value * (1 - value)
         tl.store(dlogit_to + n * C + channel, dlogit, mask=channel < C)
         at = channel[:, None] * HIDDEN + unit[None, :]
         inside = (channel < C)[:, None] & (unit < HIDDEN)[None, :]
@@ -160,6 +182,27 @@ def unit(sums: Tensor, sizes: Kernels, packed: Tensor, parts: list[Tensor], pixe
     return a
 
 
+@dataclass(frozen=True)
+class UnitGradients:
+    """What backward leaves, float32: the gradient of f through a, the same at every pixel, and factors of gradients."""
+
+    constant: Tensor  # [N, branches * C]
+    mean: Tensor  # [N, branches * C]: reduce's input
+    hidden: Tensor  # [N, hidden]: expand's input
+    dhidden: Tensor  # [N, hidden]: of reduce's output
+    dlogit: Tensor  # [N, C]: of expand's output
+
+    def totals(self, to: list[Tensor]) -> list[Total]:
+        """Of reduce's and expand's weights and biases."""
+        dreduce, dreduce_bias, dexpand, dexpand_bias = to
+        return [
+            Total(self.dhidden, dreduce, self.mean),
+            Total(self.dhidden, dreduce_bias),
+            Total(self.dlogit, dexpand, self.hidden),
+            Total(self.dlogit, dexpand_bias),
+        ]
+
+
 def unit_backward(
     sums: Tensor,
     sizes: Kernels,
@@ -167,18 +210,17 @@ def unit_backward(
     parts: list[Tensor],
     pixels: int,
     a: Tensor,
-    da: Tensor,
-) -> tuple[Tensor, list[Tensor]]:
-    """The gradient of f through a [N, branches * C], the same at every pixel; gradients of parts, float32."""
+    folded: Tensor,
+    second: Tensor,
+) -> UnitGradients:
+    """folded: [N, rows, C], of tap_sums_by_image for df' and f; second: what pack() made of the second convolutions."""
     n, largest, _, c = sums.shape
     hidden = parts[1].numel()
     mean, constant = sums.new_empty((n, len(sizes) * c)), sums.new_empty((n, len(sizes) * c))
     active, dhidden, dlogit = sums.new_empty((n, hidden)), sums.new_empty((n, hidden)), sums.new_empty((n, c))
     _unit_backward[(n,)](
-        *(sums, packed, *parts[:3], a, da, mean, active, dhidden, dlogit, constant, pixels),
+        *(sums, packed, *parts[:3], a, folded, second, mean, active, dhidden, dlogit, constant, pixels),
         *(c, hidden, sizes, largest, *_tile(hidden)),
         num_warps=4,
     )
-    dreduce = (dhidden[:, :, None] * mean[:, None]).sum(0)
-    dexpand = (dlogit[:, :, None] * active[:, None]).sum(0)
-    return constant, [dreduce, dhidden.sum(0), dexpand, dlogit.sum(0)]
+    return UnitGradients(constant, mean, active, dhidden, dlogit)
