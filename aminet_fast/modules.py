@@ -7,14 +7,24 @@ another class, and made plain again by giving the first one back.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from . import backends
 from .fast_frm import FastFeatureRefinement
-from .ops import channel_attention, layer_norm2d, multiscale_dwconv, rdfe_front, skaf_descriptor, skaf_gate
+from .ops import (
+    channel_attention,
+    channel_attention_prepack,
+    layer_norm2d,
+    multiscale_dwconv,
+    rdfe_front,
+    rdfe_front_prepack,
+    skaf_descriptor,
+    skaf_descriptor_prepack,
+    skaf_gate,
+)
 from .reference.attention import SelfAttention
 from .reference.edff import EDFF
 from .reference.lgfi import LGFI
@@ -39,21 +49,39 @@ class FastSelfAttention(SelfAttention):
     """Self-attention in three passes over its input."""
 
     backend: str | None = None
+    packed: Tensor | None = None  # these two: `freeze`
+    packed_from: torch.dtype | None = None
+
+    def prepacked(self) -> Tensor | None:
+        """What `freeze` is to keep."""
+        return channel_attention_prepack(self.qkv.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         temperature = self.temperature if self.scale == "temperature" else None
         weights = self.qkv.weight, self.qkv_dw.weight, temperature, self.proj.weight
-        return channel_attention(x, *weights, self.heads, backend=self.backend)
+        packed = _packed(self, [self.qkv.weight])
+        return channel_attention(x, *weights, self.heads, backend=self.backend, packed=packed)
 
 
 class FastRDFE(RDFE):
     """RDFE with its front, Eq. 7-10, in one operator; ablations of the front have that of their branches."""
 
     backend: str | None = None
+    packed: Tensor | None = None
+    packed_from: torch.dtype | None = None
+
+    def prepacked(self) -> Tensor | None:
+        """What `freeze` is to keep."""
+        return rdfe_front_prepack(*_depthwise(self.front_parameters())) if self._fused() else None
+
+    def _fused(self) -> bool:
+        return self.config.attention_unit == "pooled" and self.config.dw_twice
 
     def front(self, y: Tensor) -> Tensor:
-        if self.config.attention_unit == "pooled" and self.config.dw_twice:
-            return rdfe_front(y, *self.front_parameters(), backend=self.backend)  # type: ignore[misc]
+        if self._fused():
+            parameters = self.front_parameters()
+            packed = _packed(self, [t for tensors in _depthwise(parameters) for t in tensors])
+            return rdfe_front(y, *parameters, backend=self.backend, packed=packed)  # type: ignore[misc]
         f = self._branches(self.dw1, y)
         if self.config.attention_unit != "none":
             a = self.au(torch.cat(f, 1))
@@ -79,7 +107,12 @@ class FastLGFI(LGFI):
     """LGFI whose gates come from `skaf_descriptor` and are applied by `skaf_gate`."""
 
     backend: str | None = None
-    packed: Tensor | None = None  # `freeze`
+    packed: Tensor | None = None
+    packed_from: torch.dtype | None = None
+
+    def prepacked(self) -> Tensor | None:
+        """What `freeze` is to keep."""
+        return skaf_descriptor_prepack(weights) if (weights := _skaf_weights(self)) else None
 
     def forward(self, x: Tensor) -> Tensor:
         if self.config.skaf != "both" or self.branches != 2 or not _fusible(self.skaf):
@@ -95,6 +128,11 @@ class FastEDFF(EDFF):
 
     backend: str | None = None
     packed: Tensor | None = None
+    packed_from: torch.dtype | None = None
+
+    def prepacked(self) -> Tensor | None:
+        """What `freeze` is to keep."""
+        return skaf_descriptor_prepack(weights) if (weights := _skaf_weights(self)) else None
 
     def forward(self, encoder: Tensor, decoder: Tensor) -> Tensor:
         if not self.weigh or not _fusible(self.skaf):
@@ -114,13 +152,18 @@ def _convs(modules: nn.Module) -> Iterator[nn.Conv2d]:
     return iter(cast("nn.ModuleList", modules))  # type: ignore[arg-type]
 
 
+def _depthwise(parameters: tuple[Any, ...]) -> tuple[list[Tensor], ...]:
+    """Of rdfe_front's parameters the depthwise weights and biases, the first ones' and the second ones'."""
+    return *parameters[:2], *parameters[6:8]
+
+
 def _fusible(skaf: SKAF) -> bool:
     """Whether the operators compute this SKAF: dense convolutions, both pools over the channels, a mixing one."""
     dense = len(skaf.convs) > 0 and all(conv.groups == 1 for conv in _convs(skaf.convs))
     return dense and skaf.pools == ("avg", "max") and not skaf.spatial and skaf.mixed
 
 
-def skaf_weights(module: FastLGFI | FastEDFF) -> list[Tensor]:
+def _skaf_weights(module: FastLGFI | FastEDFF) -> list[Tensor]:
     """The weights that `skaf_descriptor` is given; none where it is not used."""
     skaf = getattr(module, "skaf", None)
     return [conv.weight for conv in _convs(skaf.convs)] if skaf is not None and _fusible(skaf) else []
@@ -133,18 +176,18 @@ def _gated(
     l: Tensor,  # noqa: E741
     residual: Tensor | None,
 ) -> Tensor:
-    skaf, weights = module.skaf, skaf_weights(module)
+    skaf, weights = module.skaf, _skaf_weights(module)
     biases = [cast(Tensor, conv.bias) for conv in _convs(skaf.convs)]
     m = skaf_descriptor(s, weights, biases, module.backend, _packed(module, weights))
     return skaf_gate(m, skaf.mix.weight, skaf.mix.bias, g, l, residual, module.backend)  # type: ignore[arg-type]
 
 
-def _packed(module: FastLGFI | FastEDFF, weights: list[Tensor]) -> Tensor | None:
+def _packed(module: FastSelfAttention | FastRDFE | FastLGFI | FastEDFF, weights: list[Tensor]) -> Tensor | None:
     """What `freeze` kept, where it is still what the operator takes beside these weights."""
     kept = module.packed
     if kept is None or module.training or any(w.requires_grad for w in weights) or kept.device != weights[0].device:
         return None
-    return kept if weights[0].dtype in (torch.float32, kept.dtype) else None
+    return kept if weights[0].dtype in (module.packed_from, kept.dtype) else None
 
 
 # option of `accelerate`: plain class -> fast class
