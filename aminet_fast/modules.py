@@ -7,7 +7,7 @@ another class, and made plain again by giving the first one back.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,11 @@ from .edges import swap_edges
 from .fast_frm import FastFeatureRefinement
 from .ops import (
     channel_attention,
+    channel_attention_prepack,
     layer_norm2d,
     multiscale_dwconv,
     rdfe_front,
+    rdfe_front_prepack,
     skaf_descriptor,
     skaf_descriptor_prepack,
     skaf_gate,
@@ -49,21 +51,39 @@ class FastSelfAttention(SelfAttention):
     """Self-attention in three passes over its input."""
 
     backend: str | None = None
+    packed: Tensor | None = None  # these two: `freeze`
+    packed_from: torch.dtype | None = None
+
+    def prepacked(self) -> Tensor | None:
+        """What `freeze` is to keep."""
+        return channel_attention_prepack(self.qkv.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         temperature = self.temperature if self.scale == "temperature" else None
         weights = self.qkv.weight, self.qkv_dw.weight, temperature, self.proj.weight
-        return channel_attention(x, *weights, self.heads, backend=self.backend)
+        packed = _packed(self, [self.qkv.weight])
+        return channel_attention(x, *weights, self.heads, backend=self.backend, packed=packed)
 
 
 class FastRDFE(RDFE):
     """RDFE with its front, Eq. 7-10, in one operator; ablations of the front have that of their branches."""
 
     backend: str | None = None
+    packed: Tensor | None = None
+    packed_from: torch.dtype | None = None
+
+    def prepacked(self) -> Tensor | None:
+        """What `freeze` is to keep."""
+        return rdfe_front_prepack(*_depthwise(self.front_parameters())) if self._fused() else None
+
+    def _fused(self) -> bool:
+        return self.config.attention_unit == "pooled" and self.config.dw_twice
 
     def front(self, y: Tensor) -> Tensor:
-        if self.config.attention_unit == "pooled" and self.config.dw_twice:
-            return rdfe_front(y, *self.front_parameters(), backend=self.backend)  # type: ignore[misc]
+        if self._fused():
+            parameters = self.front_parameters()
+            packed = _packed(self, [t for tensors in _depthwise(parameters) for t in tensors])
+            return rdfe_front(y, *parameters, backend=self.backend, packed=packed)  # type: ignore[misc]
         f = self._branches(self.dw1, y)
         if self.config.attention_unit != "none":
             a = self.au(torch.cat(f, 1))
@@ -92,6 +112,7 @@ class FastLGFI(LGFI):
     packed: tuple[Tensor, ...] = ()  # what `freeze` kept of `prepacked`
 
     def prepacked(self) -> tuple[Tensor, ...]:
+        """What `freeze` is to keep."""
         return _prepacked(self)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -110,6 +131,7 @@ class FastEDFF(EDFF):
     packed: tuple[Tensor, ...] = ()
 
     def prepacked(self) -> tuple[Tensor, ...]:
+        """What `freeze` is to keep."""
         return _prepacked(self)
 
     def forward(self, encoder: Tensor, decoder: Tensor) -> Tensor:
@@ -128,6 +150,11 @@ def _hooked(module: nn.Module) -> bool:
 
 def _convs(modules: nn.Module) -> Iterator[nn.Conv2d]:
     return iter(cast("nn.ModuleList", modules))  # type: ignore[arg-type]
+
+
+def _depthwise(parameters: tuple[Any, ...]) -> tuple[list[Tensor], ...]:
+    """Of rdfe_front's parameters the depthwise weights and biases, the first ones' and the second ones'."""
+    return *parameters[:2], *parameters[6:8]
 
 
 def _fusible(skaf: SKAF) -> bool:
@@ -151,7 +178,7 @@ def _gated(
 ) -> Tensor:
     skaf, weights = module.skaf, _skaf_weights(module)
     biases = [cast(Tensor, conv.bias) for conv in _convs(skaf.convs)]
-    m = skaf_descriptor(s, weights, biases, module.backend, _packed(module, weights, s))
+    m = skaf_descriptor(s, weights, biases, module.backend, _packed_for(s, module, weights))
     return skaf_gate(m, skaf.mix.weight, skaf.mix.bias, g, l, residual, module.backend)  # type: ignore[arg-type]
 
 
@@ -163,13 +190,21 @@ def _prepacked(module: FastLGFI | FastEDFF) -> tuple[Tensor, ...]:
     return tuple(packed for packed in made if packed is not None)
 
 
-def _packed(module: FastLGFI | FastEDFF, weights: list[Tensor], s: Tensor) -> Tensor | None:
-    """What `freeze` kept for s, where it is still what the operator takes beside these weights."""
+def _packed_for(s: Tensor, module: FastLGFI | FastEDFF, weights: list[Tensor]) -> Tensor | None:
+    """What `freeze` kept of SKAF for s, where it is still what the operator takes beside these weights."""
     if not module.packed or module.training or any(w.requires_grad for w in weights):
         return None
     wanted, dtype = autocast_dtype(s), weights[0].dtype
     fitting = (kept for kept in module.packed if kept.dtype == wanted and kept.device == weights[0].device)
     return next(fitting, None) if dtype in (torch.float32, wanted) else None
+
+
+def _packed(module: FastSelfAttention | FastRDFE, weights: list[Tensor]) -> Tensor | None:
+    """What `freeze` kept, where it is still what the operator takes beside these weights."""
+    kept = module.packed
+    if kept is None or module.training or any(w.requires_grad for w in weights) or kept.device != weights[0].device:
+        return None
+    return kept if weights[0].dtype in (module.packed_from, kept.dtype) else None
 
 
 # option of `accelerate`: plain class -> fast class

@@ -8,7 +8,7 @@ from channel_attention_inputs import BACKENDS, arguments, compiled_only, needing
 from layouts import laid_out
 from torch import Tensor
 
-from aminet_fast.ops import channel_attention
+from aminet_fast.ops import channel_attention, channel_attention_prepack
 from aminet_fast.reference.attention import channel_attention_ref
 
 
@@ -178,3 +178,21 @@ def test_refusals_name_the_argument() -> None:
     ]:
         with pytest.raises(error, match=match):
             channel_attention(*call)  # type: ignore[arg-type]
+
+
+@compiled_only
+def test_packed_weights_are_checked_and_left_alone() -> None:
+    """On the CPU, whose kernels have no use for them."""
+    x, qkv, dw, t, proj = tensors(arguments((2, 6, 3, 4), 2, torch.float32)[0])
+    assert channel_attention_prepack(qkv) is None
+    right = torch.full_like(qkv, torch.nan, dtype=torch.bfloat16)
+    call = x, qkv, dw, t, proj, 2
+    assert torch.equal(channel_attention(*call, packed=right), channel_attention(*call))
+    for error, match, wrong in [
+        (TypeError, r"packed must be a bfloat16 tensor or None, got list", [right]),
+        (TypeError, r"packed must be a bfloat16 tensor or None, got float32", qkv),
+        (ValueError, r"packed must be channel_attention_prepack of qkv_weight, \[18, 6, 1, 1\] on cpu", right[1:]),
+        (ValueError, r"packed must be channel_attention_prepack of .* on meta", right.to("meta")),
+    ]:
+        with pytest.raises(error, match=match):
+            channel_attention(*call, packed=wrong)  # type: ignore[arg-type]

@@ -26,7 +26,7 @@ def test_fast_modules_override_forward_alone() -> None:
         changed = {name for name in vars(fast) if hasattr(plain, name) and name not in vars(nn.Module)}
         public = {name for name in vars(fast) if not name.startswith("_")}
         assert changed - allowed - {"__module__", "__doc__"} == set()
-        assert public <= allowed | {"refine", "packed", "prepacked"}
+        assert public <= allowed | {"refine", "packed", "packed_from", "prepacked"}
         assert "__init__" not in vars(fast)
 
 

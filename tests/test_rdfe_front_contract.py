@@ -7,7 +7,7 @@ import torch
 from rdfe_front_inputs import BACKENDS, arguments, compiled_only, flat, mapped, stored
 from torch import Tensor
 
-from aminet_fast.ops import rdfe_front
+from aminet_fast.ops import rdfe_front, rdfe_front_prepack
 from aminet_fast.reference.rdfe import rdfe_front_ref
 
 KERNELS = (3, 5)
@@ -159,3 +159,23 @@ def test_bad_arguments() -> None:
             rdfe_front(**{**call, name: value})
     with pytest.raises(ValueError, match=r"backend='fastest' is unknown: use one of auto"):
         rdfe_front(*inputs, backend="fastest")
+
+
+@compiled_only
+def test_packed_weights_are_checked_and_left_alone() -> None:
+    """On the CPU, whose kernels have no use for them."""
+    y, weights, biases, *unit, weights2, biases2, fuse, fuse_bias = arguments((2, 4, 5, 6), torch.float32, 0, KERNELS)[
+        0
+    ]
+    assert rdfe_front_prepack(weights, biases, weights2, biases2) is None
+    call = y, weights, biases, *unit, weights2, biases2, fuse, fuse_bias
+    right = torch.full((2 * (9 + 25 + 2), 4), torch.nan)
+    assert torch.equal(rdfe_front(*call, packed=right), rdfe_front(*call))
+    for error, match, wrong in [
+        (TypeError, r"packed must be a float32 tensor or None, got list", [right]),
+        (TypeError, r"packed must be a float32 tensor or None, got float64", right.double()),
+        (ValueError, r"packed must be rdfe_front_prepack of .*\[72, 4\] on cpu, got float32 \[71, 4\]", right[1:]),
+        (ValueError, r"packed must be rdfe_front_prepack of .* on meta", right.to("meta")),
+    ]:
+        with pytest.raises(error, match=match):
+            rdfe_front(*call, packed=wrong)

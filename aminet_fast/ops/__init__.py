@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from .._extension import load
 from .batch_norm_affine import batch_norm_affine
-from .channel_attention import channel_attention
+from .channel_attention import channel_attention, channel_attention_prepack
 from .channel_moments import channel_moments
 from .hourglass_gate import hourglass_gate
 from .layer_norm2d import layer_norm2d
 from .multiscale_dwconv import multiscale_dwconv
 from .norm_act_conv import norm_act_conv, norm_act_conv_prepack
-from .rdfe_front import rdfe_front
+from .rdfe_front import rdfe_front, rdfe_front_prepack
 from .skaf_descriptor import skaf_descriptor, skaf_descriptor_prepack
 from .skaf_gate import skaf_gate
 
@@ -19,6 +19,7 @@ load("_C")  # an exported program calls the operators themselves, past the publi
 __all__ = [
     "batch_norm_affine",
     "channel_attention",
+    "channel_attention_prepack",
     "channel_moments",
     "hourglass_gate",
     "layer_norm2d",
@@ -26,6 +27,7 @@ __all__ = [
     "norm_act_conv",
     "norm_act_conv_prepack",
     "rdfe_front",
+    "rdfe_front_prepack",
     "skaf_descriptor",
     "skaf_descriptor_prepack",
     "skaf_gate",

@@ -10,6 +10,7 @@ from torch import Tensor
 from .. import backends
 from .._extension import load
 from ..reference.attention import channel_attention_ref
+from ._devices import triton_problem
 from ._library import (
     Needs,
     autocasts,
@@ -26,7 +27,8 @@ from ._library import (
 
 library.define(
     "channel_attention_fwd(Tensor x, Tensor qkv_weight, Tensor dw_weight, Tensor? temperature, Tensor proj_weight,"
-    ' int heads, bool keep, str backend="auto") -> (Tensor y, Tensor gram, Tensor attn, Tensor kept)'
+    ' int heads, bool keep, Tensor? packed=None, str backend="auto")'
+    " -> (Tensor y, Tensor gram, Tensor attn, Tensor kept)"
 )
 # Gradients that are not needed come back with no elements.
 library.define(
@@ -74,6 +76,7 @@ def channel_attention(
     proj_weight: Tensor,
     heads: int,
     backend: str | None = None,
+    packed: Tensor | None = None,
 ) -> Tensor:
     """q, k, v = dw3x3(conv1x1(x)); y = conv1x1(softmax(temperature * q k^T / (|q| |k|)) v)      (Eq. 2-6)
 
@@ -88,6 +91,8 @@ def channel_attention(
         proj_weight: [C, C, 1, 1]. All parameters are of x's dtype or float32.
         heads: divides C.
         backend: "auto", "reference", "cpu", "triton" or "cuda"; None: AMINET_FAST_BACKEND, else "auto".
+        packed: `channel_attention_prepack(qkv_weight)` of this very weight, to save its time where it does not change
+            between calls; the result is the same. It is not used where it is of no use.
 
     Returns:
         [N, C, H, W] of x's dtype, under autocast of autocast's; all sums and the softmax are float32 (float64 for
@@ -109,9 +114,44 @@ def channel_attention(
     chosen = backends.choose("channel_attention", x.device.type, backend, x.dtype)
     if chosen == "reference":
         return _reference(x, qkv_weight, dw_weight, temperature, proj_weight, heads)
+    _check_packed(packed, qkv_weight)
     keep = (x.is_cuda or x.shape[1] >= KEEP_CHANNELS) and torch.is_grad_enabled()
     keep = keep and (x.requires_grad or any(parameter.requires_grad for parameter in parameters.values()))
-    return _call(x, qkv_weight, dw_weight, temperature, proj_weight, heads, keep, chosen)[0]
+    return _call(x, qkv_weight, dw_weight, temperature, proj_weight, heads, keep, packed, chosen)[0]
+
+
+def channel_attention_prepack(qkv_weight: Tensor) -> Tensor | None:
+    """What `channel_attention` makes of qkv_weight before it can use it, for its argument `packed`.
+
+    It is a copy: whoever keeps it must make it anew when the weight changes (its `data_ptr()`, `_version` or dtype).
+
+    Args:
+        qkv_weight: as that of `channel_attention`.
+
+    Returns:
+        On CUDA devices with Triton the float32 weight in bfloat16, which serves x of bfloat16 and autocast to it. None
+        where the operator would not use it.
+
+    Raises:
+        TypeError: qkv_weight is not a tensor.
+    """
+    if not isinstance(qkv_weight, Tensor):
+        raise TypeError(f"channel_attention: qkv_weight must be a tensor, got {describe(qkv_weight)}")
+    if not qkv_weight.is_cuda or qkv_weight.dtype != torch.float32 or triton_problem():
+        return None
+    if backends.choose("channel_attention", qkv_weight.device.type, None, torch.bfloat16) == "reference":
+        return None
+    return qkv_weight.detach().to(torch.bfloat16)
+
+
+def _check_packed(packed: Tensor | None, qkv_weight: Tensor) -> None:
+    if packed is None:
+        return
+    if not isinstance(packed, Tensor) or packed.dtype != torch.bfloat16:
+        raise TypeError(f"channel_attention: packed must be a bfloat16 tensor or None, got {describe(packed)}")
+    if packed.shape != qkv_weight.shape or packed.device != qkv_weight.device:
+        wanted = f"channel_attention_prepack of qkv_weight, {list(qkv_weight.shape)} on {qkv_weight.device}"
+        raise ValueError(f"channel_attention: packed must be {wanted}, got {describe(packed)}")
 
 
 def _check(
@@ -162,6 +202,7 @@ def _forward_fake(
     proj_weight: Tensor,
     heads: int,
     keep: bool,
+    packed: Tensor | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     torch._check(x.device == qkv_weight.device)
@@ -211,7 +252,7 @@ def _backward_fake(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.heads, _, ctx.backend = inputs
+    *tensors, ctx.heads, _, _, ctx.backend = inputs
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)  # no zeros for what has no gradient
     ctx.save_for_backward(*tensors, *output[1:])
@@ -222,7 +263,7 @@ def _backward(ctx: Any, needs: Needs, dy: Tensor, *_: Tensor) -> tuple[Tensor | 
     arguments = dy, *ctx.saved_tensors, ctx.heads, x, qkv, dw, ctx.backend
     gradients = torch.ops.aminet_fast.channel_attention_bwd(*arguments)
     wanted = (gradient if need else None for gradient, need in zip(gradients, needs[:5], strict=True))
-    return (*wanted, None, None, None)
+    return (*wanted, None, None, None, None)
 
 
 autocasts("channel_attention", "x")

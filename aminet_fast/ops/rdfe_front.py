@@ -11,6 +11,7 @@ from torch import Tensor
 from .. import backends
 from .._extension import load
 from ..reference.rdfe import rdfe_front_ref
+from ._devices import triton_problem
 from ._library import (
     Needs,
     autocasts,
@@ -28,7 +29,12 @@ from ._library import (
 
 # parameters: rdfe_front's after y in their order, the lists laid out; 4 for each branch and 6 more.
 # a and sums are what backward needs of y's statistics: AU's vector, and sums of y over what each tap meets.
-library.define('rdfe_front_fwd(Tensor y, Tensor[] parameters, str backend="auto") -> (Tensor z, Tensor a, Tensor sums)')
+library.define(
+    'rdfe_front_fwd(Tensor y, Tensor[] parameters, Tensor? packed=None, str backend="auto")'
+    " -> (Tensor z, Tensor a, Tensor sums)"
+)
+# Of the depthwise convolutions, the first ones and then the second ones.
+library.define("rdfe_front_prepack(Tensor[] weights, Tensor[] biases) -> Tensor packed")
 # Gradients that are not needed come back with no elements, or as an empty list.
 library.define(
     "rdfe_front_bwd(Tensor dz, Tensor y, Tensor a, Tensor sums, Tensor[] parameters,"
@@ -64,7 +70,7 @@ def _refuses(*arguments: Any) -> str:
 
 
 cuda_kernels("rdfe_front", about=_about, refuses=_refuses)
-triton_kernels("rdfe_front")
+triton_kernels("rdfe_front", ("fwd", "bwd", "prepack"))
 
 
 def rdfe_front(
@@ -80,6 +86,7 @@ def rdfe_front(
     fuse_weight: Tensor,
     fuse_bias: Tensor,
     backend: str | None = None,
+    packed: Tensor | None = None,
 ) -> Tensor:
     """z = fuse(cat DW2_k(f_k * a)) + y with f_k = DW_k(y), a = sigmoid(expand(relu(reduce(mean(cat f))))) (Eq. 7-10).
 
@@ -95,6 +102,8 @@ def rdfe_front(
         expand_weight, expand_bias: [C, hidden, 1, 1] and [C].
         fuse_weight, fuse_bias: [C, B*C, 1, 1] and [C].
         backend: "auto", "reference", "cpu", "triton" or "cuda"; None: AMINET_FAST_BACKEND, else "auto".
+        packed: `rdfe_front_prepack` of these very depthwise weights and biases, to save its time where they do not
+            change between calls; the result is the same. It is not used where it is of no use.
 
     All parameters are of y's dtype or float32.
 
@@ -136,7 +145,63 @@ def rdfe_front(
     chosen = backends.choose("rdfe_front", y.device.type, backend, y.dtype)
     if chosen == "reference":
         return _reference(y, parameters, branches)
-    return _call(y, parameters, chosen)[0]
+    _check_packed(packed, parameters, branches)
+    return _call(y, parameters, packed, chosen)[0]
+
+
+def rdfe_front_prepack(
+    dw1_weights: Sequence[Tensor],
+    dw1_biases: Sequence[Tensor],
+    dw2_weights: Sequence[Tensor],
+    dw2_biases: Sequence[Tensor],
+) -> Tensor | None:
+    """What `rdfe_front` makes of its depthwise parameters before it can use them, for its argument `packed`.
+
+    It is a copy: whoever keeps it must make it anew when they change (their `data_ptr()`, `_version` or dtype).
+
+    Args:
+        dw1_weights, dw1_biases, dw2_weights, dw2_biases: as those of `rdfe_front`.
+
+    Returns:
+        On CUDA devices with Triton [2 * R, C], float32: R is the taps and biases of all branches, the second
+        convolutions' are below the first ones'. None where the operator would not use it: elsewhere, and for float64.
+
+    Raises:
+        TypeError, ValueError: an argument is not a list of tensors, or they are not as many.
+    """
+    lists = {
+        "dw1_weights": dw1_weights,
+        "dw1_biases": dw1_biases,
+        "dw2_weights": dw2_weights,
+        "dw2_biases": dw2_biases,
+    }
+    for name, tensors in lists.items():
+        _check_list(name, tensors, dw1_weights)
+        if not all(isinstance(t, Tensor) for t in tensors):
+            raise TypeError(f"rdfe_front: {name} must be a list of tensors, got {[type(t).__name__ for t in tensors]}")
+    first = dw1_weights[0]
+    if not first.is_cuda or first.dtype == torch.float64 or triton_problem():
+        return None
+    if backends.choose("rdfe_front", first.device.type, None, first.dtype) == "reference":
+        return None
+    weights, biases = [*dw1_weights, *dw2_weights], [*dw1_biases, *dw2_biases]
+    return torch.ops.aminet_fast.rdfe_front_prepack([w.detach() for w in weights], [b.detach() for b in biases])
+
+
+def _packed_size(weights: Sequence[Tensor]) -> tuple[int, int]:
+    """Of what rdfe_front_prepack makes of the weights of all depthwise convolutions: a row a tap and a bias."""
+    return sum(weight.shape[-1] ** 2 + 1 for weight in weights), weights[0].shape[0]
+
+
+def _check_packed(packed: Tensor | None, parameters: Sequence[Tensor], branches: int) -> None:
+    if packed is None:
+        return
+    if not isinstance(packed, Tensor) or packed.dtype != torch.float32:
+        raise TypeError(f"rdfe_front: packed must be a float32 tensor or None, got {describe(packed)}")
+    size = _packed_size([*parameters[:branches], *parameters[:branches]])
+    if packed.shape != size or packed.device != parameters[0].device or not packed.is_contiguous():
+        wanted = f"rdfe_front_prepack of the depthwise parameters, {list(size)} on {parameters[0].device}"
+        raise ValueError(f"rdfe_front: packed must be {wanted}, got {describe(packed)}")
 
 
 def _named(which: str, branches: int) -> list[str]:
@@ -186,7 +251,9 @@ def _reference(y: Tensor, parameters: list[Tensor], branches: int) -> Tensor:
 
 
 @torch.library.register_fake("aminet_fast::rdfe_front_fwd", lib=library)
-def _forward_fake(y: Tensor, parameters: list[Tensor], backend: str = "auto") -> tuple[Tensor, Tensor, Tensor]:
+def _forward_fake(
+    y: Tensor, parameters: list[Tensor], packed: Tensor | None = None, backend: str = "auto"
+) -> tuple[Tensor, Tensor, Tensor]:
     branches = (len(parameters) - 6) // 4
     torch._check(branches > 0 and len(parameters) % 4 == 2)
     n, c, _, _ = y.shape
@@ -194,6 +261,12 @@ def _forward_fake(y: Tensor, parameters: list[Tensor], backend: str = "auto") ->
     accumulated = torch.float64 if y.dtype == torch.float64 else torch.float32
     z = empty_as(y)
     return z, y.new_empty((n, c), dtype=accumulated), y.new_empty((n, size, size, c), dtype=accumulated)
+
+
+@torch.library.register_fake("aminet_fast::rdfe_front_prepack", lib=library)
+def _prepack_fake(weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+    torch._check(len(weights) == len(biases))
+    return weights[0].new_empty(_packed_size(weights), dtype=torch.float32)
 
 
 @torch.library.register_fake("aminet_fast::rdfe_front_bwd", lib=library)
@@ -213,7 +286,7 @@ def _backward_fake(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    y, parameters, ctx.backend = inputs
+    y, parameters, _, ctx.backend = inputs
     _, a, sums = output
     ctx.mark_non_differentiable(a, sums)
     ctx.set_materialize_grads(False)  # no zeros for what has no gradient
@@ -222,18 +295,18 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 def _backward(
     ctx: Any, needs: Needs, dz: Tensor, _a: Tensor, _sums: Tensor
-) -> tuple[Tensor | None, list[Tensor | None], None]:
+) -> tuple[Tensor | None, list[Tensor | None], None, None]:
     y, a, sums, *parameters = ctx.saved_tensors
-    need_y, of_parameters, _ = needs
+    need_y, of_parameters, *_ = needs
     wanted: list[Tensor | None] = [None] * len(parameters)
     if not need_y and not any(of_parameters):
-        return None, wanted, None
+        return None, wanted, None, None
     dy, gradients = torch.ops.aminet_fast.rdfe_front_bwd(
         dz, y, a, sums, parameters, need_y, any(of_parameters), ctx.backend
     )
     if any(of_parameters):
         wanted = [g if need else None for g, need in zip(gradients, of_parameters, strict=True)]
-    return dy if need_y else None, wanted, None
+    return dy if need_y else None, wanted, None, None
 
 
 autocasts("rdfe_front", "y")

@@ -54,7 +54,9 @@ struct Parameters {
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& input, const Tensor& qkv, const Tensor& depthwise,
                                                    const std::optional<Tensor>& temperature, const Tensor& projection,
-                                                   int64_t heads, bool keep, const std::string& /* backend: of GPUs */) {
+                                                   int64_t heads, bool keep,
+                                                   const std::optional<Tensor>& /* packed: of GPUs */,
+                                                   const std::string& /* backend: of GPUs */) {
   check(input, qkv, depthwise, temperature, projection, heads);
   const MemoryFormat format = format_of(input);
   const Tensor x = laid_out(input, format);

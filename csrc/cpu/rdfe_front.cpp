@@ -3,6 +3,7 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <optional>
 #include <tuple>
 
 #include "cpu/tensors.h"
@@ -136,6 +137,7 @@ Tensor empty_image(const RdfeShape& s, const Tensor& like, ScalarType acc) {
 }
 
 std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& input, const List& parameters,
+                                           const std::optional<Tensor>& /* packed: of GPUs */,
                                            const std::string& /* backend: of GPUs */) {
   const RdfeShape s = shape_of(input, parameters);
   const ScalarType acc = acc_of(input);

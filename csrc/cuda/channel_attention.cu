@@ -45,7 +45,8 @@ void check(const Tensor& x, const Tensor& qkv, const Tensor& depthwise, const st
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& input, const Tensor& qkv, const Tensor& depthwise,
                                                    const std::optional<Tensor>& temperature, const Tensor& projection,
-                                                   int64_t heads, bool keep) {
+                                                   int64_t heads, bool keep,
+                                                   const std::optional<Tensor>& /* packed: Triton's, for cuBLAS */) {
   check(input, qkv, depthwise, temperature, projection, heads);
   const OnDeviceOf device(input);
   const Tensor x = laid_out(input, MemoryFormat::ChannelsLast);

@@ -27,6 +27,7 @@
 // | 192@16 | 31.5 | 10.5 | 1.9 | 2.4 | 31.5 | 10.5 | 0.52 | 7.8 |
 #include "cuda/tensors.h"
 
+#include <optional>
 #include <tuple>
 
 #include "cuda/rdfe_front_backward.h"
@@ -83,7 +84,8 @@ void run_front(const Tensor& y, const Parameters& p, const Between& between, Ten
     run_product<T, 2 * EXACT_OUTPUTS>(f, between.packed, pixels, length, s.channels, finish, stream);
 }
 
-std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& input, const List& parameters) {
+std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& input, const List& parameters,
+                                           const std::optional<Tensor>& /* packed: Triton's */) {
   STD_TORCH_CHECK(input.dim() == 4, "rdfe_front: y must be [N, C, H, W]");
   const OnDeviceOf device(input);
   const Tensor y = on_vectors(laid_out(input, MemoryFormat::ChannelsLast));

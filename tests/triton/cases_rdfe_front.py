@@ -41,6 +41,17 @@ def arguments(
     }
 
 
+def packed(draw: Draw) -> Arguments:
+    """With what rdfe_front_prepack makes on a GPU: rows [C] of taps and biases, the second convolutions' below.
+
+    From them a and f are made, so that others would show in every result.
+    """
+    made = arguments(draw, (2, 24, 4, 5))
+    depthwise = [(made[f"{of}_weights"][k], made[f"{of}_biases"][k]) for of in ("dw1", "dw2") for k in range(3)]
+    rows = [row for weight, bias in depthwise for row in (weight.flatten(1).t(), bias[None])]
+    return made | {"packed": torch.cat(rows).detach().float().contiguous()}
+
+
 def sliced(draw: Draw) -> Arguments:
     made = arguments(draw, (1, 6, 4, 5))
     return made | {"y": draw(1, 9, 5, 6)[:, 1:7, 1:, 1:]}
@@ -94,6 +105,7 @@ CASES = [
     replace(ONE_BRANCH, name="one-branch-float16", dtypes=(torch.float16,), loosen=2.0),
     case("four-branches", (1, 4, 3, 5), kernels=(3, 1, 5, 3)),
     case("float32-parameters", (1, 24, 4, 4), dtype=torch.float32),
+    Case("rdfe_front", "packed", packed),
     case("plain-layout", (2, 6, 3, 4), contiguous=True, gradient="contiguous"),
     Case("rdfe_front", "sliced", sliced, gradient="expanded"),
     Case("rdfe_front", "c272", partial(arguments, shape=(1, 272, 3, 3)), compile_only=True, one_block=ONE_BLOCK),
