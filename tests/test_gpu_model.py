@@ -21,8 +21,8 @@ from benchmarks.gpu_model.launches import Launch, bare
 
 # By call (mode, batch, dtype): at most so many. Vectors: launches of torch's own that touch no image. Casts: bytes.
 MOST = {
-    ("train", 32, "bf16"): {"launches": 3241, "aten_on_vectors": 1830, "image_cast_bytes": 7_360_610_304},
-    ("infer", 1, "bf16"): {"launches": 316},
+    ("train", 32, "bf16"): {"launches": 1048, "aten_on_vectors": 49, "image_cast_bytes": 18_874_368},
+    ("infer", 1, "bf16"): {"launches": 214},
 }
 
 
@@ -338,3 +338,17 @@ def test_report() -> None:
     printed = report.text(found)
     assert "trip count unknown: 2" in printed
     assert "2 rdfe_front_fwd 24@128 kernel" in printed
+
+
+def test_launches_of_a_compiled_operator(tmp_path: Path) -> None:
+    """Found whether the module is built or not; each is one of its source's kernels."""
+    pytest.importorskip("triton.backends.nvidia")
+    pytest.importorskip("pybind11")
+    if problem := compiler_problem():
+        pytest.skip(problem)
+    calls = collect("infer", 1, "bf16", tmp_path, prefer_compiled=True, compiling=False)
+    of_skaf = [call for call in calls if call.name == "skaf_descriptor_fwd"]
+    assert len(of_skaf) == 11
+    found = compiled.split(of_skaf[:1], running=False)
+    assert [(one.kind, bare(one.name)) for one in found] == [("cuda", "pack_kernel"), ("cuda", "tiles_kernel")]
+    assert all(one.operator == "skaf_descriptor_fwd" for one in found)
