@@ -210,3 +210,15 @@ def losses(model: nn.Module, low: torch.dtype | None, cudas: bool = False) -> Te
         optimizer.step()
         found.append(loss.item())
     return torch.tensor(found, dtype=torch.float64)
+
+
+@compiled_only
+@pytest.mark.slow
+def test_training_steps_stay_together() -> None:
+    """100 steps of ours in bfloat16 are as near to those in float64 as eager's under CUDA's rule."""
+    fast, plain = pair(TINY, torch.float32)
+    exact = losses(copy.deepcopy(plain).double(), None)
+    ours, eager = losses(fast, torch.bfloat16), losses(plain, torch.bfloat16, cudas=True)
+    assert exact[-1] < 0.5 * exact[0]
+    assert (ours - exact).abs().mean() <= 2 * (eager - exact).abs().mean() + 5e-4 * exact[-1]
+    assert ((ours - exact).abs() < 0.005 * exact).all()
