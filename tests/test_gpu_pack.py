@@ -360,6 +360,7 @@ def test_faces_there_and_back(tmp_path: Path) -> None:
     assert about["train"]["stored"] == "JPEG 4:4:4, quality 98"
     assert about["train"]["psnr_least"] > 40
     root = faces.unpacked(tmp_path / "out", tmp_path / "back")
+    assert faces.unpacked(source, tmp_path / "back") == source
     assert (root / "test_a" / "test_a_0.jpg").read_bytes() == exact.read_bytes()
     settings = {"cache": str(tmp_path / "cache")}
     given = open_faces(DataConfig(root=str(source), **settings), "train")

@@ -132,9 +132,14 @@ def described(stored: Iterable[Stored], how: str) -> dict[str, Any]:
     return found
 
 
-def unpacked(archive_folder: Path, into: Path) -> Path:
-    """Unpacks faces.zip of a folder; the root for aminet_fast.data.DataConfig. Nothing is done where it is there."""
-    archive, done = archive_folder / ARCHIVE, into / ABOUT
+def unpacked(folder: Path, into: Path) -> Path:
+    """The root for aminet_fast.data.DataConfig: `into`, with what was in the folder's faces.zip; without one, `folder`.
+
+    Nothing is done where it is there already.
+    """
+    archive, done = folder / ARCHIVE, into / ABOUT
+    if not archive.exists():
+        return folder
     with zipfile.ZipFile(archive) as file:
         if not done.exists() or done.read_bytes() != file.read(ABOUT):
             names = [name for name in file.namelist() if name != ABOUT]
