@@ -35,8 +35,9 @@ def package_folders() -> list[str]:
 
 
 def version_in(python: Path) -> str:
-    """Triton's in another environment; "" where there is none."""
-    ask = "import importlib.metadata as m; import torch; print(m.version('triton').split('+')[0])"
+    """Triton's in another environment; "" where there is none, or no torch."""
+    ask = "import importlib.metadata as m, importlib.util as u; "
+    ask += "print(m.version('triton').split('+')[0] if u.find_spec('torch') else '')"
     try:
         return subprocess.run([str(python), "-c", ask], capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
