@@ -141,7 +141,7 @@ def write_archive(content: Path, target: Path) -> None:
         return info
 
     part = target.with_suffix(".part")
-    with tarfile.open(part, "w:xz", preset=9) as tar:
+    with tarfile.open(part, "w:xz", preset=6) as tar:
         tar.add(content, arcname=".", filter=plain)
     part.replace(target)
 
