@@ -6,7 +6,8 @@ TORCH ?= torch>=2.11,<2.15
 PY = $(VENV)/bin/python
 INSTALLED = $(VENV)/.installed
 
-.PHONY: install demo test test-slow test-slow-cpu test-slow-triton test-all sanitize lint types benchmarks benchmarks-quick gpu-model gpu-gate clean
+.PHONY: install demo test test-slow test-slow-cpu test-slow-triton test-all sanitize lint types benchmarks benchmarks-quick \
+    gpu-model gpu-gate gpu-pack gpu-faces clean
 
 install: $(INSTALLED)
 
@@ -76,6 +77,26 @@ PHASE ?= A
 gpu-gate:
 	$(if $(filter file,$(origin PY)),$(PYTHON),$(PY)) -m benchmarks.gpu_gate --phase $(PHASE) $(GATE)
 
+# Compiles here, without a GPU, what a GPU machine would have to: into .gpu/, which goes there along with the tree
+# (docs/gpu.md). PACK_CUDA=0 leaves the CUDA module out; PACK_TRITON and PACK_PYTHON are the other machine's.
+PACK_ARCH ?= sm_90
+PACK_TRITON ?= 3.6.0
+PACK_PYTHON ?= 3.12
+PACK_CUDA ?= 1
+PACK_JOBS ?= $(shell nproc)
+PACK_VENV = build/venv-triton-$(PACK_TRITON)
+
+gpu-pack: $(INSTALLED)
+	$(PY) -m benchmarks.gpu_pack.environment --triton $(PACK_TRITON) $(PACK_VENV)
+	$(PACK_VENV)/bin/python -m benchmarks.gpu_pack --arch $(PACK_ARCH) --triton $(PACK_TRITON) \
+	    --python $(PACK_PYTHON) --jobs $(PACK_JOBS) $(if $(filter 0 no,$(PACK_CUDA)),--no-cuda)
+
+# The faces of a folder as one archive of at most FACES_MIB MiB in .gpu/: make gpu-faces FACES=folder
+FACES ?= $(AMINET_FACES)
+FACES_MIB ?= 34
+gpu-faces: $(INSTALLED)
+	$(PY) -m benchmarks.gpu_pack.faces --from $(or $(FACES),$(error FACES=folder says where the faces are)) --most $(FACES_MIB)
+
 # What `make` made; runs/ keeps the networks that you trained.
 clean:
-	rm -rf $(VENV) build *.egg-info aminet_fast/_C*.so aminet_fast/_build.json runs/demo runs/demo-photograph
+	rm -rf $(VENV) build .gpu *.egg-info aminet_fast/_C*.so aminet_fast/_build.json runs/demo runs/demo-photograph

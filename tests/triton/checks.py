@@ -29,10 +29,8 @@ def check_compiles(case: Case, dtype: torch.dtype, arch: int | str, batch: int =
     from .launches import compiled_launches
     from .routing import Routed
 
-    with tf32_products(case.tf32), compiled_launches(arch) as launches, FakeTensorMode(), Routed(fakes=True) as routed:
-        arguments = case.make(Draw(dtype, "cuda", batch=batch))
-        outputs = _call(case, arguments, "triton")
-        _gradients(outputs, arguments, _incoming(case, outputs), gradients)
+    with compiled_launches(arch) as launches, FakeTensorMode(), Routed(fakes=True) as routed:
+        call_on_fakes(case, dtype, batch)
     forward = f"aminet_fast::{case.operator}_"
     assert any(name.startswith(forward) for name in routed.ran), f"no Triton kernel served {case.operator}"
     assert launches, "no kernel was launched"
@@ -41,6 +39,14 @@ def check_compiles(case: Case, dtype: torch.dtype, arch: int | str, batch: int =
     ]
     assert not problems, f"{case} {dtype} {arch}:\n" + "\n".join(dict.fromkeys(problems))
     return launches
+
+
+def call_on_fakes(case: Case, dtype: torch.dtype, batch: int = BATCH) -> None:
+    """Forward and backward through the public function, inside FakeTensorMode and Routed: only the launches matter."""
+    with tf32_products(case.tf32):
+        arguments = case.make(Draw(dtype, "cuda", batch=batch))
+        outputs = _call(case, arguments, "triton")
+        _gradients(outputs, arguments, _incoming(case, outputs), gradients)
 
 
 def check_numbers(

@@ -1,0 +1,72 @@
+"""Lets a Triton find what another machine's Triton of the same version compiled; Python imports this as it starts.
+
+The keys of Triton's cache hold hashes of libtriton.so, which differs between Python versions, and ptxas's version. As
+the modules that make them are imported, both become constants; sources, signatures, options and architecture stay in
+the keys. And aminet_fast._C_cuda is the pack's, where it has one.
+
+AMINET_PACK_TRITON: the version that the pack is for; under another, or without it, nothing is changed.
+AMINET_PACK_MODULE: the pack's _C_cuda.
+"""
+
+import importlib.abc
+import importlib.machinery
+import importlib.metadata
+import importlib.util
+import os
+import sys
+
+VERSION = os.environ.get("AMINET_PACK_TRITON", "")
+MODULE = os.environ.get("AMINET_PACK_MODULE", "")
+KEY = f"aminet-pack-{VERSION}"
+
+
+def pin_key(module):
+    """Of a module that has triton_key, its own or by import."""
+    if not hasattr(module, "triton_key"):
+        raise ImportError(f"{module.__name__} of Triton {VERSION} has no triton_key: its cache works in another way")
+    module.triton_key = lambda: KEY
+
+
+def pin_ptxas(module):
+    """Of Triton's backend for NVIDIA: the architecture alone."""
+    module.CUDABackend.hash = lambda self: f"pinned-{self.target.arch}"
+
+
+PINS = {
+    "triton.runtime.cache": pin_key,
+    "triton.runtime.autotuner": pin_key,
+    "triton.backends.nvidia.compiler": pin_ptxas,
+}
+
+
+class Finder(importlib.abc.MetaPathFinder):
+    """Finds what Python would find, changes it once it is executed, and knows where _C_cuda is."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name == "aminet_fast._C_cuda" and MODULE:
+            return importlib.util.spec_from_file_location(name, MODULE)
+        if name not in PINS:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is None or spec.loader is None:
+            return None
+        run = spec.loader.exec_module
+
+        def exec_module(module):
+            run(module)
+            PINS[name](module)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+def installed():
+    """Triton's version, "" without one."""
+    try:
+        return importlib.metadata.version("triton").split("+")[0]
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+if VERSION and installed() == VERSION:
+    sys.meta_path.insert(0, Finder())
