@@ -17,7 +17,8 @@ NAMES = pytest.mark.parametrize("name", OPERATORS)
 
 
 def test_every_operator_is_here() -> None:
-    assert sorted(OPERATORS) == backends.operators()
+    vectors_alone = {"batch_norm_affine"}  # which autocast does not concern
+    assert sorted({*OPERATORS, *vectors_alone}) == backends.operators()
 
 
 def rounded(t: Tensor, low: torch.dtype) -> bool:
