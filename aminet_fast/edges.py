@@ -71,8 +71,8 @@ def _parameters(network: reference.AMINet) -> Iterator[Tensor | None]:
         if type(module) is FastConv2d:
             yield from (module.weight, module.bias)
     for up in network.up:
-        if type(up) is FastUp:
-            yield cast("nn.PReLU", up[2]).weight
+        if type(up) is FastUp and type(up[-1]) is nn.PReLU:
+            yield up[-1].weight
 
 
 def _modules(network: reference.AMINet) -> Iterator[nn.Module]:
