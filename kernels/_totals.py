@@ -41,7 +41,7 @@ def _first_program(sizes: tuple[int, ...], depths: tuple[int, ...], k: int) -> i
     return sum(-(-size // _width(size, depth)) for size, depth in zip(sizes[:k], depths[:k], strict=True))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "other_rows"])  # they differ from batch to batch
 def _totals_kernel(
     parts, factors, totals, rows, other_rows,
     SIZES: tl.constexpr, DEPTHS: tl.constexpr, COLUMNS: tl.constexpr, OTHERS: tl.constexpr,

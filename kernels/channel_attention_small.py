@@ -50,7 +50,7 @@ def _lay_out(weight, taps, head, C: tl.constexpr, D: tl.constexpr, BJ: tl.conste
             tl.store(taps + tap * 3 * C + channel, tl.load(weight + channel * 9 + tap, mask=j < D), mask=j < D)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["splits"])  # it differs from batch to batch
 def softmax_kernel(
     parts,  # [N, splits, C * D + 2C]: q k^T, squared norms of q's channels, of k's; to be added up
     temperature,  # [HEADS]
@@ -113,7 +113,7 @@ def softmax_kernel(
     tl.store(to, product.to(fused.dtype.element_ty), mask=(j[:, None] < D) & (o[None, :] < C))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["splits"])
 def dsoftmax_kernel(
     parts,  # [N, splits, C in, C out]: sums of v dy^T, to be added up to the gradient of M^T
     projection,  # [C, C]

@@ -71,7 +71,7 @@ def _through_fuse(
     return tl.sum(sums, 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["images", "splits", "pixels"])
 def _depthwise_gradients(
     of_first,  # S1 [N, ROWS, C]
     of_second,  # S2 [N, ROWS, C]
