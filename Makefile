@@ -78,7 +78,8 @@ gpu-gate:
 	$(if $(filter file,$(origin PY)),$(PYTHON),$(PY)) -m benchmarks.gpu_gate --phase $(PHASE) $(GATE)
 
 # Compiles here, without a GPU, what a GPU machine would have to: into .gpu/, which goes there along with the tree
-# (docs/gpu.md). PACK_CUDA=0 leaves the CUDA module out; PACK_TRITON and PACK_PYTHON are the other machine's.
+# (docs/gpu.md). PACK_CUDA=0 leaves the CUDA module out; PACK_TRITON and PACK_PYTHON are the other machine's; PACK_TASKS
+# names what is compiled, as benchmarks/gpu_pack/tasks.py says, where it is not to be everything.
 PACK_ARCH ?= sm_90
 PACK_TRITON ?= 3.6.0
 PACK_PYTHON ?= 3.12
@@ -89,11 +90,12 @@ PACK_VENV = build/venv-triton-$(PACK_TRITON)
 gpu-pack: $(INSTALLED)
 	$(PY) -m benchmarks.gpu_pack.environment --triton $(PACK_TRITON) $(PACK_VENV)
 	$(PACK_VENV)/bin/python -m benchmarks.gpu_pack --arch $(PACK_ARCH) --triton $(PACK_TRITON) \
-	    --python $(PACK_PYTHON) --jobs $(PACK_JOBS) $(if $(filter 0 no,$(PACK_CUDA)),--no-cuda)
+	    --python $(PACK_PYTHON) --jobs $(PACK_JOBS) $(if $(filter 0 no,$(PACK_CUDA)),--no-cuda) \
+	    $(if $(PACK_TASKS),--tasks $(PACK_TASKS))
 
 # The faces of a folder as one archive of at most FACES_MIB MiB in .gpu/: make gpu-faces FACES=folder
 FACES ?= $(AMINET_FACES)
-FACES_MIB ?= 34
+FACES_MIB ?= 36.5
 gpu-faces: $(INSTALLED)
 	$(PY) -m benchmarks.gpu_pack.faces --from $(or $(FACES),$(error FACES=folder says where the faces are)) --most $(FACES_MIB)
 
