@@ -341,7 +341,7 @@ def test_report() -> None:
 
 
 def test_launches_of_a_compiled_operator(tmp_path: Path) -> None:
-    """Found whether the module is built or not; each is one of its source's kernels."""
+    """Found whether the module is built or not, and as for a GPU that is to be filled."""
     pytest.importorskip("triton.backends.nvidia")
     pytest.importorskip("pybind11")
     if problem := compiler_problem():
@@ -350,5 +350,6 @@ def test_launches_of_a_compiled_operator(tmp_path: Path) -> None:
     of_skaf = [call for call in calls if call.name == "skaf_descriptor_fwd"]
     assert len(of_skaf) == 11
     found = compiled.split(of_skaf[:1], running=False)
-    assert [(one.kind, bare(one.name)) for one in found] == [("cuda", "pack_kernel"), ("cuda", "tiles_kernel")]
+    # Weights are packed by freeze; 64 large tiles do not fill a GPU, so that small ones serve, in groups of outputs.
+    assert [(one.kind, bare(one.name)) for one in found] == [("cuda", "tiles_kernel"), ("cuda", "join_kernel")]
     assert all(one.operator == "skaf_descriptor_fwd" for one in found)
