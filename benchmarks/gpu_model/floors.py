@@ -56,7 +56,7 @@ def floors(batch: int, mode: str) -> dict[str, float]:
         uses = 3 if c < 192 else 2
         dense = product(batch, s, c, c, 74)  # 5x5 and 7x7
         add("skaf_descriptor_fwd", max(t, dense), uses)
-        add("skaf_descriptor_bwd_input", max(t, dense), uses)
+        add("skaf_descriptor_bwd_packed", max(t, dense), uses)
         add("skaf_descriptor_bwd_parameters", max(t, dense), uses)
         add("skaf_gate_fwd", 4 * t + 2 * maps)
         add("skaf_gate_bwd", 5 * t + 5 * maps, uses)

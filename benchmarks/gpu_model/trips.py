@@ -24,15 +24,21 @@ class Trips:
 def _segments(
     c: dict[str, Any], scalars: dict[str, Any], tensors: dict[str, Any], grid: tuple[int, ...]
 ) -> list[float]:
-    pixels = tensors["pixel_ptr"][0][0] / grid[0] / 2  # half of the maxima are of either convolution
-    channels = (c["LAST"] - c["FIRST"]) / grid[0] + 1
-    return [channels, channels * max(1.0, pixels / channels / c["BLOCK_P"])]
+    """A program takes a chunk of the sorted pixels, and one of the convolutions: the others' loops do not run in it."""
+    pixels, total, found = tensors["pixel_ptr"][0][0] / grid[0], c["FIRSTS"][-1], []
+    for i, block in enumerate(c["BLOCKS"]):
+        channels = c["FIRSTS"][i + 1] - c["FIRSTS"][i]
+        part = (c["STARTS"][i + 1] - c["STARTS"][i]) / c["STARTS"][-1]  # of the programs
+        runs = channels / grid[0] + 1  # of pixels of one channel in a chunk
+        passes = max(1.0, pixels * channels / total / runs / (2048 // block))
+        found += [part * runs, part * runs * passes]
+    return found
 
 
 # Loops whose bounds a kernel reads from memory: averages where maxima are spread evenly over pixels and taps.
 FROM_MEMORY: dict[str, Callable[..., list[float]]] = {
     "segments_kernel": _segments,
-    "finish_kernel": lambda c, scalars, tensors, grid: [2.0],
+    "finish_kernel": lambda c, scalars, tensors, grid: [2.0 / len(c["SIZES"])] * len(c["SIZES"]),
 }
 
 
