@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 import sys
 from dataclasses import replace
 from functools import cache
@@ -109,18 +108,10 @@ def _codes(source: Path) -> dict[str, list[lined.Instruction]]:
 
 @cache
 def _short(symbol: str) -> str:
-    """ "skaf::tiles_kernel<bf16, 4, 1>" of a symbol."""
-    if not symbol:
-        return ""
-    text = subprocess.run(["c++filt", symbol], capture_output=True, text=True, check=False).stdout.strip() or symbol
-    for word, other in (("aminet::", ""), ("(anonymous namespace)::", ""), ("__nv_bfloat16", "bf16"), ("void ", "")):
-        text = text.replace(word, other)
-    depth = 0
-    for n, letter in enumerate(text):
-        depth += (letter == "<") - (letter == ">")
-        if letter == "(" and depth == 0:
-            return text[:n]
-    return text
+    """ "tiles_kernel<bf16, 4, 1>" of a symbol."""
+    from cuda_harness import resources
+
+    return resources.readable([symbol])[0] if symbol else ""
 
 
 def estimate(launch: Launch) -> costs.Estimate:

@@ -114,6 +114,11 @@ def _row(row: Row, floor: float | None) -> dict[str, Any]:
     return found | ({"floor_us": round(floor, 1)} if floor else {}) | ({"unknown": row.unknown} if row.unknown else {})
 
 
+def shortened(name: str, length: int) -> str:
+    """Template arguments are the first that nobody misses."""
+    return name if len(name) <= length else name[: length - 3] + "..."
+
+
 def text(found: dict[str, Any]) -> str:
     """What a summary says, and of what call and versions it is, for people."""
     what = "training step" if found["mode"] == "train" else "inference"
@@ -139,5 +144,6 @@ def text(found: dict[str, Any]) -> str:
         lines.append(f"{name:34} {row['launches']:8} {row['us']:8.0f} {floor}  {row['bound']}")
     lines += ["", f"{'kernel':58} {'launches':>8} {'us':>8} {'busiest unit':>13}  bound by"]
     for name, row in list(found["kernels"].items())[:TOP]:
-        lines.append(f"{name:58} {row['launches']:8} {row['us']:8.0f} {row['static_us']:13.0f}  {row['bound']}")
+        numbers = f"{row['launches']:8} {row['us']:8.0f} {row['static_us']:13.0f}  {row['bound']}"
+        lines.append(f"{shortened(name, 58):58} {numbers}")
     return "\n".join(lines)
