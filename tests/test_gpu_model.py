@@ -95,6 +95,15 @@ def test_sass_loops_and_totals() -> None:
     assert sass.unpacked(json.loads(json.dumps(sass.packed(code)))) == code
 
 
+def test_a_part_of_a_kernel_without_loops() -> None:
+    """Of norm_act_conv's packing of seven weights a program runs one branch."""
+    straight = sass.analyse([(0x0, "LDG.E.128 R4, desc[UR4][R2.64]"), (0x10, "FADD R4, R4, R5"), (0x20, "EXIT")])
+    whole, lsu, _ = sass.totals(straight, [])
+    part, part_lsu, _ = sass.totals(straight, [], trips.part_taken("_pack", {"COUNT": 7}))
+    assert part == {name: pytest.approx(number / 7) for name, number in whole.items()}
+    assert (lsu, part_lsu) == (4, pytest.approx(4 / 7))
+
+
 @pytest.mark.parametrize(
     ("instruction", "kind", "lsu", "tensor"),
     [
@@ -265,6 +274,13 @@ def test_a_count_at_no_known_place_makes_loops_unknown() -> None:
     """What was counted there may have been done in any of them."""
     found = flow.flow(lined_kernel(), [flow.Site((("other.cuh", 3),), "product", 1, 8.0, 8.0)])
     assert found.unknown == 3
+
+
+def test_the_type_that_a_call_is_counted_in() -> None:
+    """Parameters are float32 beside images of 16 bits, and an argmax has no say."""
+    image, weight, argmax = ({"shape": [1], "stride": [1], "dtype": d} for d in ("bfloat16", "float32", "int8"))
+    assert counted.item_bytes([weight, [argmax, weight], True, None, 1.0]) == 4
+    assert counted.item_bytes([weight, [image, weight], [], None]) == 2
 
 
 def test_counters(monkeypatch: pytest.MonkeyPatch) -> None:

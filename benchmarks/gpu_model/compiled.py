@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import math
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -28,7 +30,10 @@ def split(launches: list[Launch], *, running: bool = True) -> list[Launch]:
     running: False where only the number of launches is asked for: no kernel is compiled then.
     """
     calls = {call_of(launch): None for launch in launches if launch.kind == "cuda"}
-    counts = count([(name, json.loads(given)) for name, given in calls], running)
+    with ThreadPoolExecutor(1) as beside:  # nvcc takes as long as what is counted
+        if running:
+            beside.submit(_make_all, [name for name, _ in calls])
+        counts = count([(name, json.loads(given)) for name, given in calls], running)
     found = dict(zip(calls, counts, strict=True))
     result: list[Launch] = []
     for launch in launches:
@@ -78,6 +83,13 @@ def _resident(registers: int, warps: int, shared: int, programs: int) -> int:
 @cache
 def warn(text: str) -> None:
     print(f"gpu_model: {text}", file=sys.stderr)
+
+
+def _make_all(names: list[str]) -> None:
+    """What is wrong with a source is told when it is asked for."""
+    with suppress(CountingError):
+        for source in dict.fromkeys(map(source_of, names)):
+            _made(source)
 
 
 @cache

@@ -14,11 +14,15 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from . import FOLDER, ROOT
 from .flow import Site
@@ -66,11 +70,20 @@ def source_of(name: str) -> Path:
     return max(fitting, key=lambda source: len(source.stem))
 
 
+def item_bytes(value: Any) -> int:
+    """Of the floating-point tensors among a call's arguments the smallest item: 2 or 4."""
+    if isinstance(value, dict) and "stride" in value:
+        dtype = getattr(torch, value["dtype"])
+        return dtype.itemsize if dtype.is_floating_point else 4
+    return min(map(item_bytes, value), default=4) if isinstance(value, list) else 4
+
+
 @cache
-def library(source: Path, running: bool = True) -> Path:
+def library(source: Path, running: bool = True, item: int = 2) -> Path:
     """The source with the emulator and the counters, a Python module `counters`; kept by the text of all of them.
 
-    running: False where launches are only told; without kernels it compiles in seconds.
+    running: False where launches are only told; without kernels it compiles in seconds. item: 2 or 4, bytes of the one
+    type of which the kernels are compiled.
     """
     from cuda_harness import build, nvcc
     from torch.utils.cpp_extension import include_paths
@@ -84,14 +97,13 @@ def library(source: Path, running: bool = True) -> Path:
     flags += [f"-I{path}" for path in [*includes, build.cuda_headers()]]
     headers = sorted(EMULATOR.glob("*.h"))
     counters = _object(EMULATOR / "counters.cpp", [*flags, "-O1"], headers)
+    flags.append(f"-DEMULATED_COUNTED={item}")
     how = [*OPTIMIZED, *INLINED, *HOOKED, "-include", str(EMULATOR / "counters.h")]
     if not running:
         how = ["-O0", "-include", str(EMULATOR / "notes.h")]
     counted = _object(source, [*flags, *how], [*headers, *sorted(nvcc._included(source))])
     target = counted.with_name(f"{counted.stem}-{counters.stem.rpartition('-')[2]}.so")
     if not target.exists():
-        import torch
-
         libraries = Path(torch.__file__).parent / "lib"
         command = [os.environ.get("CXX", "g++"), "-shared", str(counters), str(counted)]
         command += [*(f"-Wl,--wrap={name}" for name in LOOKED_AT), f"-L{libraries}", f"-Wl,-rpath,{libraries}"]
@@ -101,8 +113,6 @@ def library(source: Path, running: bool = True) -> Path:
 
 def _object(source: Path, flags: Sequence[str], read: Sequence[Path]) -> Path:
     """The source compiled; read: what it includes of this project."""
-    import torch
-
     text = b"".join(path.read_bytes() for path in [source, *read]) + " ".join([*flags, torch.__version__]).encode()
     target = FOLDER / "counted" / f"{source.stem}-{hashlib.sha256(text).hexdigest()[:16]}.o"
     if not target.exists():
@@ -112,7 +122,7 @@ def _object(source: Path, flags: Sequence[str], read: Sequence[Path]) -> Path:
 
 
 def _run(command: list[str], target: Path) -> None:
-    part = target.with_suffix(f".{os.getpid()}")
+    part = target.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
     result = subprocess.run([*command, "-o", str(part)], capture_output=True, text=True, check=False)
     if result.returncode:
         raise CountingError(f"{target.name}: {result.stderr[-2000:]}")
@@ -122,14 +132,23 @@ def _run(command: list[str], target: Path) -> None:
 def count(calls: Sequence[Call], running: bool = True) -> list[list[Counted] | CountingError]:
     """The launches of each call, or why there are none; kept by call and library. running: as of `library`."""
     found: dict[int, list[Counted] | CountingError] = {}
-    waiting: dict[Path, list[int]] = {}
-    for n, (name, _) in enumerate(calls):
+    waiting: dict[tuple[Path, int], list[int]] = {}
+    for n, (name, given) in enumerate(calls):
         try:
-            waiting.setdefault(library(source_of(name), running), []).append(n)
+            waiting.setdefault((source_of(name), item_bytes(given)), []).append(n)
+        except CountingError as error:
+            found[n] = error
+
+    def counts(source: Path, item: int) -> Sequence[list[Counted] | CountingError]:
+        numbers = waiting[source, item]
+        try:
+            return launches_of(library(source, running, item), [calls[n] for n in numbers])
         except (CountingError, FileNotFoundError) as error:
-            found[n] = CountingError(str(error))
-    for made, numbers in waiting.items():
-        found |= dict(zip(numbers, launches_of(made, [calls[n] for n in numbers]), strict=True))
+            return [CountingError(str(error))] * len(numbers)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # compilers and emulators are processes of their own
+        for numbers, those in zip(waiting.values(), pool.map(counts, *zip(*waiting, strict=True)), strict=True):
+            found |= dict(zip(numbers, those, strict=True))
     return [found[n] for n in range(len(calls))]
 
 

@@ -38,7 +38,9 @@ class Uncounted {
 
 }  // namespace emulated
 
-#define EMULATED_COUNTED 1
+#ifndef EMULATED_COUNTED
+#define EMULATED_COUNTED 2  // bytes of the one type that is compiled: csrc/cuda/tensors.h
+#endif
 #define EMULATED_COUNT(event, at, bytes) emulated::count(emulated::Event::event, at, bytes)
 #define EMULATED_UNCOUNTED const emulated::Uncounted uncounted
 #define EMULATED_CHOSEN(number, blocks) emulated::chosen(number, blocks)
