@@ -53,6 +53,8 @@ def hourglass_gate_fwd(
     pixels, of_x = n * h * w, channels_last(x)
     y = torch.empty_like(of_x)
     gate = torch.empty((n, 1, h, w), dtype=torch.float32, device=x.device)
+    # float32 beside 16-bit images: nine of them rounded to bfloat16 put a gate of 24@128 at worst 1.3e-3 to 1.5e-3 off;
+    # eager, which rounds their sum, 7.7e-4 to 8.0e-4 (random maps, three seeds, against float64).
     products = torch.empty((9, pixels), dtype=torch.float32, device=x.device)
     run = 128 if a.element_size() == 2 else 64  # of exact float32, more take too many registers
     piece, channels = piece_of(x)

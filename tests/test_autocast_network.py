@@ -25,7 +25,7 @@ BATCH, HEIGHT, WIDTH = 7, 176, 208
 SIZES = [(HEIGHT >> level, WIDTH >> level) for level in range(5)]
 PIXELS = [BATCH * h * w for h, w in SIZES]
 # Sums that one launch begins and the next one ends: of nine taps before the hourglass's sigmoid, and of parts of a
-# convolution before SKAF's maximum, whose place rounding would change.
+# convolution before SKAF's maximum, whose place rounding would change. The kernels say what rounding was seen to do.
 UNFINISHED = {("hourglass_gate_fwd", (9,)), ("skaf_descriptor_fwd", (1, 192)), ("skaf_descriptor_fwd", (1, 384))}
 
 
