@@ -147,8 +147,8 @@ def skaf_descriptor_fwd(
         rows, products, warps, stages = (64, 32, 4, 4) if x.dtype != torch.float32 else (32, 32, 8, 2)
         tiles, width, length = cdiv(pixels, rows), sum(p.widths), p.window * p.window * c
         splits = max(1, min(PROGRAMS // (tiles * len(p.widths)), length // (4 * products)))
-        # float32 beside 16-bit images: rounded to bfloat16, the parts move the maximum to another channel at 0.3 to 0.4 % of
-        # the pixels (96@32, four parts, and 192@16, eight; random data, against float64), and dx and dW with it.
+        # float32 beside 16-bit images: rounded to bfloat16, parts move the maximum to another channel at 0.3 to 0.4 %
+        # of pixels (96@32, four parts, and 192@16, eight; random data, against float64), and dx and dW with it.
         parts = x.new_empty((splits, pixels, width), dtype=torch.float32)
         parts_kernel[(tiles, len(p.widths), splits)](
             image, packed, parts, pixels, h, w,
