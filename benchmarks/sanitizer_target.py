@@ -46,9 +46,9 @@ def run_triton(device: torch.device, only: str | None) -> int:
             continue
         for dtype in (torch.float32, torch.bfloat16):
             arguments = tried.first_case(operator).make(tried.Draw(dtype, device))
-            outputs = as_tuple(getattr(ops, operator)(**arguments, backend="triton"))
+            outputs = tried.tensors([getattr(ops, operator)(**arguments, backend="triton")])
             of = [t for t in tried.tensors(arguments) if t.requires_grad]
-            outputs = tuple(o for o in outputs if o.requires_grad)
+            outputs = [o for o in outputs if o.requires_grad]
             torch.autograd.grad(outputs, of, [torch.ones_like(o) for o in outputs], allow_unused=True)
         torch.cuda.synchronize()
         print(f"ran {operator} on triton", flush=True)

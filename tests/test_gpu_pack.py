@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from aminet_fast.data import DataConfig, draw_face, open_faces
+from benchmarks.gpu_model import fake_gpu
 from benchmarks.gpu_pack import __main__ as gpu_pack
 from benchmarks.gpu_pack import cache, environment, faces, launchers, manifest, sizes, tasks, unpack
 
@@ -275,6 +276,22 @@ def test_tasks_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong in ("train", "train:32:bf16:cuda", "cases:skaf_gate", "sanitizer:1", "profit:1:bf16"):
         with pytest.raises(ValueError, match="no task is called"):
             tasks.run(wrong, 80)
+
+
+@pytest.mark.parametrize("task", ["sanitizer", "cases:batch_norm_affine:bf16"])
+def test_tasks_run_without_compiling(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they launch is found; nothing is compiled here, which takes minutes."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    launched: list[str] = []
+    monkeypatch.setattr(
+        fake_gpu,
+        "compile_only",
+        lambda _, every, real=fake_gpu.compile_only: real(
+            lambda function, *_: launched.append(function.__name__), every, compiling=False
+        ),
+    )
+    tasks.run(task, 90)
+    assert len(launched) > 2
 
 
 def test_every_operator_of_the_network_is_packed() -> None:
