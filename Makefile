@@ -95,7 +95,7 @@ gpu-pack: $(INSTALLED)
 
 # The faces of a folder as one archive of at most FACES_MIB MiB in .gpu/: make gpu-faces FACES=folder
 FACES ?= $(AMINET_FACES)
-FACES_MIB ?= 36.5
+FACES_MIB ?= 34.5
 gpu-faces: $(INSTALLED)
 	$(PY) -m benchmarks.gpu_pack.faces --from $(or $(FACES),$(error FACES=folder says where the faces are)) --most $(FACES_MIB)
 

@@ -87,7 +87,10 @@ def using(copies: dict[int, Tensor]) -> Iterator[None]:
 
 
 def copy_of(parameter: Tensor | None) -> Tensor | None:
-    """The parameter's copy in this forward pass, or itself."""
+    """The parameter's copy in this forward pass, or itself: also where autocast is off or of another dtype by now."""
     if torch.compiler.is_compiling() or _scope.copies is None or parameter is None:
         return parameter
-    return _scope.copies.get(id(parameter), parameter)
+    copy, device = _scope.copies.get(id(parameter)), parameter.device.type
+    if copy is None or not torch.is_autocast_enabled(device) or torch.get_autocast_dtype(device) != copy.dtype:
+        return parameter
+    return copy

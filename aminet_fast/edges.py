@@ -32,9 +32,11 @@ class FastUp(nn.Sequential):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_compiling() or not _is_up(self):  # a slice of it, or longer by now
+            return super().forward(x)
         conv, shuffle, act = self
         y = conv(x)
-        if torch.compiler.is_compiling() or _hooked(shuffle) or _hooked(act):
+        if _hooked(shuffle) or _hooked(act):
             return act(shuffle(y))
         y = shuffled(y, cast("nn.PixelShuffle", shuffle).upscale_factor) if y.is_cuda else shuffle(y)
         return F.prelu(y, cast(Tensor, copy_of(cast("nn.PReLU", act).weight)))
@@ -68,7 +70,7 @@ def edge_copies(network: nn.Module, x: Tensor) -> dict[int, Tensor] | None:
 
 def _parameters(network: reference.AMINet) -> Iterator[Tensor | None]:
     for module in _modules(network):
-        if type(module) is FastConv2d:
+        if type(module) is FastConv2d and not module._forward_pre_hooks:  # which may give it another weight
             yield from (module.weight, module.bias)
     for up in network.up:
         if type(up) is FastUp and type(up[-1]) is nn.PReLU:
@@ -86,6 +88,6 @@ def _is_up(up: nn.Sequential) -> bool:
 
 
 def _hooked(module: nn.Module) -> bool:
-    """Whether somebody waits for this module to be called, or it is another by now."""
+    """Whether somebody waits for this module to be called."""
     hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    return bool(hooks) or type(module) not in (nn.PixelShuffle, nn.PReLU)
+    return bool(hooks)

@@ -31,7 +31,8 @@ def update_running(seen: Sequence[Moments]) -> None:
     All layers at once, which is a few launches on a GPU and not a dozen for each.
     """
     with torch.no_grad():
-        counters = [m.bn.num_batches_tracked for m in seen if m.bn.num_batches_tracked is not None]
+        tracking = [m.bn for m in seen if m.bn.track_running_stats]
+        counters = [bn.num_batches_tracked for bn in tracking if bn.num_batches_tracked is not None]
         if counters:
             torch._foreach_add_(counters, 1)
         groups: dict[float | None, list[Moments]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import torch
@@ -63,17 +64,24 @@ def unfreeze(model: Model) -> Model:
 def _keep(module: nn.Module, **values: Any) -> None:
     """As plain attributes: they belong to no state dict."""
     module.__dict__.update(values)
-    # Hooks run for the module whose own part of a state dict is loaded, however that comes about.
-    module.__dict__["_frozen"] = module.register_load_state_dict_post_hook(_forget_loaded)
+    # Hooks run for the module that a state dict is loaded into and those in it, however that comes about; what is kept
+    # may be made of the weights of any that is in this one.
+    forget = partial(_forget_loaded, module)
+    module.__dict__["_frozen"] = [part.register_load_state_dict_post_hook(forget) for part in module.modules()]
 
 
-def _forget_loaded(module: nn.Module, _keys: Any) -> None:
-    """A hook that can be pickled with its module."""
-    _forget(module)
+def _forget_loaded(holder: nn.Module, _module: nn.Module, _keys: Any) -> None:
+    """A hook that can be copied and pickled with its modules. It stays until `unfreeze`: hooks are being run."""
+    _drop(holder)
 
 
 def _forget(module: nn.Module) -> None:
-    if (handle := module.__dict__.pop("_frozen", None)) is not None:
-        handle.remove()
-        for name in ("packed", "packed_from", "affine_kept"):
-            module.__dict__.pop(name, None)
+    if (handles := module.__dict__.pop("_frozen", None)) is not None:
+        for handle in handles:
+            handle.remove()
+        _drop(module)
+
+
+def _drop(module: nn.Module) -> None:
+    for name in ("packed", "packed_from", "affine_kept"):
+        module.__dict__.pop(name, None)

@@ -156,13 +156,17 @@ def test_the_weights_of_one_pass_do_not_reach_another(casts: list[int]) -> None:
     with torch.autocast("cpu", HALF):
         copies = casting.autocast_copies([p, None], torch.ones(1))
     assert casting.copy_of(p) is p
-    with casting.using(copies):
+    with torch.autocast("cpu", HALF), casting.using(copies):
         assert casting.copy_of(p).dtype == HALF
         with casting.using({}):
             assert casting.copy_of(p) is p
         assert casting.copy_of(p).dtype == HALF
         assert casting.copy_of(None) is None
-    assert casting.copy_of(p) is p
+        for other in (torch.autocast("cpu", torch.float16), torch.autocast("cpu", enabled=False)):
+            with other:
+                assert casting.copy_of(p) is p
+    with torch.autocast("cpu", HALF):
+        assert casting.copy_of(p) is p
 
 
 def test_second_derivatives(casts: list[int]) -> None:
@@ -194,3 +198,43 @@ def test_ups_are_found_and_given_back() -> None:
         assert type(model.head) is edges.FastConv2d
         assert {type(up) for up in accelerate(model, edges=False).up} == {nn.Sequential}
         assert {type(m) for m in decelerate(accelerate(model)).modules()}.isdisjoint({edges.FastConv2d, edges.FastUp})
+
+
+def test_a_slice_of_an_up_and_one_that_is_longer(model: AMINet, x: Tensor) -> None:
+    up = model.up[0]
+    z = torch.randn(2, up[0].in_channels, 4, 4)
+    torch.testing.assert_close(up[:2](z), up[1](up[0](z)), rtol=0, atol=0)
+    expected = torch.sigmoid(up(z))
+    up.append(nn.Sigmoid())
+    torch.testing.assert_close(up(z), expected, rtol=0, atol=0)
+
+
+class InFloat32(nn.Module):
+    """A convolution that its user runs without autocast."""
+
+    def __init__(self, conv: nn.Module) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return self.conv(x.float())
+
+
+def test_no_copy_where_autocast_is_off_inside(model: AMINet, x: Tensor, casts: list[int], monkeypatch) -> None:
+    model.tail = InFloat32(model.tail)
+    assert type(model.tail.conv) is edges.FastConv2d
+    (expected,) = plain_steps(copy.deepcopy(model), x, 1, monkeypatch)
+    assert_same(learnt(model, x), expected)
+    assert casts
+
+
+def test_a_weight_that_a_hook_makes_is_what_runs(model: AMINet, x: Tensor, casts: list[int], monkeypatch) -> None:
+    def scale(module: nn.Module, _: object) -> None:
+        with torch.no_grad():
+            module.weight.mul_(3)
+
+    model.head.register_forward_pre_hook(scale)
+    (expected,) = plain_steps(copy.deepcopy(model), x, 1, monkeypatch)
+    assert_same(learnt(model, x), expected)
+    assert casts

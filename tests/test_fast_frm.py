@@ -70,14 +70,14 @@ def test_other_depths_run_as_the_reference() -> None:
 
 
 @pytest.mark.parametrize("momentum", [None, 0.3])
-@pytest.mark.parametrize("track", [True, False])
-def test_running_statistics_over_steps(momentum: float | None, track: bool) -> None:
+@pytest.mark.parametrize("track", ["always", "never", "no more"])
+def test_running_statistics_over_steps(momentum: float | None, track: str) -> None:
     reference, ours = pair(5, torch.float64)
     for module in (*reference.modules(), *ours.modules()):
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = momentum
-            if not track:
-                module.track_running_stats = False
+            module.track_running_stats = track == "always"
+            if track == "never":
                 module.running_mean = module.running_var = module.num_batches_tracked = None
     for _ in range(3):
         check(reference, ours, (2, 5, 4, 6), torch.float64)

@@ -56,6 +56,19 @@ def test_loading_a_state_dict_forgets(model: AMINet, x: torch.Tensor) -> None:
     torch.testing.assert_close(model(x), copy.deepcopy(unfreeze(model))(x), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("way", ["itself", "deepcopy", "pickle"])
+def test_loading_a_part_of_what_was_packed_forgets(model: AMINet, x: torch.Tensor, way: str) -> None:
+    """Weights of a convolution in FRM and of one in SKAF, which the modules around them keep packed."""
+    freeze(model)
+    model = {"itself": model, "deepcopy": copy.deepcopy(model)}.get(way) or pickle.loads(pickle.dumps(model))
+    before = model(x)
+    for part in (model.enc[0].rdfe.frm.conv[0], model.enc[0].skaf.convs[0]):
+        part.load_state_dict({name: 3 * value for name, value in part.state_dict().items()})
+    found = model(x)
+    assert (found - before).abs().max() > 1e-4
+    torch.testing.assert_close(found, copy.deepcopy(unfreeze(model))(x), rtol=1e-6, atol=1e-6)
+
+
 def test_training_again(model: AMINet, x: torch.Tensor) -> None:
     model.tail.weight.requires_grad_(False)
     plain = copy.deepcopy(model)

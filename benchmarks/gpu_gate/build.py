@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import subprocess
 import sys
 import time
+
+from aminet_fast import _extension, confirmation
+from aminet_fast.ops import _devices
 
 from .phases import PACK_USED, ROOT
 from .run import Run, SkippedError
@@ -24,11 +28,19 @@ def build(run: Run) -> None:
         command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
         done = _within(command, run.left() - WARM_SECONDS, {"AMINET_FAST_BUILD": "cuda"})
         run.write("build", what="extension", status=done, seconds=time.time() - start)
+        looked_for_again()
     else:
         run.skip("the compiled kernels", "there is no nvcc")
     start, seconds = time.time(), min(WARM_SECONDS, run.left()) - 5
     done = _within([sys.executable, "-m", "triton_harness.warm", "--seconds", f"{seconds:.0f}"], seconds + 5, {})
     run.write("build", what="Triton's kernels", status=done, seconds=time.time() - start)
+
+
+def looked_for_again() -> None:
+    """What this process has found out of the extension, which was not there then."""
+    importlib.invalidate_caches()
+    for known in (_extension.load, _extension.build_facts, _devices._image_problem, confirmation.source):
+        known.cache_clear()
 
 
 def _within(command: list[str], seconds: float, env: dict[str, str]) -> str:

@@ -60,7 +60,7 @@ def convolutions(run: Run) -> None:
     """Each pass alone, in bfloat16 and channels_last, with the fastest algorithm that cuDNN finds."""
     before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
     try:
-        for layer in run.each(layers(run), "convolutions"):
+        for layer in run.each(layers(run), "convolutions", once=True):
             one_layer(run, layer)
     finally:
         torch.backends.cudnn.benchmark = before

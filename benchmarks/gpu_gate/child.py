@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from . import again
 from .phases import PHASES, Section
 from .run import Row, Rows, Run, SkippedError
 
@@ -41,20 +42,23 @@ def work(options: argparse.Namespace) -> int:
 
 def one(section: Section, rows: Rows, options: argparse.Namespace, limit: float) -> bool:
     """Runs a section; whether the device is still of use."""
-    start = time.time()
+    start, before = time.time(), rows.read()
     rows.write("begin", name=section.name, at=start, limit=limit)
     print(f"== {section.name} (at most {limit:.0f} s)", flush=True)
     device = torch.device("cpu" if options.dry_run else "cuda")
-    run = Run(device, options.dry_run, rows, options.out, options.work, options, section.name, start + limit)
+    known = again.tried(before, section.name), again.culprits(before, section.name)
+    run = Run(device, options.dry_run, rows, options.out, options.work, options, section.name, start + limit, *known)
     # Also where Python waits for a kernel that hangs; a dry run has none, and may be part of another process.
     faulthandler.dump_traceback_later(limit + GRACE, exit=not options.dry_run, file=sys.__stderr__)
     with listening() as found:
         status, note = outcome(section, run)
     faulthandler.cancel_dump_traceback_later()
     kernels = {"kernels": found} if any(found.values()) else {}
+    there = usable(device)
+    status = status if there else "broken"
     rows.write("end", name=section.name, status=status, note=note, seconds=time.time() - start, **kernels)
     print(f"== {section.name}: {status} {note} ({time.time() - start:.1f} s)", flush=True)
-    return usable(device)
+    return there
 
 
 def outcome(section: Section, run: Run) -> tuple[str, str]:

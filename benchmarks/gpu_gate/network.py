@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aminet_fast import dispatch, reference
-from aminet_fast.modules import accelerate
+from aminet_fast import AMINet, dispatch, reference
 
 from .. import memory, parity
 from .clock import taking_turns
@@ -67,9 +66,7 @@ def served_by(kernels: str) -> Iterator[None]:
 def network(run: Run, contender: Contender) -> nn.Module:
     """In training mode, with the same weights for every contender."""
     torch.manual_seed(0)
-    model = reference.AMINet(run.sizes.config())
-    if contender.kernels:
-        accelerate(model)
+    model = (AMINet if contender.kernels else reference.AMINet)(run.sizes.config())
     return model.to(run.device).to(memory_format=LAYOUTS[contender.layout])  # type: ignore[call-overload]
 
 
@@ -116,17 +113,17 @@ def parity_of_the_step(run: Run) -> None:
         del oracle
         for dtype in (HALF, None):
             most = 0.0
-            for contender in run.each(contenders(run), "contenders' gradients"):
-                with served_by(contender.kernels):
+            for contender in run.each(contenders(run), f"contenders' {'bfloat16' if dtype else 'float32'} gradients"):
+                with noting(run, contender, "gradients"), served_by(contender.kernels):
                     model = network(run, contender)
                     given = x.contiguous(memory_format=LAYOUTS[contender.layout])
                     _, found = gradients(model, given, target, autocast(run, dtype))
-                error = parity.together(found, wanted)
-                if not contender.kernels:
-                    most = max(most, TIMES_EAGER * error + FLOOR)
-                worst = sorted(((parity.error(f, w), n) for n, f, w in zip(names, found, wanted, strict=True)))[-5:]
-                about = {"contender": str(contender), "dtype": "bfloat16" if dtype else "float32", "images": count}
-                run.write("step parity", **about, error=error, most=most, right=error <= most, worst=worst[::-1])
+                    error = parity.together(found, wanted)
+                    if not contender.kernels:
+                        most = max(most, TIMES_EAGER * error + FLOOR)
+                    worst = sorted((parity.error(f, w), n) for n, f, w in zip(names, found, wanted, strict=True))[-5:]
+                    about = {"contender": str(contender), "dtype": "bfloat16" if dtype else "float32", "images": count}
+                    run.write("step parity", **about, error=error, most=most, right=error <= most, worst=worst[::-1])
 
 
 def training_step(
@@ -219,7 +216,7 @@ def inference(run: Run) -> None:
         x = images(run, count)
         with torch.no_grad():
             wanted = network(run, EAGER[0]).double().eval()(x.double())
-        for contender in contenders(run):
+        for contender in run.each(contenders(run), f"contenders of {count}"):
             with noting(run, contender, f"inference of {count}"), ExitStack() as stack:
                 stack.enter_context(served_by(contender.kernels))
                 call, replay, found = one_inference(run, contender, x)
@@ -267,7 +264,7 @@ def noting(run: Run, contender: Contender, what: str) -> Iterator[None]:
     """What goes wrong with one contender is a row; the others go on. An error of the device itself is raised."""
     try:
         yield
-    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+    except Exception as error:  # Triton's own have no other class in common
         if run.cuda:
             torch.cuda.synchronize()  # raises where the device is of no more use
         problem = f"{type(error).__name__}: {str(error)[:300]}"

@@ -1,4 +1,7 @@
-"""Runs a phase's sections in a process of their own, and the rest of them in another when that one died."""
+"""Runs a phase's sections in a process of their own, and the rest of them in another when that one died.
+
+The section that it died in is begun again, without the item that it was at.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from typing import Any
 
 from ..rows import describe_machine
 from ..steps import LEAST, OK, TIMED_OUT, Deadline, Step, run_step
+from . import again
 from .phases import PACK_USED, ROOT, Section
 from .run import Row, Rows
 
@@ -36,12 +40,12 @@ def conduct(
     print(f"gpu-gate: phase {options.phase}; pack: {pack['state']}", flush=True)
     waiting = [section.name for section in sections]
     while waiting and until - time.time() > LEAST:
-        limit = until - time.time() - MARGIN
+        limit, begun = until - time.time() - MARGIN, sum(row["row"] == "begin" for row in rows.read())
         command = [sys.executable, "-m", "benchmarks.gpu_gate", *given, "--out", str(options.out)]
         command += ["--sections", ",".join(waiting), "--until", str(until - MARGIN)]
         step = Step(f"phase {options.phase}", command, limit, env, grace=PATIENCE.get(options.phase, 5.0))
         done = run_step(step, Deadline(limit + LEAST), log, Path.cwd())
-        ended = {row["name"] for row in rows.read() if row["row"] == "end"}
+        ended = _ended(rows.read())
         if done.status != OK and (lost := _lost(rows.read(), ended)):
             text = log.read_text(errors="replace").rpartition("\n==== ")[2]
             timed_out = done.status == TIMED_OUT or "Timeout (" in text
@@ -50,16 +54,25 @@ def conduct(
             rows.write("log", name=lost, tail=text[-TAIL:])
             print(f"gpu-gate: {lost}: {status}", flush=True)
             ended.add(lost)
-        before, waiting = waiting, [name for name in waiting if name not in ended]
+        found = rows.read()
+        waiting = [name for name in waiting if name not in ended or again.begins_again(found, name)]
+        hung = {row["name"] for row in found if row["row"] == "end" and row["status"] == "timed out"}
+        waiting.sort(key=lambda name: name in hung)  # it would take its seconds from the others once more
         if done.status == OK:
             break
-        if waiting == before:  # it did not even begin
+        if sum(row["row"] == "begin" for row in found) == begun:
             rows.write("log", name="", tail=log.read_text(errors="replace")[-TAIL:])
             break
     for name in waiting:
-        if name not in {row["name"] for row in rows.read() if row["row"] == "end"}:
+        if name not in _ended(rows.read()):
             rows.write("end", name=name, status="skipped", note="not begun", seconds=0.0)
     return rows.read()
+
+
+def _ended(rows: list[Row]) -> set[str]:
+    """Names of the sections whose last beginning has an end."""
+    last = {row["name"]: row["row"] for row in rows if row["row"] in ("begin", "end")}
+    return {name for name, kind in last.items() if kind == "end"}
 
 
 def _lost(rows: list[Row], ended: set[str]) -> str:

@@ -16,10 +16,10 @@ LONGEST = 12  # names that other sections look at closer
 
 
 def profiles(run: Run) -> None:
-    kernels(run, lambda: torch.ones(2, device=run.device).sum())  # the first profile of a process is not whole
+    warm(run)
     order = [OURS[0], OURS[1], EAGER[1], OURS[2]][: 2 if run.tiny else 4]
     there = contenders(run)
-    for contender in run.each([c for c in order if c in there], "profiles", reserve=8 if run.cuda else 1):
+    for contender in run.each([c for c in order if c in there], "profiles", reserve=8 if run.cuda else 1, once=True):
         with noting(run, contender, "profile"):
             _, step = prepared(run, contender)
             step()
@@ -27,6 +27,11 @@ def profiles(run: Run) -> None:
                 "profile", contender=str(contender), batch=run.sizes.batch, dtype="bfloat16", **kernels(run, step)
             )
         free(run)
+
+
+def warm(run: Run) -> None:
+    """The first profile of a process is not whole."""
+    kernels(run, lambda: torch.ones(2, device=run.device).sum())
 
 
 def kernels(run: Run, work: Callable[[], object]) -> dict[str, Any]:
@@ -64,5 +69,6 @@ def kernels(run: Run, work: Callable[[], object]) -> dict[str, Any]:
 
 def longest(run: Run) -> list[str]:
     """Names of the kernels that take most of our step, the longest first."""
+    warm(run)
     _, step = prepared(run, OURS[0])
     return [name for name, _, _ in kernels(run, step)["table"][:LONGEST]]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+from . import again
 from .run import Row
 
 WRONG, FAILED = 1, 4
-BAD = ("failed", "died", "timed out")
+BAD = ("failed", *again.ENDS)
 OF_NUMBERS = ("parity", "step parity", "inference")
 
 
@@ -99,11 +100,12 @@ def _sections(rows: list[Row]) -> list[str]:
 
 def exit_status(rows: list[Row], names: list[str]) -> int:
     """0, 1 where numbers are wrong or parity was to be reached and was not, 4 where a section failed."""
-    ended = {row["name"]: row["status"] for row in rows if row["row"] == "end"}
+    ended = {row["name"] for row in rows if row["row"] == "end"}
     wrong = any(row["row"] in OF_NUMBERS and row.get("right") is False for row in rows)
     wrong |= any(row["row"] == "sanitizer" and row["status"] == "errors" for row in rows)
     reached = "parity" not in names or any(row["row"] == "parity" for row in rows)
     if wrong or not reached:
         return WRONG
-    bad = any(ended.get(name, "died") in BAD for name in names) or any(row["row"] == "problem" for row in rows)
+    bad = not ended.issuperset(names) or any(row["row"] == "problem" for row in rows)
+    bad |= any(row["row"] == "end" and row["status"] in BAD for row in rows)
     return FAILED if bad else 0

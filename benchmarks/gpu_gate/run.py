@@ -94,6 +94,8 @@ class Run:
     options: Any
     section: str
     until: float
+    tried: frozenset[str] = frozenset()  # by an earlier process
+    culprits: frozenset[str] = frozenset()  # of those, the ones that ended it
 
     @property
     def sizes(self) -> Sizes:
@@ -121,13 +123,23 @@ class Run:
             self.skip(what, f"not on {self.device.type}")
         return self.cuda
 
-    def each(self, items: Iterable[T], what: str, reserve: float = 2.0) -> Iterator[T]:
-        """The items while there is time; how many were not reached is noted."""
+    def each(self, items: Iterable[T], what: str, reserve: float = 2.0, once: bool = False) -> Iterator[T]:
+        """The items while there is time; how many were not reached is noted.
+
+        Each is noted before it is tried, so that one that ends the process is left out by the next. once: so are all
+        that the former process tried, because nothing is compared after the last of them.
+        """
         waiting: Sequence[T] = list(items)
         for number, item in enumerate(waiting):
+            name = f"{what}: {' '.join(map(str, item)) if isinstance(item, tuple) else item}"
+            if name in self.culprits:
+                self.skip(name, "it ended a process")
+            if name in self.culprits or (once and name in self.tried):
+                continue
             if self.left() < reserve:
                 self.skip(f"{len(waiting) - number} of {len(waiting)} {what}", "no time left")
                 return
+            self.rows.write("trying", section=self.section, item=name)
             yield item
 
 

@@ -72,7 +72,8 @@ def counters(run: Run) -> None:
         raise SkippedError("ncu is not installed")
     from .profiles import longest
 
-    names = [short(name) for name in longest(run)]
+    if not (names := [short(name) for name in longest(run)]):
+        raise SkippedError("the profile of a step has no kernel")
     command = [program, "--csv", "--page", "raw", "--clock-control", "none", "--profile-from-start", "off"]
     command += ["--metrics", ",".join(METRICS), "--launch-count", str(LAUNCHES)]
     command += ["--kernel-name", "regex:" + "|".join(re.escape(name) for name in dict.fromkeys(names))]

@@ -24,7 +24,7 @@ def variants(run: Run) -> None:
         for tuner in tuners():
             listen(tuner, found)
         written = 0
-        for case in run.each(cases(run), "cases"):
+        for case in run.each(cases(run), "cases", once=True):
             if "triton" in serving(run, case.operator):
                 calls_of(run, case, "triton")[1]()
             for row in found[written:]:

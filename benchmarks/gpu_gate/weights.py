@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +38,26 @@ def export(checkpoint: Path, folder: Path, out: Path) -> list[str]:
     for kind, tensors in (("average", average), ("master", state["model"])):
         for number, part in enumerate(parts(tensors), 1):
             names.append(f"{kind}-{number}.safetensors")
-            temporary = out / f".{names[-1]}"
+            temporary = folder / f".{names[-1]}"
             save_file(part, temporary, metadata={"format": "pt", "step": str(state["step"])})
-            os.replace(temporary, out / names[-1])
+            moved(temporary, out / names[-1])
     for old in (*out.glob("average-*.safetensors"), *out.glob("master-*.safetensors")):
         if old.name not in names:
             old.unlink()
     curve = read_metrics(folder / "metrics.csv")[-ROWS:]
     about = {name: state[name] for name in COUNTERS} | {"model": state["model_config"], "files": names, "curve": curve}
-    (out / f".{ABOUT}").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    os.replace(out / f".{ABOUT}", out / ABOUT)
+    (folder / f".{ABOUT}").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    moved(folder / f".{ABOUT}", out / ABOUT)
     return [*names, ABOUT]
+
+
+def moved(temporary: Path, target: Path) -> None:
+    """In one step where both are on one file system. A machine takes back few files: none lies beside the target."""
+    try:
+        os.replace(temporary, target)
+    except OSError:
+        shutil.copyfile(temporary, target)
+        temporary.unlink()
 
 
 def half(t: Tensor) -> Tensor:
