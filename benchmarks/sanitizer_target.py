@@ -17,7 +17,7 @@ from aminet_fast import backends, ops
 
 from .rows import ROOT
 
-SIDES = ("32", "16")  # of the network's sizes, those of few pixels
+PIXELS = 1024  # of an image at most
 
 
 def harness() -> Any:
@@ -33,8 +33,13 @@ def cases(operator: str, backend: str) -> list[Any]:
     Triton's have to be compiled in the time that there is.
     """
     tried = harness()
-    network = [case for case in tried.cases_of(operator) if case.network and case.name.partition("@")[2] in SIDES]
-    return [tried.first_case(operator), *(network if backend != "triton" else [])]
+
+    def small(case: Any) -> bool:
+        images = filter(tried.is_image, tried.tensors(case.make(tried.Draw(torch.float32, batch=1))))
+        return all(image.shape[2] * image.shape[3] <= PIXELS for image in images)
+
+    network = [case for case in tried.cases_of(operator) if case.network] if backend != "triton" else []
+    return [tried.first_case(operator), *filter(small, network)]
 
 
 def run(operator: str, backend: str, device: torch.device) -> None:

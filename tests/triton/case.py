@@ -103,8 +103,21 @@ class Case:
         return f"{self.operator}-{self.name}"
 
     def make(self, draw: Draw) -> Arguments:
-        """The arguments, their tensors leaves of the graph to come."""
-        return mapped(self.arguments(draw), lambda t: t.detach().requires_grad_(t.requires_grad))
+        """The arguments, their tensors leaves of the graph to come.
+
+        Of the network's sizes they are as a training step under autocast gives them: parameters in float32.
+        """
+
+        def leaf(t: Tensor) -> Tensor:
+            wide = self.network and t.is_floating_point() and not is_image(t)
+            return (t.detach().float() if wide else t.detach()).requires_grad_(t.requires_grad)
+
+        return mapped(self.arguments(draw), leaf)
+
+
+def is_image(t: Tensor) -> bool:
+    """[N, C, H, W] of more pixels than a weight has taps."""
+    return t.dim() == 4 and t.shape[2] * t.shape[3] >= 64
 
 
 def operators() -> list[str]:
