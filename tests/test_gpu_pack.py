@@ -201,6 +201,7 @@ STAND_IN = {
     "triton/runtime/__init__.py": "",
     "triton/runtime/cache.py": "def triton_key(): return 'a hash of libtriton.so'",
     "triton/runtime/autotuner.py": "from .cache import triton_key",
+    "triton/runtime/jit.py": "class DependenciesFinder:\n    def _update_hash(self, func): print(func.known)",
     "triton/backends/__init__.py": "",
     "triton/backends/nvidia/__init__.py": "",
     "triton/backends/nvidia/compiler.py": (
@@ -243,6 +244,27 @@ def test_a_triton_whose_keys_are_made_otherwise_is_refused(tmp_path: Path) -> No
     written(tmp_path / "triton/runtime/cache.py", "def key_of_triton(): return ''")
     done = in_stand_in(tmp_path, ASK, AMINET_PACK_TRITON=MACHINE)
     assert f"triton.runtime.cache of Triton {MACHINE} has no triton_key" in done.stderr
+
+
+CALLED = """
+from triton.runtime.jit import DependenciesFinder
+
+class Called:
+    known = False
+
+    @property
+    def cache_key(self):
+        self.known = True
+        return "key"
+
+DependenciesFinder()._update_hash(Called())
+"""
+
+
+def test_a_kernels_key_does_not_depend_on_what_was_launched_before(tmp_path: Path) -> None:
+    """Triton 3.6 takes a called function's globals before its key, which is when they are found."""
+    assert in_stand_in(tmp_path, CALLED).stdout == "False\n"
+    assert in_stand_in(tmp_path, CALLED, AMINET_PACK_TRITON=MACHINE).stdout == "True\n"
 
 
 def test_the_packed_module_is_imported(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 The keys of Triton's cache hold hashes of libtriton.so, which differs between Python versions, and ptxas's version. As
 the modules that make them are imported, both become constants; sources, signatures, options and architecture stay in
-the keys. And aminet_fast._C_cuda is the pack's, where it has one.
+the keys, and no longer depend on the order of launches. And aminet_fast._C_cuda is the pack's, where it has one.
 
 AMINET_PACK_TRITON: the version that the pack is for; under another, or without it, nothing is changed.
 AMINET_PACK_MODULE: the pack's _C_cuda.
@@ -32,7 +32,22 @@ def pin_ptxas(module):
     module.CUDABackend.hash = lambda self: f"pinned-{self.target.arch}"
 
 
+def pin_order(module):
+    """Of a function's key, which names a global of a function that it calls only where that one had its key already.
+
+    So it depended on what was launched before in the process; now the called one always has its key first.
+    """
+    update = module.DependenciesFinder._update_hash
+
+    def called_first(self, func):
+        func.cache_key  # noqa: B018
+        update(self, func)
+
+    module.DependenciesFinder._update_hash = called_first
+
+
 PINS = {
+    "triton.runtime.jit": pin_order,
     "triton.runtime.cache": pin_key,
     "triton.runtime.autotuner": pin_key,
     "triton.backends.nvidia.compiler": pin_ptxas,
