@@ -271,7 +271,8 @@ def test_the_packed_module_is_imported(tmp_path: Path) -> None:
     code = "import aminet_fast._C_cuda as m; print(m.where)"
     more = {"AMINET_PACK_TRITON": MACHINE, "AMINET_PACK_MODULE": str(tmp_path / "packed.py")}
     assert in_stand_in(tmp_path, code, **more).stdout == "the pack\n"
-    assert "No module named 'aminet_fast._C_cuda'" in in_stand_in(tmp_path, code, AMINET_PACK_TRITON=MACHINE).stderr
+    # Where this project's own was built for CUDA, an editable install offers that one.
+    assert "the pack" not in in_stand_in(tmp_path, code, AMINET_PACK_TRITON=MACHINE).stdout
 
 
 def test_another_triton_is_refused(tmp_path: Path) -> None:
