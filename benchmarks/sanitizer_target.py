@@ -1,7 +1,6 @@
-"""Every operator's kernels once, forward and backward, on shapes of a few pixels: what compute-sanitizer looks at.
+"""Every compiled operator once, forward and backward, on shapes of a few pixels: what compute-sanitizer looks at.
 
-``compute-sanitizer --tool memcheck python -m benchmarks.sanitizer_target``; numbers are checked in tests/. It imports
-what the gate does and no more: the machine may have nothing else.
+``compute-sanitizer --tool memcheck python -m benchmarks.sanitizer_target``; numbers are checked in tests/.
 """
 
 from __future__ import annotations
@@ -9,53 +8,52 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from typing import Any
 
 import torch
 
-from aminet_fast import backends, ops
+from aminet_fast import backends
 
+from .cases import Case, Draw, all_cases, as_tuple, leaves
+from .contenders import LAYOUTS, laid_out
 from .rows import ROOT
 
-PIXELS = 1024  # of an image at most
+SHAPES = ((1, 24, 5), (2, 48, 3))  # batch, channels, side: no multiple of a tile
 
 
-def harness() -> Any:
-    """tests/triton/case.py: arguments of every operator."""
-    if str(ROOT / "tests") not in sys.path:
-        sys.path.insert(0, str(ROOT / "tests"))
-    return importlib.import_module("triton_harness.case")
-
-
-def cases(operator: str, backend: str) -> list[Any]:
-    """A small one; of compiled kernels, which vary with channels and width, also the network's of few pixels.
-
-    Triton's have to be compiled in the time that there is.
-    """
-    tried = harness()
-
-    def small(case: Any) -> bool:
-        images = filter(tried.is_image, tried.tensors(case.make(tried.Draw(torch.float32, batch=1))))
-        return all(image.shape[2] * image.shape[3] <= PIXELS for image in images)
-
-    network = [case for case in tried.cases_of(operator) if case.network] if backend != "triton" else []
-    return [tried.first_case(operator), *filter(small, network)]
-
-
-def run(operator: str, backend: str, device: torch.device) -> None:
-    tried = harness()
-    for case in cases(operator, backend):
+def run(case: Case, backend: str, device: torch.device) -> None:
+    function = case.ours()
+    assert function is not None
+    for n, channels, side in SHAPES:
         for dtype in (torch.float32, torch.bfloat16):
-            if dtype not in case.dtypes:
-                continue
-            arguments = case.make(tried.Draw(dtype, device, batch=1))
-            outputs = tried.tensors([getattr(ops, operator)(**arguments, backend=backend)])
-            outputs = [o for o in outputs if o.requires_grad]
-            of = [t for t in tried.tensors(arguments) if t.requires_grad]
-            torch.autograd.grad(outputs, of, [torch.ones_like(o) for o in outputs], allow_unused=True)
+            for layout in LAYOUTS:
+                arguments = laid_out(case.make(Draw(device), n, channels, side), dtype, layout)
+                outputs = as_tuple(function(*arguments.values(), backend=backend))
+                torch.autograd.grad(outputs, leaves(arguments), [torch.ones_like(o) for o in outputs])
     if device.type == "cuda":
         torch.cuda.synchronize()
-    print(f"ran {operator} on {backend}", flush=True)
+    print(f"ran {case.name} on {backend}", flush=True)
+
+
+def run_triton(device: torch.device, only: str | None) -> int:
+    """The first of the cases in tests/triton/ of every operator that Triton serves on the device; their number."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    tried = importlib.import_module("triton_harness.case")
+    ops = importlib.import_module("aminet_fast.ops")
+    ran = 0
+    for operator in tried.operators():
+        served = backends.explain(operator, device.type, "triton").backend == "triton"
+        if not served or only not in (None, operator):
+            continue
+        for dtype in (torch.float32, torch.bfloat16):
+            arguments = tried.first_case(operator).make(tried.Draw(dtype, device))
+            outputs = tried.tensors([getattr(ops, operator)(**arguments, backend="triton")])
+            of = [t for t in tried.tensors(arguments) if t.requires_grad]
+            outputs = [o for o in outputs if o.requires_grad]
+            torch.autograd.grad(outputs, of, [torch.ones_like(o) for o in outputs], allow_unused=True)
+        torch.cuda.synchronize()
+        print(f"ran {operator} on triton", flush=True)
+        ran += 1
+    return ran
 
 
 def main() -> None:
@@ -63,12 +61,15 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--only", help="an operator")
     options = parser.parse_args()
-    device, ran = torch.device(options.device), 0
-    for backend in ("triton", "cpu", "cuda"):
-        for operator in harness().operators():
-            served = backends.explain(operator, device.type, backend).backend == backend
-            if served and options.only in (None, operator):
-                run(operator, backend, device)
+    device = torch.device(options.device)
+    # Triton's have cases of their own, few enough to be compiled in the time that there is.
+    ran = run_triton(device, options.only)
+    for case in all_cases():
+        if case.problem() or options.only not in (None, case.public_name):
+            continue
+        for backend in ("cpu", "cuda"):
+            if backends.explain(case.public_name, device.type, backend).backend == backend:
+                run(case, backend, device)
                 ran += 1
     print(f"{ran} operators and backends ran" if ran else f"no operator has a {device.type} kernel in this version")
 
