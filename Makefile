@@ -17,7 +17,7 @@ $(INSTALLED): $(VENV)/.torch pyproject.toml setup.py $(wildcard csrc/*/* csrc/*/
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check '$(TORCH)'
 	$(PY) -m pip install --quiet --disable-pip-version-check '$(TORCH)' -e '.[dev,demo]'
-	$(PY) -m aminet_fast.info
+	$(PY) -m aminet_fast.commands.info
 	touch $@
 
 # Holds the TORCH of the last call, and is newer than what was installed when it changes.
@@ -27,7 +27,7 @@ $(VENV)/.torch: FORCE
 FORCE:
 
 demo: $(INSTALLED)
-	$(PY) -m aminet_fast.demo
+	$(PY) -m aminet_fast.commands.demo
 
 test: $(INSTALLED)
 	$(PY) -m pytest -m 'not slow and not gpu'
@@ -35,20 +35,20 @@ test: $(INSTALLED)
 test-slow: test-slow-cpu test-slow-triton
 
 test-slow-cpu: $(INSTALLED)
-	$(PY) -m pytest -m 'slow and not gpu' --ignore-glob='tests/test_triton*'
+	$(PY) -m pytest -m 'slow and not gpu' --ignore=tests/kernels
 
 # Hours on two cores. TORCH='torch==2.11.*' brings Triton 3.6; a part of it: TRITON='-k skaf_gate'.
 test-slow-triton: $(INSTALLED)
-	$(PY) -m pytest -m 'slow and not gpu' tests/test_triton_compile.py $(TRITON)
-	$(PY) -m pytest -m 'slow and not gpu' tests/test_triton_interpreter.py tests/test_triton_model.py $(TRITON)
+	$(PY) -m pytest -m 'slow and not gpu' tests/kernels/test_compile.py $(TRITON)
+	$(PY) -m pytest -m 'slow and not gpu' tests/kernels/test_interpreter.py tests/kernels/test_network.py $(TRITON)
 
 test-all: $(INSTALLED)
 	$(PY) -m pytest
 
 # AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer over the compiled CPU kernels.
 sanitize: $(INSTALLED)
-	$(PY) tests/sanitize.py address
-	$(PY) tests/sanitize.py thread
+	$(PY) -m tests.harness.sanitize address
+	$(PY) -m tests.harness.sanitize thread
 
 lint: $(INSTALLED)
 	$(PY) -m ruff check .

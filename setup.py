@@ -61,7 +61,9 @@ def compiled(plan: build_plan.Plan) -> tuple[list[Any], type, dict[str, Any]]:
             "cuda": torch.version.cuda,
             "nvcc_flags": flags["nvcc"],
             "cuda_architectures": architectures,
-            "cuda_sources": runpy.run_path(str(HERE / "aminet_fast" / "_sources.py"))["all_of_cuda"](HERE / "csrc"),
+            "cuda_sources": runpy.run_path(str(HERE / "aminet_fast" / "ops" / "sources.py"))["all_of_cuda"](
+                HERE / "csrc"
+            ),
         }
     return modules, BuildExtension, facts
 

@@ -12,38 +12,38 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "AMINet": "model",
-    "AMINetConfig": "config",
-    "accelerate": "modules",
-    "decelerate": "modules",
-    "freeze": "freezing",
-    "get_config": "presets",
+    "AMINet": "network.model",
+    "AMINetConfig": "reference.config",
+    "accelerate": "network.modules",
+    "decelerate": "network.modules",
+    "freeze": "network.freezing",
+    "get_config": "network.presets",
     "graph": "graphs",
-    "graph_step": "graph_training",
-    "list_configs": "presets",
+    "graph_step": "graphs",
+    "list_configs": "network.presets",
     "list_pretrained": "pretrained",
-    "load_model": "model",
-    "pad_to_multiple": "model",
-    "unfreeze": "freezing",
-    "upscale_images": "upscale",
+    "load_model": "network.model",
+    "pad_to_multiple": "network.model",
+    "unfreeze": "network.freezing",
+    "upscale_images": "restoration.upscale",
 }
 __all__ = [*_HOME, "__version__"]
 
 if TYPE_CHECKING:
-    from .config import AMINetConfig as AMINetConfig
-    from .freezing import freeze as freeze
-    from .freezing import unfreeze as unfreeze
-    from .graph_training import graph_step as graph_step
     from .graphs import graph as graph
-    from .model import AMINet as AMINet
-    from .model import load_model as load_model
-    from .model import pad_to_multiple as pad_to_multiple
-    from .modules import accelerate as accelerate
-    from .modules import decelerate as decelerate
-    from .presets import get_config as get_config
-    from .presets import list_configs as list_configs
+    from .graphs.training import graph_step as graph_step
+    from .network.freezing import freeze as freeze
+    from .network.freezing import unfreeze as unfreeze
+    from .network.model import AMINet as AMINet
+    from .network.model import load_model as load_model
+    from .network.model import pad_to_multiple as pad_to_multiple
+    from .network.modules import accelerate as accelerate
+    from .network.modules import decelerate as decelerate
+    from .network.presets import get_config as get_config
+    from .network.presets import list_configs as list_configs
     from .pretrained import list_pretrained as list_pretrained
-    from .upscale import upscale_images as upscale_images
+    from .reference.config import AMINetConfig as AMINetConfig
+    from .restoration.upscale import upscale_images as upscale_images
 
 
 def __getattr__(name: str) -> Any:

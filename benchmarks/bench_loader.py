@@ -15,10 +15,10 @@ from aminet_fast.data import DataConfig, FaceDataset
 from aminet_fast.data.augment import augment
 from aminet_fast.data.cache import FaceStore, Meta
 from aminet_fast.data.decode import decode
-from aminet_fast.data.degrade import degrade
+from aminet_fast.data.degradation import degrade
+from aminet_fast.data.drawn import draw_face
 from aminet_fast.data.images import to_tensor
 from aminet_fast.data.sources import Item
-from aminet_fast.drawn import draw_face
 
 from .cases import Group
 from .contenders import Contender

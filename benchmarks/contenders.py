@@ -11,7 +11,7 @@ import torch
 import torch._functorch.config as functorch_config
 from torch import Tensor
 
-from aminet_fast import backends
+from aminet_fast.ops import backends
 
 from . import parity, timing
 from .cases import BACKWARD, FORWARD, Arguments, Case, Draw, Group, as_tuple, leaves, mapped

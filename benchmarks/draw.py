@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from aminet_fast._atomic import atomic_write
+from aminet_fast.output.atomic import atomic_write
 
 from .budgets import MEMORY
 from .rows import KEY, Results

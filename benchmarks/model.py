@@ -15,7 +15,7 @@ from . import memory, parity, timing
 from .cases import INFERENCE, Group
 from .contenders import LAYOUTS, Contender, NotThereError, Ready
 
-MACS = 13.3e9  # of a forward pass at 128x128 (tests/test_reference.py)
+MACS = 13.3e9  # of a forward pass at 128x128 (tests/reference/test_reference.py)
 FULL_SIDE = 128
 # Errors of a whole network grow with its depth, so plain PyTorch in the same dtype sets the scale.
 EAGER_MOST = {"float32": 5e-2, "bfloat16": 0.7, "float16": 0.5}

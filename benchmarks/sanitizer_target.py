@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import sys
 
 import torch
 
-from aminet_fast import backends
+from aminet_fast.ops import backends
 
 from .cases import Case, Draw, all_cases, as_tuple, leaves
 from .contenders import LAYOUTS, laid_out
-from .rows import ROOT
 
 SHAPES = ((1, 24, 5), (2, 48, 3))  # batch, channels, side: no multiple of a tile
 
@@ -35,9 +33,8 @@ def run(case: Case, backend: str, device: torch.device) -> None:
 
 
 def run_triton(device: torch.device, only: str | None) -> int:
-    """The first of the cases in tests/triton/ of every operator that Triton serves on the device; their number."""
-    sys.path.insert(0, str(ROOT / "tests"))
-    tried = importlib.import_module("triton_harness.case")
+    """The first of the harness's cases of every operator that Triton serves on the device; their number."""
+    tried = importlib.import_module("tests.harness.triton.case")
     ops = importlib.import_module("aminet_fast.ops")
     ran = 0
     for operator in tried.operators():

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020b000000000000"]
 _WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter"]
 CXX_FLAGS = ["-O3", "-std=c++20", "-fvisibility=hidden", "-fopenmp-simd", *_WARNINGS]
-# Registers that spill are an error in tests (tests/test_cuda_build.py); another nvcc's may not end a user's install.
+# Registers that spill are an error in tests (tests/csrc/test_nvcc.py); another nvcc's may not end a user's install.
 NVCC_FLAGS = ["-O3", "-std=c++20", "-DUSE_CUDA", "-Xptxas", "-warn-spills", "-Xcompiler", "-fvisibility=hidden"]
 # Where TORCH_CUDA_ARCH_LIST does not say: from A100 to B200, and for what comes later the last one's PTX.
 ARCHITECTURES = "8.0;8.6;8.9;9.0;10.0+PTX"

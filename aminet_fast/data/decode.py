@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from ..drawn import draw_face
 from .config import DataConfig
+from .drawn import draw_face
 from .images import ImageError, center_crop, read_image
 from .sources import Item
 

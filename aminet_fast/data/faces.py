@@ -18,14 +18,14 @@ from rich.console import Console
 from rich.progress import Progress
 from torch.utils.data import Dataset
 
-from ..drawn import DRAWN_VERSION
-from ..drawn.processes import drawing
 from .augment import Augment
 from .augment import augment as augment_image
 from .cache import Entry, FaceStore, build_store, cache_key, load_store
 from .config import SPLITS, DataConfig, DataError, Split
 from .decode import decode
-from .degrade import degrade, enlarge
+from .degradation import degrade, enlarge
+from .drawn import DRAWN_VERSION
+from .drawn.processes import drawing
 from .images import ImageError, to_tensor
 from .sources import Item, Listing, draw, list_faces
 

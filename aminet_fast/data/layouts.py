@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from .._atomic import atomic_write
+from ..output.atomic import atomic_write
 from .config import DataConfig, DataError
 from .images import find_images
 from .sources import Item, Listing, draw, relative_name, split_folders, split_items, suffix_list

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from aminet_fast.metrics.luma import quantise
-from aminet_fast.metrics.weights import INCEPTION, describe, find_weights, read_weights, wrong_weights
+from .luma import quantise
+from .weights import INCEPTION, describe, find_weights, read_weights, wrong_weights
 
 FEATURES = 2048  # fewer pictures than this leave the covariance of the features without full rank
 

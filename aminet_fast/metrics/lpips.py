@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from aminet_fast.metrics.luma import check_shapes, quantise
-from aminet_fast.metrics.weights import ALEXNET, describe, find_weights, read_weights, wrong_weights
+from .luma import check_shapes, quantise
+from .weights import ALEXNET, describe, find_weights, read_weights, wrong_weights
 
 _SMALLEST = 31  # of a smaller side AlexNet's second pooling leaves nothing
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aminet_fast.metrics.fid import InceptionFeatures
-from aminet_fast.metrics.lpips import Lpips
-from aminet_fast.metrics.psnr import psnr
-from aminet_fast.metrics.ssim import ssim
-from aminet_fast.metrics.vif import vif, vifp
+from .fid import InceptionFeatures
+from .lpips import Lpips
+from .psnr import psnr
+from .ssim import ssim
+from .vif import vif, vifp
 
 METRICS: tuple[str, ...] = ("psnr", "ssim", "vif", "vifp", "lpips", "fid")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from aminet_fast.metrics.luma import luma_pair
+from .luma import luma_pair
 
 _PEAK = 255.0
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from aminet_fast.metrics.luma import luma_pair
+from .luma import luma_pair
 
 _WINDOW, _SIGMA = 11, 1.5
 _C1, _C2 = (0.01 * 255.0) ** 2, (0.03 * 255.0) ** 2

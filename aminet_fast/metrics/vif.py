@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from aminet_fast.metrics.luma import grey_pair
-from aminet_fast.metrics.steerable import oriented_bands
+from .luma import grey_pair
+from .steerable import oriented_bands
 
 _LEVELS = 4
 _BLOCK = 3  # sides of the blocks whose coefficients are one vector of the model

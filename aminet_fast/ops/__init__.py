@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .._extension import load
 from .batch_norm_affine import batch_norm_affine
 from .channel_attention import channel_attention, channel_attention_prepack
 from .channel_moments import channel_moments
+from .extension import load
 from .hourglass_gate import hourglass_gate
 from .layer_norm2d import layer_norm2d
 from .multiscale_dwconv import multiscale_dwconv

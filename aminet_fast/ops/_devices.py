@@ -9,7 +9,7 @@ from functools import cache
 
 import torch
 
-from .._extension import build_facts, load
+from .extension import build_facts, load
 
 OLDEST = (8, 0)  # compute capability that the Triton kernels are compiled for in tests
 

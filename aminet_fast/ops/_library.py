@@ -11,9 +11,9 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from .. import backends, dispatch
-from .._extension import kernels
+from . import backends, dispatch
 from ._devices import compiled_problem, triton_problem
+from .extension import kernels
 
 NAMESPACE = "aminet_fast"
 # Schemas live in Python, so that they exist when nothing was compiled; compiled modules add kernels to them.
@@ -211,7 +211,7 @@ def cuda_kernels(
     """Let csrc/cuda/<operator>.cu serve the operator on CUDA devices too; call it before `triton_kernels`.
 
     The schemas of these suffixes end in an argument `backend`: "cuda", "triton", or "auto", where the table in
-    aminet_fast/dispatch.json decides, call by call. The compiled functions have the other arguments, and are
+    aminet_fast/ops/dispatch.json decides, call by call. The compiled functions have the other arguments, and are
     aminet_fast_cuda::<operator>_<suffix>.
 
     about: (the arguments) -> the data, whose dtype and pixels the table looks at, and the channels.

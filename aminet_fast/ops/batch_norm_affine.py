@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import backends
-from .._extension import load
 from ..reference.frm import batch_norm_affine_ref
+from . import backends
 from ._library import DTYPES, Needs, describe, differentiable, library, triton_kernels
+from .extension import load
 
 # scale, shift, scale, shift, ...: one pair for each use.
 library.define(

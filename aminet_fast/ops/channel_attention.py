@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import backends
-from .._extension import load
 from ..reference.attention import channel_attention_ref
+from . import backends
 from ._devices import triton_problem
 from ._library import (
     Needs,
@@ -24,6 +23,7 @@ from ._library import (
     memory_format,
     triton_kernels,
 )
+from .extension import load
 
 library.define(
     "channel_attention_fwd(Tensor x, Tensor qkv_weight, Tensor dw_weight, Tensor? temperature, Tensor proj_weight,"

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import backends
-from .._extension import load
 from ..reference.frm import channel_moments_ref
+from . import backends
 from ._library import Needs, autocasts, check_image, differentiable, entering, library, triton_kernels
+from .extension import load
 
 library.define("channel_moments_fwd(Tensor x) -> (Tensor mean, Tensor var)")
 library.define("channel_moments_bwd(Tensor dmean, Tensor dvar, Tensor x, Tensor mean) -> Tensor dx")

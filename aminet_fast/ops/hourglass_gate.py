@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import backends
-from .._extension import load
 from ..reference.frm import hourglass_gate_ref
+from . import backends
 from ._library import (
     Needs,
     autocasts,
@@ -24,6 +23,7 @@ from ._library import (
     plainly,
     triton_kernels,
 )
+from .extension import load
 
 _INPUTS = (
     "Tensor x, Tensor x_scale, Tensor x_shift, Tensor a, Tensor a_scale, Tensor a_shift,"

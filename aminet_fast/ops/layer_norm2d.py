@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import backends
-from .._extension import load
 from ..reference.norm import layer_norm2d_ref
+from . import backends
 from ._library import (
     Needs,
     autocasts,
@@ -22,6 +21,7 @@ from ._library import (
     memory_format,
     triton_kernels,
 )
+from .extension import load
 
 library.define(
     "layer_norm2d_fwd(Tensor x, Tensor weight, Tensor bias, float eps) -> (Tensor y, Tensor mean, Tensor rstd)"

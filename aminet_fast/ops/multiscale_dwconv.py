@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import backends
-from .._extension import load
 from ..reference.rdfe import multiscale_dwconv_ref
+from . import backends
 from ._library import (
     Needs,
     autocasts,
@@ -23,6 +22,7 @@ from ._library import (
     plainly,
     triton_kernels,
 )
+from .extension import load
 
 # x is one tensor for all branches, or one each; a bias with no elements stands for none.
 library.define(

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import backends
-from .._extension import load
 from ..reference.frm import norm_act_conv_ref
+from . import backends
 from ._library import (
     DTYPES,
     Needs,
@@ -25,6 +24,7 @@ from ._library import (
     plainly,
     triton_kernels,
 )
+from .extension import load
 
 library.define(
     "norm_act_conv_fwd(Tensor x, Tensor scale, Tensor shift, Tensor weight, float slope, int stride, bool reflect,"

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import backends
-from .._extension import load
 from ..reference.rdfe import rdfe_front_ref
+from . import backends
 from ._devices import triton_problem
 from ._library import (
     Needs,
@@ -26,6 +25,7 @@ from ._library import (
     plainly,
     triton_kernels,
 )
+from .extension import load
 
 # parameters: rdfe_front's after y in their order, the lists laid out; 4 for each branch and 6 more.
 # a and sums are what backward needs of y's statistics: AU's vector, and sums of y over what each tap meets.

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import backends
-from .._extension import load
 from ..reference.skaf import skaf_descriptor_ref
+from . import backends
 from ._devices import triton_problem
 from ._library import (
     Needs,
@@ -26,6 +25,7 @@ from ._library import (
     triton_kernels,
 )
 from ._skaf_arguments import check_convolutions, check_packed, check_tensors, packed_size, packing
+from .extension import load
 
 library.define(
     'skaf_descriptor_fwd(Tensor x, Tensor[] weights, Tensor[] biases, Tensor? packed=None, str backend="auto")'

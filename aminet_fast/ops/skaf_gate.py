@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import backends
-from .._extension import load
 from ..reference.skaf import skaf_gate_ref
+from . import backends
 from ._library import (
     Needs,
     autocasts,
@@ -24,6 +23,7 @@ from ._library import (
     plainly,
     triton_kernels,
 )
+from .extension import load
 
 library.define(
     "skaf_gate_fwd(Tensor m, Tensor weight, Tensor bias, Tensor g, Tensor l, Tensor? residual)"

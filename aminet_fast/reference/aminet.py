@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..config import AMINetConfig
+from .config import AMINetConfig
 from .edff import EDFF
 from .lgfi import LGFI
 from .transformer import TransformerBlock

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..config import AMINetConfig
 from .attention import SelfAttention
+from .config import AMINetConfig
 from .norm import LayerNorm2d
 from .rdfe import RDFE
 from .skaf import SKAF

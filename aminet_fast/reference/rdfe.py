@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import AMINetConfig
+from .config import AMINetConfig
 from .frm import reflect_pad
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import AMINetConfig
+from .config import AMINetConfig
 
 
 def skaf_features_ref(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], groups: int = 1) -> Tensor:

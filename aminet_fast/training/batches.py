@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from ..data import FaceDataset, StepSampler
 from .config import TrainConfig
-from .signals import outlive_signals
+from .faults.signals import outlive_signals
 
 Batch = dict[str, Any]  # "input", "hr": [N, 3, S, S]; "name": list of str
 

@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import yaml
 
-from ..backends import NAMES
-from ..config import AMINetConfig
 from ..data import DataConfig
+from ..ops.backends import NAMES
 from ..pretrained import shipped
+from ..reference.config import AMINetConfig
 from . import gan_config
 from .gan_config import GanConfig
 

@@ -7,7 +7,7 @@ import copy
 import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from ..model import AMINet
+from ..network.model import AMINet
 
 
 class Shadow:

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from ..adversarial.discriminator import MultiScaleDiscriminator
 from ..adversarial.perceptual import LAYERS, check_layers
-from ..config import AMINetConfig
-from ..presets import get_config, list_configs
+from ..network.presets import get_config, list_configs
+from ..reference.config import AMINetConfig
 
 LR = 1e-4  # the generator's, where a run without a discriminator has 2e-4
 NETWORKS = {f"amigan{size}": f"aminet{size}" for size in ("", "-small", "-tiny", "-nano")}  # preset -> its generator

@@ -11,19 +11,19 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 
 from ..data import FaceDataset, open_faces
-from .checkpoint import CheckpointError
 from .config import TrainConfig
-from .folder import RunFolder, write_file
+from .faults.memory import gpu_full, machine_full
+from .faults.signals import StopSignals
 from .gan import fingerprint, load_perceptual
-from .logs import RunLog, tensorboard_writer
 from .loss_scale import scale_on_cpu
-from .memory import gpu_full, machine_full
-from .record import changed, environment, record_start, recorded_before
 from .recorder import Recorder
-from .restart import PATIENCE, join, mark, restarts, resumed
-from .resume import check_faces, find_start, first_weights
+from .runs.checkpoint import CheckpointError
+from .runs.folder import RunFolder, write_file
+from .runs.logs import RunLog, tensorboard_writer
+from .runs.record import changed, environment, record_start, recorded_before
+from .runs.restart import PATIENCE, join, mark, restarts, resumed
+from .runs.resume import check_faces, find_start, first_weights
 from .session import Session
-from .signals import StopSignals
 from .trainer import Callback, Trainer
 from .validation import Validator
 

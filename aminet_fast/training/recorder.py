@@ -10,11 +10,11 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from .checkpoint import save_checkpoint
-from .folder import RunFolder, write_folder
-from .logs import RunLog, duration, tensorboard_writer
-from .metrics_csv import MetricsCSV
 from .optim import learning_rate
+from .runs.checkpoint import save_checkpoint
+from .runs.folder import RunFolder, write_folder
+from .runs.logs import RunLog, duration, tensorboard_writer
+from .runs.metrics_csv import MetricsCSV
 from .session import Session
 from .validation import Scores, Validator
 

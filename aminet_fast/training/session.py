@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ..adversarial import PerceptualLoss
 from ..data import FaceDataset
-from ..graph_training import GraphedStep, graph_step
-from ..model import AMINet
+from ..graphs.training import GraphedStep, graph_step
+from ..network.model import AMINet
 from . import rng
 from .config import TrainConfig
 from .ema import Shadow

@@ -10,17 +10,17 @@ from contextlib import closing
 
 import torch
 
-from ..plot import PlotConfig, plot
 from .agreement import Agreement, exchange
 from .batches import Batch, to_device, train_batches
-from .divergence import DivergedError, dump_batches
-from .folder import RunFolder
-from .loader_faults import LoaderError, guarded
-from .logs import RunLog, duration
+from .curves import PlotConfig, plot
+from .faults.divergence import DivergedError, dump_batches
+from .faults.loader import LoaderError, guarded
+from .faults.signals import StopSignals
 from .loss_scale import LEAST
 from .recorder import Recorder
+from .runs.folder import RunFolder
+from .runs.logs import RunLog, duration
 from .session import Session
-from .signals import StopSignals
 
 Callback = Callable[[int, float], bool | None]
 

@@ -9,8 +9,8 @@ import subprocess
 import sys
 import time
 
-from aminet_fast import _extension, confirmation
-from aminet_fast.ops import _devices
+from aminet_fast.ops import _devices, confirmation
+from aminet_fast.ops import extension as _extension
 
 from .phases import PACK_USED, ROOT
 from .run import Run, SkippedError
@@ -32,7 +32,7 @@ def build(run: Run) -> None:
     else:
         run.skip("the compiled kernels", "there is no nvcc")
     start, seconds = time.time(), min(WARM_SECONDS, run.left()) - 5
-    done = _within([sys.executable, "-m", "triton_harness.warm", "--seconds", f"{seconds:.0f}"], seconds + 5, {})
+    done = _within([sys.executable, "-m", "tests.harness.triton.warm", "--seconds", f"{seconds:.0f}"], seconds + 5, {})
     run.write("build", what="Triton's kernels", status=done, seconds=time.time() - start)
 
 

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aminet_fast import AMINet, dispatch, reference
+from aminet_fast import AMINet, reference
+from aminet_fast.ops import dispatch
 
 from .. import memory, parity
 from .clock import taking_turns
@@ -192,7 +193,7 @@ def steps(run: Run) -> None:
 
 def captured_step(run: Run, contender: Contender) -> Callable[[], object]:
     """The same step by graph_step."""
-    from aminet_fast.graph_training import graph_step
+    from aminet_fast.graphs.training import graph_step
 
     model = network(run, contender)
     x, target = (images(run, run.sizes.batch, contender.layout, seed) for seed in (1, 2))
@@ -236,8 +237,8 @@ def one_inference(
     run: Run, contender: Contender, x: Tensor
 ) -> tuple[Callable[[], object], Callable[[], object], Tensor]:
     """A plain call, one by CUDA graphs, and the pictures."""
-    from aminet_fast.freezing import freeze
     from aminet_fast.graphs import graph
+    from aminet_fast.network.freezing import freeze
 
     model = network(run, contender).to(HALF).eval()
     if contender.kernels:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,13 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aminet_fast import backends, confirmation, ops
-from aminet_fast.ops import _library
+from aminet_fast import ops
+from aminet_fast.ops import _library, backends, confirmation
 
 from .. import parity
 from .clock import by_device
 from .network import exact_products
-from .phases import ROOT
 from .run import Run
 
 DTYPES = (torch.bfloat16, torch.float32)
@@ -26,10 +24,8 @@ CANCELS = 1e-9  # what is smaller than this everywhere in float64 has no relativ
 
 
 def harness() -> Any:
-    """tests/triton/case.py: the cases that prove the kernels without a GPU, the network's sizes among them."""
-    if str(ROOT / "tests") not in sys.path:
-        sys.path.insert(0, str(ROOT / "tests"))
-    return importlib.import_module("triton_harness.case")
+    """tests/harness/triton/case.py: the cases that prove the kernels without a GPU, the network's sizes among them."""
+    return importlib.import_module("tests.harness.triton.case")
 
 
 def cases(run: Run) -> list[Any]:
@@ -37,7 +33,7 @@ def cases(run: Run) -> list[Any]:
     tried = harness()
     names = [name for name in backends.operators() if name in tried.operators()]
     if without := set(backends.operators()) - set(names):
-        run.skip(f"operators {', '.join(sorted(without))}", "no case in tests/triton")
+        run.skip(f"operators {', '.join(sorted(without))}", "no case in tests/harness/triton")
     if run.tiny:
         small = [case for name in names for case in tried.cases_of(name) if case.interpreted]
         of = {(case.operator, dtype): case for case in reversed(small) for dtype in DTYPES if dtype in case.dtypes}

@@ -112,7 +112,7 @@ def environment() -> dict[str, str]:
     """This tree first, and the compiler's target from the device."""
     import torch
 
-    paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     env = {"PYTHONPATH": os.pathsep.join(p for p in paths if p), "PYTHONUNBUFFERED": "1"}
     env["MAX_JOBS"] = os.environ.get("MAX_JOBS", str(os.cpu_count() or 1))
     if torch.cuda.is_available():

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from aminet_fast import backends, confirmation
-from aminet_fast._extension import build_facts, load
+from aminet_fast.ops import backends, confirmation
+from aminet_fast.ops.extension import build_facts, load
 
 from .run import Run
 

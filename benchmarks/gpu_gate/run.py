@@ -28,7 +28,7 @@ class Sizes:
     model: dict[str, Any] = field(default_factory=dict)
 
     def config(self) -> Any:
-        from aminet_fast.presets import get_config
+        from aminet_fast.network.presets import get_config
 
         return get_config(self.preset).replace(**self.model)
 

@@ -62,7 +62,7 @@ def settings(run: Run, out: Path, **changes: Any) -> Any:
 def curve(run: Run) -> None:
     """The losses of a float32 run and of a bfloat16 one, of one seed, side by side."""
     from aminet_fast.training import train
-    from aminet_fast.training.metrics_csv import read_metrics
+    from aminet_fast.training.runs.metrics_csv import read_metrics
 
     steps = 3 if run.tiny else CURVE_STEPS
     every = 1 if run.tiny else 20
@@ -127,7 +127,7 @@ def start(run: Run) -> dict[str, Any]:
         return recipe | {"model": recorded(run.options.resume)["model"], "preset": "aminet"}
     if run.options.start == "scratch":
         return recipe if run.tiny else recipe | {"preset": run.options.preset}
-    from aminet_fast.model import load_model
+    from aminet_fast.network.model import load_model
 
     network = load_model(run.options.start).config.to_dict()
     return recipe | {"preset": "aminet", "model": network, "start_from": run.options.start}
@@ -147,7 +147,7 @@ class Exporter(threading.Thread):
             self.look()
 
     def _newest(self) -> Path | None:
-        from aminet_fast.training.checkpoint import list_checkpoints
+        from aminet_fast.training.runs.checkpoint import list_checkpoints
 
         return next(reversed(list_checkpoints(self.folder / "checkpoints")), None)
 

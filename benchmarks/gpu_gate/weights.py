@@ -29,8 +29,8 @@ COUNTERS = ("step", "seconds", "best", "val_faces", "faces")
 
 def export(checkpoint: Path, folder: Path, out: Path) -> list[str]:
     """Names of the files, which replace those of an earlier checkpoint one by one; training.json is the last."""
-    from aminet_fast.training.checkpoint import read_checkpoint
-    from aminet_fast.training.metrics_csv import read_metrics
+    from aminet_fast.training.runs.checkpoint import read_checkpoint
+    from aminet_fast.training.runs.metrics_csv import read_metrics
 
     state = read_checkpoint(checkpoint)
     average = {name: half(t) for name, t in (state["ema"] or state["model"]).items()}
@@ -119,9 +119,9 @@ def going_on(config: Any, folder: Path, batches: int) -> dict[str, Any]:
 
     from aminet_fast.data import open_faces
     from aminet_fast.training.batches import to_device, train_batches
-    from aminet_fast.training.checkpoint import save_checkpoint
-    from aminet_fast.training.folder import RunFolder
-    from aminet_fast.training.metrics_csv import COLUMNS
+    from aminet_fast.training.runs.checkpoint import save_checkpoint
+    from aminet_fast.training.runs.folder import RunFolder
+    from aminet_fast.training.runs.metrics_csv import COLUMNS
     from aminet_fast.training.session import Session
 
     about, master = recorded(folder), joined(folder, "master")

@@ -39,7 +39,7 @@ def take_over(options: argparse.Namespace) -> int:
 
     lines = refit.refit(options.refit, costs.FACTORS) if options.refit else []
     if options.confirm:
-        lines += confirm.confirm(options.confirm, ROOT / "aminet_fast" / "confirmed.json")
+        lines += confirm.confirm(options.confirm, ROOT / "aminet_fast" / "ops" / "confirmed.json")
     print("\n".join(lines))
     return 0
 
@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--compiled", action="store_true", help="CUDA C++ wherever an operator has it")
     parser.add_argument("--json", type=Path, help="file for the numbers")
     parser.add_argument("--refit", type=Path, metavar="RESULTS", help="factors.json anew, from results-A.jsonl")
-    parser.add_argument("--confirm", type=Path, metavar="RESULTS", help="aminet_fast/confirmed.json, from the same")
+    parser.add_argument("--confirm", type=Path, metavar="RESULTS", help="aminet_fast/ops/confirmed.json, from the same")
     options = parser.parse_args(arguments)
     return take_over(options) if options.refit or options.confirm else estimate(options)
 

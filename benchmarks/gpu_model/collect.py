@@ -97,7 +97,7 @@ class Collector(TorchDispatchMode):
 
     def _kept(self, kernel: Any) -> dict[str, Any]:
         """Files of what was compiled, and what it takes of a multiprocessor."""
-        from triton_harness.resources import resources
+        from tests.harness.triton.resources import resources
 
         cubin, ttir = (self.folder / f"{kernel.hash}.{kind}" for kind in ("cubin", "ttir"))
         if not cubin.exists():
@@ -129,9 +129,8 @@ def collect(
     prefer_compiled: CUDA C++ wherever an operator has it, whatever the table of dispatch says. compiling: False where
     Triton's launches are only counted, which takes seconds.
     """
-    from triton_harness.backward import gradients
-
     from aminet_fast import AMINet, freeze
+    from tests.harness.triton.backward import gradients
 
     half = torch.bfloat16 if dtype == "bf16" else None
     collector = Collector(folder)

@@ -73,7 +73,7 @@ def _launch(call: Launch, counted: Counted, running: bool = True) -> Launch:
 
 def _resident(registers: int, warps: int, shared: int, programs: int) -> int:
     """Blocks on a multiprocessor: those that fit, and that there are."""
-    from triton_harness.resources import blocks_that_fit
+    from tests.harness.triton.resources import blocks_that_fit
 
     if not registers:
         return 0
@@ -95,7 +95,7 @@ def _make_all(names: list[str]) -> None:
 @cache
 def _made(source: Path) -> Any:
     """The source compiled for sm_90. Raises CountingError."""
-    from cuda_harness import nvcc
+    from tests.harness.cuda import nvcc
 
     if problem := nvcc.problem():
         raise CountingError(problem)
@@ -108,7 +108,7 @@ def _made(source: Path) -> Any:
 @cache
 def _used(source: Path) -> dict[str, int]:
     """Registers of every kernel, by symbol."""
-    from cuda_harness import resources
+    from tests.harness.cuda import resources
 
     return {symbol: used.registers for symbol, used in resources.used(_made(source)).items()}
 
@@ -121,7 +121,7 @@ def _codes(source: Path) -> dict[str, list[lined.Instruction]]:
 @cache
 def _short(symbol: str) -> str:
     """ "tiles_kernel<bf16, 4, 1>" of a symbol."""
-    from cuda_harness import resources
+    from tests.harness.cuda import resources
 
     return resources.readable([symbol])[0] if symbol else ""
 

@@ -1,4 +1,4 @@
-"""What a GPU confirmed, for aminet_fast/confirmed.json: ``python -m benchmarks.gpu_model --confirm RESULTS``.
+"""What a GPU confirmed, for aminet_fast/ops/confirmed.json: ``python -m benchmarks.gpu_model --confirm RESULTS``.
 
 RESULTS is a results-A.jsonl of make gpu-gate. An operator's kernels are confirmed in a dtype when every case of the
 network's sizes gave the right outputs and gradients there; what was wrong loses an entry that it had.
@@ -7,7 +7,6 @@ network's sizes gave the right outputs and gradients there; what was wrong loses
 from __future__ import annotations
 
 import json
-import sys
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -22,9 +21,7 @@ def network_cases(operator: str, dtype: str) -> set[str]:
     """Names of the cases that have to be right: those of the network's sizes."""
     import importlib
 
-    if str(ROOT / "tests") not in sys.path:
-        sys.path.insert(0, str(ROOT / "tests"))
-    tried = importlib.import_module("triton_harness.case")
+    tried = importlib.import_module("tests.harness.triton.case")
     names = [case for case in tried.cases_of(operator) if case.network and not case.tf32]
     return {case.name for case in names if f"torch.{dtype}" in map(str, case.dtypes)}
 

@@ -1,7 +1,7 @@
 """What the CUDA C++ of an operator's call launches, and what a block of each launch does: counted by the emulator.
 
-The host code of csrc/cuda runs on the CPU against the tests' emulator (tests/cuda), with tensors of the call's sizes;
-of each launch some blocks run, and their loads, stores, copies, products and barriers are counted by place in the
+The host code of csrc/cuda runs on the CPU against the tests' emulator, with tensors of the call's sizes; of each launch
+some blocks run, and their loads, stores, copies, products and barriers are counted by place in the
 source. That is a process of its own, because a kernel may end it.
 """
 
@@ -28,7 +28,7 @@ from . import FOLDER, ROOT
 from .flow import Site
 from .lined import Place, kernel_files, place
 
-EMULATOR = ROOT / "tests" / "cuda"
+EMULATOR = ROOT / "tests" / "harness" / "cuda"
 SAMPLED = 3  # blocks of a launch
 # Kernels that run in full, because others take from what they make how often they loop.
 WHOLE = ("sort_kernel",)
@@ -62,7 +62,7 @@ class CountingError(Exception):
 
 def source_of(name: str) -> Path:
     """The source that has a compiled function: the longest name that begins its own."""
-    from cuda_harness import build
+    from tests.harness.cuda import build
 
     fitting = [source for source in build.sources() if name.startswith(source.stem)]
     if not fitting:
@@ -85,8 +85,9 @@ def library(source: Path, running: bool = True, item: int = 2) -> Path:
     running: False where launches are only told; without kernels it compiles in seconds. item: 2 or 4, bytes of the one
     type of which the kernels are compiled.
     """
-    from cuda_harness import build, nvcc
     from torch.utils.cpp_extension import include_paths
+
+    from tests.harness.cuda import build, nvcc
 
     try:
         import pybind11

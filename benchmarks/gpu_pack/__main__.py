@@ -21,7 +21,6 @@ from typing import Any
 from . import cache, launchers, manifest, sizes, tasks
 from .unpack import ROOT, SITE
 
-sys.path.insert(0, str(ROOT / "tests"))
 MOST = 60.0  # MiB that travel
 
 
@@ -81,7 +80,7 @@ def check_triton(wanted: str) -> None:
 
 def every_task() -> list[str]:
     """What takes longest first."""
-    from triton_harness.case import operators
+    from tests.harness.triton.case import operators
 
     cases = [f"cases:{operator}:{dtype}" for dtype in ("bf16", "fp32") for operator in operators()]
     return [*tasks.NETWORK, tasks.SANITIZER, *cases]
@@ -103,7 +102,7 @@ def compile_kernels(todo: list[str], build: Path, target: Path, options: argpars
 
 
 def environment(folder: Path, triton: str) -> dict[str, str]:
-    paths = os.pathsep.join(map(str, (SITE, ROOT, ROOT / "tests")))
+    paths = os.pathsep.join(map(str, (SITE, ROOT)))
     found = os.environ | {"TRITON_CACHE_DIR": str(folder), "PYTHONPATH": paths, "AMINET_PACK_TRITON": triton}
     return found | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
@@ -123,7 +122,7 @@ def add_launchers(build: Path, target: Path, options: argparse.Namespace) -> dic
 
 def compile_module(target: Path, arch: int, jobs: int) -> None:
     """aminet_fast._C_cuda for one architecture, by the way the tests compile it."""
-    from cuda_harness import nvcc
+    from tests.harness.cuda import nvcc
 
     if problem := nvcc.problem():
         raise SystemExit(f"gpu-pack: {problem}; --no-cuda (PACK_CUDA=0) packs Triton's kernels alone")

@@ -19,7 +19,12 @@ NAME, ARCHIVE, MODULE = "manifest.json", "pack.tar.xz", "_C_cuda.abi3.so"
 KERNELS = ("kernels/**/*.py", "benchmarks/gpu_pack/site/*.py")
 COMPILED = ("csrc/cuda/*", "csrc/common/*", "csrc/*.h")
 # What decides which kernels are launched: a change of it may ask for one that was not packed.
-CALLERS = ("aminet_fast/**/*.py", "aminet_fast/*.json", "tests/triton/*.py", "benchmarks/sanitizer_target.py")
+CALLERS = (
+    "aminet_fast/**/*.py",
+    "aminet_fast/ops/*.json",
+    "tests/harness/triton/*.py",
+    "benchmarks/sanitizer_target.py",
+)
 NOT_OURS = ("_build.json",)  # of an install
 NAMED = 5
 

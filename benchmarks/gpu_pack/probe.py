@@ -17,7 +17,6 @@ from pathlib import Path
 from . import launchers, manifest, tasks
 from .unpack import ROOT
 
-sys.path.insert(0, str(ROOT / "tests"))
 NAMED = 20
 
 

@@ -88,9 +88,10 @@ def run_cases(operator: str, dtype: str, arch: int) -> None:
     """An operator's cases at the network's sizes, forward and backward, by Triton's kernels."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
-    from triton_harness.case import cases_of
-    from triton_harness.checks import call_on_fakes
-    from triton_harness.routing import Routed
+
+    from tests.harness.triton.case import cases_of
+    from tests.harness.triton.checks import call_on_fakes
+    from tests.harness.triton.routing import Routed
 
     from ..gpu_model.fake_gpu import compile_only
 
@@ -130,7 +131,7 @@ def run_sanitizer_target(arch: int) -> None:
 
 def _gradients(outputs: Any, inputs: Any, incoming: Any, **_: Any) -> Any:
     """In the place of torch.autograd.grad, whose engine asks the CUDA driver for streams."""
-    from triton_harness.backward import gradients
+    from tests.harness.triton.backward import gradients
 
     return gradients(list(outputs), list(inputs), list(incoming))
 

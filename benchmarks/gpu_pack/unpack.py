@@ -52,7 +52,7 @@ def activate(pack_folder: Path, build_folder: Path) -> dict[str, str]:
     FileNotFoundError without a pack; manifest.state says whether it is of use.
     """
     folder = unpacked(Path(pack_folder), Path(build_folder))
-    paths = [str(SITE), str(ROOT), str(ROOT / "tests"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    paths = [str(SITE), str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     found = {
         "TRITON_CACHE_DIR": str(folder / "cache"),
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(path for path in paths if path)),

@@ -1,4 +1,4 @@
-// What kernels are written with, so that one source compiles with nvcc and, for tests, with g++ (tests/cuda).
+// What kernels are written with, so that one source compiles with nvcc and, for tests, with g++ (tests/harness/cuda).
 //
 //   __global__ void k(...) { AMINET_SHARED(float, tile, [8][33]);  AMINET_DYNAMIC_SHARED(float, all);  ... }
 //   AMINET_LAUNCH((k<7>), grid, block, dynamic_bytes, stream, arguments...);

@@ -1,0 +1,89 @@
+"""Running a trained network: where, on which sizes, and without leaving a trace on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from .freezing import freeze
+from .model import AMINet, load_model, pad_to_multiple
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device of that name; "auto" is CUDA where there is one, else the CPU.
+
+    Raises:
+        ValueError: torch knows no such device, or this machine has none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used here ({reason}); use auto or cpu") from error
+    return device
+
+
+def load_network(weights: str, device: torch.device, backend: str | None = None) -> AMINet:
+    """The network from `weights` (as `load_model` takes them), frozen, in eval mode on `device`.
+
+    Raises:
+        ValueError: `weights` holds something else.
+        FileNotFoundError: nothing is there.
+    """
+    try:
+        model = load_model(weights, device=device, backend=backend)
+    except RuntimeError as error:
+        if "memory" in str(error).lower():
+            raise ValueError(
+                f"no memory on {device} for the network of {weights}; free some, or use --device cpu"
+            ) from error
+        # keys or shapes that do not fit: a line for each, of which the first tell enough
+        first = " ".join(line.strip() for line in str(error).splitlines()[:3])
+        raise ValueError(f"{weights}: {first} ...; config.json has to be the one that was saved with them") from error
+    return freeze(model)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the network's first parameter or buffer lives; the CPU for a network with none."""
+    first = next(chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Puts the network in eval mode without gradients, and every module back as it was afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def restore(model: nn.Module, x: Tensor, *, autocast: bool = False) -> Tensor:
+    """Runs the network on pictures of any size.
+
+    Args:
+        model: a network that takes and returns [N, 3, H, W], H and W multiples of its ``config.multiple`` (16
+            when it has none).
+        x: [N, 3, H, W] float32 in [-1, 1], the bicubic-upsampled LR; it is padded by its edge and the
+            result cut.
+        autocast: compute in bfloat16 where PyTorch's autocast does.
+
+    Returns:
+        [N, 3, H, W] float32 on the CPU, not clamped.
+    """
+    multiple = int(getattr(getattr(model, "config", None), "multiple", 16))
+    padded, crop = pad_to_multiple(x.to(device_of(model)), multiple)
+    with torch.autocast(padded.device.type, dtype=torch.bfloat16, enabled=autocast):
+        y = model(padded)
+    return crop(y).float().cpu()

@@ -1,0 +1,1 @@
+"""What is written for people: files that appear whole or not at all, panels of pictures."""

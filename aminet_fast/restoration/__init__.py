@@ -1,0 +1,1 @@
+"""Faces of 16x16 in, 128x128 out."""

@@ -1,0 +1,217 @@
+"""What ``aminet upscale`` does with files: read, enlarge a few at a time, write, account for each."""
+
+from __future__ import annotations
+
+import errno
+import io
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
+from torch import nn
+
+from ..data import ImageError, read_image
+from ..network.inference import choose_device, load_network
+from ..output.atomic import atomic_write, make_writable
+from ..pretrained import notice, shipped
+from .plan import FORMATS, Job, plan
+from .rows import PanelRows, check_panel, refuse_clash
+from .upscale import SCALE, UpscaleConfig, upscale_images
+
+_NO_ALPHA = {"JPEG", "BMP"}
+_NO_ICC = {"BMP"}
+_OPTIONS: dict[str, dict[str, int | str | bool]] = {
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "WEBP": {"quality": 95},
+    "TIFF": {"compression": "tiff_adobe_deflate"},
+}
+_AHEAD = 64 * 1024**2  # output pixels read ahead at most, to fill batches of one size
+_LARGE = 64  # a short side above this is no low-resolution face
+_NAMED = 5
+
+
+class Loaded(NamedTuple):
+    """A picture read for a job: `lr` goes to the network, `original` is what it was shrunk from, if it was."""
+
+    job: Job
+    lr: Image.Image
+    icc: bytes | None
+    original: Image.Image | None
+
+
+@dataclass
+class Account:
+    """What became of the pictures."""
+
+    done: int = 0
+    failed: list[str] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
+
+
+class StopError(Exception):
+    """Going on makes no sense; the message says why and what to do."""
+
+
+def run(config: UpscaleConfig) -> int:
+    """See :func:`aminet_fast.restoration.upscale.upscale`."""
+    _check(config)
+    jobs = plan(config.inputs, config.out, format=config.format, force=config.force)
+    if config.panel:
+        refuse_clash(config.panel, jobs)
+    model = load_network(config.weights, choose_device(config.device), config.backend)
+    make_writable(config.out, "the results to")
+    if config.panel:
+        make_writable(Path(config.panel).parent, "the panel to", "--panel")
+    errors = Console(stderr=True)
+    account = Account()
+    try:
+        with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
+            task = bar.add_task("upscaling", total=len(jobs))
+            rows = PanelRows() if config.panel else None
+            for chunk in _chunks(jobs, config, account):
+                _process(model, chunk, config, account, rows)
+                bar.update(task, completed=account.done + len(account.failed))
+        if rows and config.panel:
+            rows.save(config.panel)
+    except (OSError, ValueError, StopError) as error:
+        errors.print(f"error: {_reason(error)}", markup=False, style="red", soft_wrap=True)
+        errors.print(f"{account.done} of {len(jobs)} pictures had been written to {config.out}", markup=False)
+        return 1
+    _report(config, account, len(jobs), errors)
+    return 1 if account.failed else 0
+
+
+def _check(config: UpscaleConfig) -> None:
+    if config.lr_size is not None and config.lr_size < 1:
+        raise ValueError(f"lr_size is {config.lr_size}, wanted at least 1 pixel")
+    if config.tile != 0 and config.tile < 16:
+        raise ValueError(f"tile is {config.tile}, wanted 0 (no tiles) or at least 16 pixels")
+    if config.batch_size < 1:
+        raise ValueError(f"batch_size is {config.batch_size}, wanted at least 1")
+    if config.panel:
+        check_panel(config.panel, force=config.force)
+
+
+def _chunks(jobs: Sequence[Job], config: UpscaleConfig, account: Account) -> Iterator[list[Loaded]]:
+    """Reads pictures a few batches ahead; those that cannot be read go to the account."""
+    chunk: list[Loaded] = []
+    pixels = 0
+    for job in jobs:
+        try:
+            loaded = _load(job, config.lr_size, account)
+        except ImageError as error:
+            account.failed.append(str(error))
+            continue
+        size = loaded.lr.width * loaded.lr.height * SCALE**2
+        if chunk and (pixels + size > _AHEAD or len(chunk) >= 4 * config.batch_size):
+            yield chunk
+            chunk, pixels = [], 0
+        chunk.append(loaded)
+        pixels += size
+    if chunk:
+        yield chunk
+
+
+def _load(job: Job, lr_size: int | None, account: Account) -> Loaded:
+    picture = read_image(job.source)
+    account.notes.update(note for note in picture.notes if note != "alpha channel")
+    width, height = picture.rgb.size
+    if lr_size is not None and min(width, height) > lr_size:
+        ratio = lr_size / min(width, height)
+        width, height = round(width * ratio), round(height * ratio)
+    elif lr_size is None and min(width, height) > _LARGE:
+        account.notes[
+            f"over {_LARGE} pixels: the network restores faces of about 16 pixels; crop a face, or try --lr_size 16"
+        ] += 1
+    elif lr_size is not None:
+        account.notes[f"not shrunk: the short side has {lr_size} pixels or fewer already"] += 1
+    # Colour and alpha one by one: Pillow would weigh the colours of an RGBA picture by its alpha.
+    lr = picture.rgb.resize((width, height), Image.Resampling.BICUBIC)
+    if picture.alpha is not None:
+        lr.putalpha(picture.alpha.resize((width, height), Image.Resampling.BICUBIC))
+    return Loaded(job, lr, picture.icc, picture.rgb if lr.size != picture.rgb.size else None)
+
+
+def _process(
+    model: nn.Module, chunk: Sequence[Loaded], config: UpscaleConfig, account: Account, rows: PanelRows | None
+) -> None:
+    """Enlarges and writes the pictures of one chunk."""
+    try:
+        results = upscale_images(
+            model,
+            [loaded.lr for loaded in chunk],
+            batch_size=config.batch_size,
+            tile=config.tile,
+            autocast=config.precision == "bf16",
+        )
+    except RuntimeError as error:
+        if "memory" not in str(error).lower():
+            raise
+        raise StopError(
+            f"out of memory at {chunk[0].job.source}; lower --batch_size, or --tile (now {config.tile})"
+        ) from error
+    for loaded, result in zip(chunk, results, strict=True):
+        try:
+            save(result, loaded.job.target, loaded.icc, account.notes)
+        except (OSError, ValueError) as error:
+            if getattr(error, "errno", None) is not None:  # the system's: a full disk, no permission
+                raise StopError(f"cannot write {loaded.job.target}: {_reason(error)}") from error
+            account.failed.append(f"{loaded.job.target}: cannot be written ({error})")
+            continue
+        account.done += 1
+        if rows is not None:
+            rows.add(loaded.job.source.name, loaded.lr, result, loaded.original)
+
+
+def save(image: Image.Image, target: Path, icc: bytes | None, notes: Counter[str]) -> None:
+    """Writes a picture in its suffix's format, whole or not at all; counts what is dropped in `notes`.
+
+    Raises:
+        OSError: the file system refuses; or, without errno, the format cannot hold the picture.
+    """
+    format = FORMATS[target.suffix.lower()]
+    if image.mode == "RGBA" and format in _NO_ALPHA:
+        notes[f"alpha dropped: {format} has none (use --format png to keep it)"] += 1
+        image = image.convert("RGB")
+    if icc and format in _NO_ICC:
+        notes[f"ICC profile dropped: {format} has none (use --format png to keep it)"] += 1
+        icc = None
+    data = io.BytesIO()  # Pillow's own writing to a file hides the system's error number
+    image.save(data, format=format, icc_profile=icc, **_OPTIONS.get(format, {}))
+    with atomic_write(target) as file:
+        file.write(data.getbuffer())
+
+
+def _report(config: UpscaleConfig, account: Account, total: int, errors: Console) -> None:
+    out = Console()
+    out.print(
+        f"{account.done} of {total} pictures upscaled to {config.out}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    if config.panel and account.done:
+        out.print(f"side by side: {config.panel}", markup=False, highlight=False, soft_wrap=True)
+    if shipped(config.weights):
+        out.print(f"weights of the package, {notice(config.weights)}", markup=False, highlight=False, soft_wrap=True)
+    for note, count in account.notes.items():
+        out.print(f"note: {count} x {note}", markup=False, highlight=False, soft_wrap=True)
+    if account.failed:
+        more = f"\n  and {len(account.failed) - _NAMED} more" if len(account.failed) > _NAMED else ""
+        named = "".join(f"\n  {line}" for line in account.failed[:_NAMED])
+        errors.print(
+            f"warning: {len(account.failed)} of {total} pictures failed:{named}{more}",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
+        return f"the disk is full ({error.strerror}); free some space, then run again with --force"
+    return str(error)

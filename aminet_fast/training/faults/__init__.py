@@ -1,0 +1,1 @@
+"""What goes wrong in hours of training, and what becomes of it."""

@@ -1,0 +1,132 @@
+"""Deciding what a run starts from: nothing, or a checkpoint that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor
+
+from ...network.model import load_model
+from ...pretrained import shipped
+from ..config import TrainConfig, differences
+from .checkpoint import RUN, list_checkpoints, newest_checkpoint, read_checkpoint, step_of
+from .folder import RunFolder
+
+
+def find_start(config: TrainConfig, folder: RunFolder, warn: Callable[[str], None]) -> dict[str, Any] | None:
+    """The checkpoint to go on from, or None for a new run.
+
+    Raises:
+        ValueError: the run folder holds another run, or something else; the checkpoint does not fit the configuration.
+            The message names the differing fields and the remedy.
+        FileNotFoundError, CheckpointError: the checkpoint that ``config.resume`` names is not there, or not whole.
+    """
+    if config.names_checkpoint:
+        path = Path(config.resume)
+        state = read_checkpoint(path, RUN)
+        if folder.checkpoints.resolve() != path.resolve().parent:
+            _require_empty(folder, "starting from a checkpoint elsewhere needs a new run folder")
+        elif newer := [p.name for p in list_checkpoints(folder.checkpoints) if step_of(p) > state["step"]]:
+            raise ValueError(
+                f"{folder.checkpoints} has newer checkpoints ({', '.join(newer)}); remove them to go back to"
+                f" {path.name}, or choose another --out"
+            )
+        _compare(state["config"], config, folder, named=True, warn=warn)
+        return state
+    if config.resume == "never":
+        _require_empty(folder, "leave --resume out to go on with it")
+        return None
+    found = newest_checkpoint(folder.checkpoints, warn, RUN)
+    if found is not None:
+        _compare(found[1]["config"], config, folder, named=False, warn=warn)
+        return found[1]
+    if folder.config.is_file():  # ended before its first checkpoint: the same run starts again
+        _compare(_read_config(folder), config, folder, named=False, warn=warn)
+    else:
+        _require_empty(folder, "it is no run folder")
+    return None
+
+
+def _read_config(folder: RunFolder) -> dict[str, Any]:
+    """A run's config.yaml; raises ValueError when a file of that name is something else."""
+    try:
+        values = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        values = None
+    if not isinstance(values, dict) or not isinstance(values.get("model"), dict) or "steps" not in values:
+        raise ValueError(f"{folder.config} is not that of a run; choose another folder with --out")
+    return values
+
+
+def first_weights(config: TrainConfig) -> dict[str, Tensor] | None:
+    """Weights of ``config.start_from``, for a new run; None where it names nothing.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_model`, and ValueError when they are another network's.
+    """
+    if config.start_from is None:
+        return None
+    model = load_model(shipped(config.start_from) or Path(config.start_from).expanduser())
+    theirs, ours = model.config.to_dict(), config.network().to_dict()
+    if other := [f"{name}: {was!r} -> {ours[name]!r}" for name, was in theirs.items() if was != ours[name]]:
+        raise ValueError(
+            f"start_from {config.start_from} holds another network than this run's ({', '.join(other)}); choose its"
+            " --preset, or its --model fields"
+        )
+    return model.state_dict()
+
+
+def check_faces(
+    state: dict[str, Any],
+    fingerprint: str,
+    world: int,
+    named: bool,
+    warn: Callable[[str], None],
+    vgg: str | None = None,
+) -> None:
+    """Raises ValueError when training faces, number of processes or VGG19's weights are not the checkpoint's.
+
+    With ``named`` (the user named the checkpoint) that is a warning. ``vgg`` is the fingerprint of those weights.
+    """
+    problems = []
+    if vgg is not None and (state.get("gan") or {}).get("vgg") not in (None, vgg):
+        problems.append("the weights of VGG19 are not those this run has learned from so far")
+    if state["faces"] != fingerprint:
+        problems.append("the training faces are not those this run has seen so far (files or data settings changed)")
+    if state["world"] != world:
+        problems.append(f"the run had {state['world']} processes, now there are {world}")
+    for problem in problems:
+        if not named:
+            raise ValueError(
+                f"{problem}; name the checkpoint with --resume to go on all the same, or use another --out"
+            )
+        warn(f"{problem}; the numbers will not be those of one uninterrupted run")
+
+
+def _require_empty(folder: RunFolder, remedy: str) -> None:
+    if folder.root.is_dir() and not folder.is_blank():
+        raise ValueError(f"the run folder {folder.root} is not empty; {remedy}, or choose another with --out")
+    if folder.root.exists() and not folder.root.is_dir():
+        raise ValueError(f"the run folder {folder.root} is a file; choose another with --out")
+
+
+def _compare(
+    old: dict[str, Any], config: TrainConfig, folder: RunFolder, *, named: bool, warn: Callable[[str], None]
+) -> None:
+    changed = differences(old, config.to_dict())
+    if config.schedule != "constant":  # its shape hangs on the length of the run
+        changed |= {n: (old[n], getattr(config, n)) for n in ("steps", "epochs") if old[n] != getattr(config, n)}
+    if not changed:
+        return
+    listed = ", ".join(f"{name}: {was!r} -> {now!r}" for name, (was, now) in changed.items())
+    if any(name.startswith("model.") for name in changed):
+        raise ValueError(f"the checkpoint's network is another one ({listed}); go back to it, or choose another --out")
+    if not named:
+        raise ValueError(
+            f"the run in {folder.root} has another recipe ({listed}); go back to it, choose another --out, or"
+            f" change it on purpose with --resume {folder.checkpoints}/step-....pt"
+        )
+    warn(f"the recipe changed ({listed})")

@@ -1,0 +1,195 @@
+"""The command line: what it parses, and how it fails."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from aminet_fast.commands import cli
+from aminet_fast.commands.cli import COMMANDS, main
+from tests.training.tiny import column, tiny
+
+TINY = [
+    "train",
+    "--model.width",
+    "4",
+    "--model.heads",
+    "[1,1,1,1]",
+    "--model.hourglass_width",
+    "4",
+    "--data.size",
+    "32",
+    "--data.drawn",
+    "64",
+    "--data.limit",
+    "4",
+    "--data.val_limit",
+    "2",
+    "--batch_size",
+    "2",
+    "--workers",
+    "0",
+    "--device",
+    "cpu",
+    "--log_every",
+    "1",
+]
+
+
+def test_overview_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"  {name} " in text for name in [*COMMANDS, "info"])
+    assert main([]) == 2
+    assert main(["--version"]) == 0
+
+
+def test_overview_loads_no_torch() -> None:
+    script = "import sys; from aminet_fast.commands.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], stdout=subprocess.DEVNULL).returncode == 0
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as status:
+        main([name, "--help"])
+    assert status.value.code == 0
+    text = capsys.readouterr().out
+    assert f"usage: aminet {name}" in text
+    assert "--print_config" in text
+
+
+def test_train_from_options_and_again_from_its_own_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, cache = str(tmp_path / "run"), str(tmp_path / "cache")
+    assert main([*TINY, "--steps", "2", "--out", out, "--data.cache", cache, "--preset", "aminet-nano"]) == 0
+    written = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    assert written["preset"] == "aminet-nano"
+    assert written["model"]["width"] == 4
+    assert written["model"]["skaf_kernels"] == [5, 7]
+    assert written["data"]["limit"] == 4
+    assert main(["train", "--config", f"{out}/config.yaml", "--steps", "3"]) == 0
+    assert "going on from step 2" in capsys.readouterr().out
+    assert column(out, "step")[-1] == "3"
+
+
+def test_print_config_is_a_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--lr", "0.5", "--data.root", "faces", "--val.root", "others", "--print_config"])
+    values = yaml.safe_load(capsys.readouterr().out)
+    assert values["lr"] == 0.5
+    assert values["data"]["root"] == "faces"
+    assert values["val"]["root"] == "others"
+    assert values["betas"] == [0.9, 0.99]
+
+
+def test_wrong_requests_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, named in (
+        (["trian"], "there is no command 'trian'"),
+        ([*TINY, "--preset", "aminet-enormous", "--out", str(tmp_path / "a")], "aminet-enormous"),
+        ([*TINY, "--data.root", str(tmp_path / "nowhere"), "--out", str(tmp_path / "b")], "nowhere"),
+        (["plot", str(tmp_path / "gone")], "no run at"),
+        ([*TINY, "--keep", "0"], "keep is 0; it must be at least 1"),
+    ):
+        assert status_of(arguments) == 2
+        error = capsys.readouterr().err.strip()
+        assert named in error
+        assert "error:" in error
+        assert "Traceback" not in error
+    monkeypatch.setenv("AMINET_FAST_DEBUG", "1")
+    with pytest.raises(ValueError, match="trian"):
+        main(["trian"])
+
+
+def status_of(arguments: list[str]) -> int:
+    """Parsing ends the process, as argparse does; the rest returns."""
+    try:
+        return main(arguments)
+    except SystemExit as error:
+        return int(error.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["train", "--learning", "1"], "unrecognized arguments: --learning 1"),
+        (["train", "--epochs", "much"], "--epochs: Expected a float. Got value: much"),
+        (["train", "--val.size", "much"], "--val.size: Expected a int. Got value: much"),
+        (["train", "--val.colour", "3"], "unrecognized arguments: --val.colour"),
+        (["train", "--steps", "many"], "--steps: Expected int or null. Got value: many"),
+        (["train", "--loss", "l3"], "--loss: Expected one of 'l1', 'l2'. Got value: l3"),
+        (["train", "--model.width", "1.5"], "model: width is 1.5; it takes int"),
+        (["plot"], "the following arguments are required: runs"),
+        (["upscale"], "the following arguments are required: inputs"),
+    ],
+)
+def test_what_cannot_be_parsed_is_one_line_without_the_usage(
+    arguments: list[str], wanted: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"aminet: error: {wanted}")
+    assert error.count("\n") == 1
+
+
+def test_help_speaks_of_options_not_of_types(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in COMMANDS:
+        with pytest.raises(SystemExit):
+            main([name, "--help"])
+        text = capsys.readouterr().out
+        assert not [word for word in ("type:", "null)", "Literal", "``", "{})") if word in text]
+        assert text.startswith(f"usage: aminet {name} ")
+        assert text.index("\n") < 60
+
+
+def test_positionals_reach_the_dataclass(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen = []
+    monkeypatch.setattr("aminet_fast.training.curves.plot", lambda config: seen.append(config))
+    assert main(["plot", "a", "b", "--out", "c.png"]) == 0
+    assert seen[0].runs == ["a", "b"]
+    assert seen[0].out == "c.png"
+
+
+def test_a_fault_of_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(args: list[str]) -> int:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(cli, "_dispatch", broken)
+    with pytest.raises(KeyError):
+        main(["train"])
+
+
+def test_interrupt_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(args: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_dispatch", interrupted)
+    assert main(["train"]) == 130
+
+
+def test_tiny_helper_and_command_agree(tmp_path: Path) -> None:
+    """A configuration written by one run is read back to the same one."""
+    config = tiny(tmp_path)
+    path = tmp_path / "c.yaml"
+    path.write_text(config.to_yaml())
+    read = cli.parse("train", COMMANDS["train"], ["--config", str(path)])
+    assert read.to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("args", "force"),
+    [
+        (["a.png"], False),
+        (["a.png", "--force"], True),
+        (["--force", "a.png"], True),
+        (["--force", "false", "a.png"], False),
+    ],
+)
+def test_a_switch_needs_no_value(args: list[str], force: bool) -> None:
+    config = cli.parse("upscale", COMMANDS["upscale"], args)
+    assert (config.inputs, config.force) == (["a.png"], force)

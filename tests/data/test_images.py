@@ -1,0 +1,192 @@
+"""Reading pictures, the degradation, tensors, augmentation."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from aminet_fast.data import ImageError, center_crop, degrade, find_images, read_image, to_image, to_tensor
+from aminet_fast.data.augment import augment, sample_box
+from tests.harness.bad_files import make_zoo, ramp
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("zoo")
+    return folder, make_zoo(folder)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_zoo_reads_or_says_why(zoo):
+    folder, expected = zoo
+    for name, want in expected.items():
+        if want.reads:
+            picture = read_image(folder / name)
+            assert picture.rgb.mode == "RGB", name
+            assert picture.rgb.size == want.size, name
+            assert want.says in " ".join(picture.notes), (name, picture.notes)
+        else:
+            with pytest.raises(ImageError) as error:
+                read_image(folder / name)
+            assert want.says in error.value.reason, (name, error.value.reason)
+            assert name.split("/")[-1] in str(error.value)
+
+
+def test_zoo_is_found_whole_and_sorted(zoo):
+    folder, expected = zoo
+    found = [path.relative_to(folder).as_posix() for path in find_images(folder)]
+    assert sorted(found) == sorted(expected)
+    assert find_images(folder) == sorted(find_images(folder))
+
+
+def test_pixels_survive_every_mode(zoo):
+    folder, _ = zoo
+    plain = np.asarray(ramp()).astype(int)
+    for name, tolerance in (
+        ("plain.png", 0),
+        ("rgba.png", 0),
+        ("icc.png", 0),
+        ("plain.jpg", 12),
+        ("exif_rotated.jpg", 12),
+    ):
+        got = np.asarray(read_image(folder / name).rgb).astype(int)
+        assert np.abs(got - plain).max() <= tolerance, name
+    grey = np.asarray(read_image(folder / "grey.png").rgb)
+    assert (grey == np.asarray(ramp().convert("L"))[..., None]).all()
+
+
+def test_sixteen_bits_are_scaled_not_clipped(zoo):
+    folder, _ = zoo
+    want = np.rint(np.linspace(0, 65535, 160).round() / 257)
+    for name in ("grey16.png", "grey16.tif"):
+        got = np.asarray(read_image(folder / name).rgb)
+        assert (got == want[None, :, None]).all(), name
+    color = np.asarray(read_image(folder / "rgb16.png").rgb).astype(int)
+    assert np.abs(color[..., 0] - want).max() <= 1  # Pillow keeps the high byte
+    assert set(color[..., 1].ravel().tolist()) <= {127, 128}
+
+
+def test_alpha_and_profile_come_along(zoo):
+    folder, _ = zoo
+    want = np.tile(np.linspace(0, 255, 160).astype(np.uint8), (144, 1))
+    for name in ("rgba.png", "la.png"):
+        alpha = read_image(folder / name).alpha
+        assert alpha is not None
+        assert (np.asarray(alpha) == want).all(), name
+    assert read_image(folder / "palette_transparent.png").alpha is not None
+    assert read_image(folder / "plain.png").alpha is None
+    assert read_image(folder / "icc.png").icc == b"not checked, only carried"
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [(np.full((8, 8), 1e6, np.float32), "has values"), (np.full((8, 8), -3, np.int32), "has values")],
+)
+def test_unclear_ranges_are_refused(tmp_path, values, reason):
+    Image.fromarray(values).save(tmp_path / "x.tif")
+    with pytest.raises(ImageError, match=reason):
+        read_image(tmp_path / "x.tif")
+
+
+def test_float_pictures(tmp_path):
+    Image.fromarray(np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)).save(tmp_path / "x.tif")
+    assert np.asarray(read_image(tmp_path / "x.tif").rgb)[..., 0].ravel().tolist() == list(range(256))
+
+
+def test_unreadable_file(tmp_path, monkeypatch):
+    ramp().save(tmp_path / "x.png")
+
+    def refuse(*_: object, **__: object) -> None:  # root may read everything, so the refusal is made
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(ImageError, match="may not be read"):
+        read_image(tmp_path / "x.png")
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(ImageError, match="does not exist"):
+        read_image(tmp_path / "x.png")
+    with pytest.raises(ImageError, match="is a folder"):
+        read_image(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+        find_images(tmp_path / "nowhere")
+
+
+def test_links_to_folders_end(tmp_path):
+    (tmp_path / "a").mkdir()
+    ramp().save(tmp_path / "a" / "x.png")
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    assert find_images(tmp_path) == [tmp_path / "a" / "x.png"]
+
+
+def test_image_error_pickles():
+    error = pickle.loads(pickle.dumps(ImageError(Path("a.png"), "is empty")))
+    assert (error.path, error.reason, str(error)) == ("a.png", "is empty", "a.png: is empty")
+
+
+def test_center_crop_of_celeba():
+    celeba = ramp(178, 218)
+    assert center_crop(celeba).tobytes() == celeba.crop((0, 20, 178, 198)).tobytes()
+    assert center_crop(celeba, 100).tobytes() == celeba.crop((39, 59, 139, 159)).tobytes()
+    assert center_crop(celeba, 500).size == (178, 178)
+
+
+def test_degrade_is_pillows_bicubic():
+    hr = ramp(128, 128)
+    lr, up = degrade(hr)
+    assert lr.tobytes() == hr.resize((16, 16), Image.Resampling.BICUBIC).tobytes()
+    assert up.tobytes() == lr.resize((128, 128), Image.Resampling.BICUBIC).tobytes()
+    with pytest.raises(ValueError, match="100x128 and scale 8"):
+        degrade(ramp(100, 128))
+
+
+def test_tensor_roundtrip_is_exact():
+    pixels = np.arange(256 * 3, dtype=np.int64).reshape(16, 16, 3) % 256
+    image = Image.fromarray(pixels.astype(np.uint8))
+    tensor = to_tensor(image)
+    assert tensor.shape == (3, 16, 16)
+    assert tensor.dtype == torch.float32
+    assert tensor.is_contiguous()
+    assert (float(tensor.min()), float(tensor.max())) == (-1.0, 1.0)
+    assert float(tensor[1, 2, 3]) == pytest.approx(pixels[2, 3, 1] / 127.5 - 1, abs=1e-6)
+    assert to_image(tensor).tobytes() == image.tobytes()
+    assert to_image(tensor * 3).getpixel((0, 0)) == (0, 0, 0)
+    # 0 is exactly level 127.5, and half goes to even
+    assert to_image(torch.full((3, 1, 1), 0.0)).getpixel((0, 0)) == (128, 128, 128)
+
+
+@pytest.mark.parametrize("bad", [torch.zeros(1, 3, 8, 8), torch.zeros(1, 8, 8), torch.full((3, 4, 4), float("nan"))])
+def test_to_image_refuses(bad):
+    with pytest.raises(ValueError, match="to_image"):
+        to_image(bad)
+
+
+def test_augment_is_a_function_of_the_seed():
+    face = ramp(128, 128)
+    first = [augment(face, seed).tobytes() for seed in range(40)]
+    assert first == [augment(face, seed).tobytes() for seed in range(40)]
+    assert len(set(first)) == 40
+    flips = [augment(face, seed, crop=False).tobytes() for seed in range(400)]
+    mirrored = face.transpose(Image.Transpose.FLIP_LEFT_RIGHT).tobytes()
+    assert set(flips) == {face.tobytes(), mirrored}
+    assert 160 <= flips.count(mirrored) <= 240
+
+
+def test_boxes_have_torchvisions_area_and_ratio():
+    rng = np.random.default_rng(0)
+    boxes = np.array([sample_box(rng, 128, 128) for _ in range(2000)])
+    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    assert boxes.min() >= 0
+    assert boxes.max() <= 128
+    area = width * height / 128**2
+    assert 0.68 <= area.min() < 0.72
+    assert area.max() <= 1
+    assert (width / height).min() > 0.73
+    assert (width / height).max() < 1.36
+    assert sample_box(rng, 400, 10) == (193, 0, 206, 10)  # no box fits: the largest middle one of ratio 4/3

@@ -1,0 +1,250 @@
+"""``aminet upscale``: which files it takes and writes, and what it says of those it cannot."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from aminet_fast import AMINet, load_model
+from aminet_fast.restoration.files import save
+from aminet_fast.restoration.plan import plan
+from aminet_fast.restoration.upscale import UpscaleConfig, upscale, upscale_images
+from tests.harness.bad_files import make_zoo, ramp
+from tests.restoration.inputs import assert_same, faces, noise, save_network
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_network(tmp_path_factory.mktemp("net"))
+
+
+def test_plan_keeps_names_and_structure(tmp_path: Path) -> None:
+    root, out = faces(tmp_path / "in", "a.png", "sub/b.jpg", "sub/c.gif", "x[1].png"), tmp_path / "out"
+    whole = {str(j.target.relative_to(out)) for j in plan([str(root)], out)}
+    assert whole == {"a.png", "sub/b.jpg", "sub/c.png", "x[1].png"}
+    assert {j.target.name for j in plan([str(root)], out, format="jpg")} == {
+        "a.jpg",
+        "b.jpg",
+        "c.jpg",
+        "x[1].jpg",
+    }
+    assert [j.target for j in plan([str(root / "**" / "*.jpg")], out)] == [out / "b.jpg"]
+    assert [j.target for j in plan([str(root / "x[1].png")], out)] == [out / "x[1].png"]
+    assert len(plan([str(root), str(root / "a.png"), str(root / "." / "a.png")], out)) == 4
+
+
+def test_plan_refuses_before_anything_is_lost(tmp_path: Path) -> None:
+    root, out = faces(tmp_path / "in", "a.png", "a.gif", "one/s.png", "two/s.png"), tmp_path / "out"
+    with pytest.raises(ValueError, match=r"a\.gif and .*a\.png would both become .*a\.png"):
+        plan([str(root)], out)
+    with pytest.raises(ValueError, match="would both become"):
+        plan([str(root / "one" / "s.png"), str(root / "two" / "s.png")], out)
+    (root / "a.gif").unlink()
+    with pytest.raises(ValueError, match="would overwrite pictures that are inputs"):
+        plan([str(root)], root, force=True)
+    faces(out, "a.png")
+    with pytest.raises(ValueError, match=r"1 of 3 results exist already: .*a\.png; pass --force"):
+        plan([str(root)], out)
+    assert len(plan([str(root)], out, force=True)) == 3
+    with pytest.raises(FileNotFoundError, match="nothing matches"):
+        plan([str(root / "*.webp")], out)
+    with pytest.raises(ValueError, match="no pictures to upscale"):
+        plan([], out)
+    with pytest.raises(ValueError, match="is a file"):
+        plan([str(root)], root / "a.png")
+
+
+def test_results_inside_the_input_folder_are_not_inputs_again(tmp_path: Path) -> None:
+    root = faces(tmp_path / "in", "a.png", "up/a.png")
+    jobs = plan([str(root)], root / "up", force=True)
+    assert [(j.source, j.target) for j in jobs] == [(root / "a.png", root / "up" / "a.png")]
+
+
+def command(tmp_path: Path, weights: str, *inputs: Path, **settings: object) -> UpscaleConfig:
+    names = [str(path) for path in inputs]
+    return UpscaleConfig(names, out=str(tmp_path / "out"), weights=weights, **settings)  # type: ignore[arg-type]
+
+
+def test_command_writes_pictures_and_refuses_a_second_time(
+    tmp_path: Path, weights: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = faces(tmp_path / "in", "a.png", "sub/b.jpg")
+    config = command(tmp_path, weights, root, panel=str(tmp_path / "panel.png"))
+    assert upscale(config) == 0
+    assert "2 of 2 pictures upscaled" in capsys.readouterr().out
+    model = AMINet.from_pretrained(weights)
+    with Image.open(root / "a.png") as lr, Image.open(tmp_path / "out" / "a.png") as result:
+        assert_same(result, upscale_images(model, [lr])[0])
+    with Image.open(tmp_path / "out" / "sub" / "b.jpg") as result:
+        assert (result.format, result.size) == ("JPEG", (48, 32))
+    assert (tmp_path / "panel.png").exists()
+
+    before = (tmp_path / "out" / "a.png").stat().st_mtime_ns
+    (tmp_path / "panel.png").unlink()
+    with pytest.raises(ValueError, match="2 of 2 results exist already"):
+        upscale(config)
+    assert (tmp_path / "out" / "a.png").stat().st_mtime_ns == before
+    config.force = True
+    assert upscale(config) == 0
+    assert (tmp_path / "out" / "a.png").stat().st_mtime_ns != before
+
+
+def test_command_without_weights_takes_the_package_s(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = faces(tmp_path / "in", "a.png")
+    assert upscale(UpscaleConfig([str(root)], out=str(tmp_path / "out"))) == 0
+    expected = upscale_images(load_model("default"), [Image.open(root / "a.png")])[0]
+    written = np.asarray(Image.open(tmp_path / "out" / "a.png"), dtype=np.int16)
+    assert abs(written - np.asarray(expected, dtype=np.int16)).max() <= 1  # frozen: batch norms folded
+    assert "for non-commercial research and not for identifying people" in capsys.readouterr().out
+
+
+def test_a_picture_that_is_large_already_gets_a_note(
+    tmp_path: Path, weights: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    noise(80, 72).save(tmp_path / "in" / "large.png")
+    noise(16, 16).save(tmp_path / "in" / "small.png")
+    assert upscale(command(tmp_path, weights, tmp_path / "in")) == 0
+    printed = capsys.readouterr().out
+    assert "1 x over 64 pixels: the network restores faces of about 16 pixels" in printed
+    assert "weights of the package" not in printed
+
+
+def test_folders_that_cannot_be_are_told_before_the_work(tmp_path: Path, weights: str) -> None:
+    root = faces(tmp_path / "in", "a.png")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OSError, match=r"cannot write the results to .*file/out: Not a directory; .*--out"):
+        upscale(UpscaleConfig([str(root)], out=str(tmp_path / "file" / "out"), weights=weights))
+    with pytest.raises(OSError, match=r"cannot write the panel to .*file: File exists; .*--panel"):
+        upscale(command(tmp_path, weights, root, panel=str(tmp_path / "file" / "p.png")))
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_shrinking_first_and_a_panel_with_the_original(
+    tmp_path: Path, weights: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    noise(60, 40, "RGBA").save(tmp_path / "in" / "big.png")
+    noise(10, 9).save(tmp_path / "in" / "small.png")
+    panel = tmp_path / "panel.png"
+    assert upscale(command(tmp_path, weights, tmp_path / "in", lr_size=10, panel=str(panel))) == 0
+    with Image.open(tmp_path / "out" / "big.png") as result:
+        assert (result.size, result.mode) == ((15 * 8, 10 * 8), "RGBA")
+    with Image.open(tmp_path / "out" / "small.png") as result:
+        assert result.size == (80, 72)
+    assert "1 x not shrunk" in capsys.readouterr().out
+    with Image.open(panel) as sheet:
+        assert sheet.width == 4 + 4 * (120 + 4)  # LR, bicubic, AMINet, HR
+
+
+def test_alpha_and_profile_are_kept_or_the_loss_is_said(
+    tmp_path: Path, weights: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    (tmp_path / "in").mkdir()
+    for suffix in ("png", "webp", "tif"):
+        noise(6, 4, "RGBA").save(tmp_path / "in" / f"{suffix}.{suffix}", icc_profile=icc)
+    assert upscale(command(tmp_path, weights, tmp_path / "in")) == 0
+    assert "dropped" not in capsys.readouterr().out
+    for suffix in ("png", "webp", "tif"):
+        with Image.open(tmp_path / "out" / f"{suffix}.{suffix}") as result:
+            assert (result.mode, result.size, result.info["icc_profile"]) == ("RGBA", (48, 32), icc)
+
+    assert upscale(command(tmp_path, weights, tmp_path / "in", format="jpg")) == 0
+    assert "3 x alpha dropped: JPEG has none" in capsys.readouterr().out
+    with Image.open(tmp_path / "out" / "png.jpg") as result:
+        assert (result.mode, result.info["icc_profile"]) == ("RGB", icc)
+
+    notes: Counter[str] = Counter()
+    save(noise(8, 8), tmp_path / "plain.bmp", icc, notes)
+    assert [note.split(":")[0] for note in notes] == ["ICC profile dropped"]
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_zoo_of_odd_and_broken_files(tmp_path: Path, weights: str, capsys: pytest.CaptureFixture[str]) -> None:
+    zoo, out = tmp_path / "zoo", tmp_path / "out"
+    expected = make_zoo(zoo)
+    with pytest.raises(ValueError, match="would both become"):  # plain.png and plain.jpg
+        upscale(command(tmp_path, weights, zoo, format="png"))
+    status = upscale(command(tmp_path, weights, zoo, lr_size=8))
+    captured = capsys.readouterr()
+    printed, error = captured.out, " ".join(captured.err.split())
+    good = [name for name, e in expected.items() if e.reads]
+    bad = [name for name, e in expected.items() if not e.reads]
+    assert status == 1
+    assert f"{len(bad)} of {len(expected)} pictures failed" in error
+    assert f"{len(good)} of {len(expected)} pictures upscaled" in printed
+    written = [p for p in out.rglob("*") if p.is_file()]
+    assert len(written) == len(good)
+    assert not [p for p in written if p.name.startswith(".tmp-")]
+    with Image.open(out / "exif_rotated.jpg") as result:
+        width, height = expected["exif_rotated.jpg"].size
+        assert (result.width > result.height) == (width > height)
+    assert "rotated by EXIF" in printed
+    assert "scaled to 8 bits" in printed
+
+
+def test_full_disk_stops_with_a_remedy(
+    tmp_path: Path, weights: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = faces(tmp_path / "in", "a.png", "b.png")
+    real, calls = os.fsync, []
+
+    def full(handle: int) -> None:
+        calls.append(handle)
+        if len(calls) > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert upscale(command(tmp_path, weights, root)) == 1
+    error = " ".join(capsys.readouterr().err.split())
+    assert "the disk is full" in error
+    assert "1 of 2 pictures had been written" in error
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["a.png"]
+
+
+def test_picture_a_format_cannot_hold_fails_alone(
+    tmp_path: Path, weights: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    ramp(2100, 1).save(tmp_path / "in" / "wide.webp")  # times 8 is beyond WebP's 16383
+    noise(4, 4).save(tmp_path / "in" / "fine.webp")
+    assert upscale(command(tmp_path, weights, tmp_path / "in")) == 1
+    captured = capsys.readouterr()
+    assert "1 of 2 pictures failed" in captured.err
+    assert "1 of 2 pictures upscaled" in captured.out
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["fine.webp"]
+
+
+def test_a_panel_never_replaces_an_input_or_a_result(tmp_path: Path, weights: str) -> None:
+    root = faces(tmp_path / "in", "a.png")
+    before = (root / "a.png").read_bytes()
+    for panel, what in ((root / "a.png", "an input"), (tmp_path / "out" / "a.png", "a result")):
+        with pytest.raises(ValueError, match=f"would overwrite {what}; choose another --panel"):
+            upscale(command(tmp_path, weights, root, panel=str(panel), force=True))
+    assert (root / "a.png").read_bytes() == before
+    assert not (tmp_path / "out" / "a.png").exists()
+
+
+def test_a_panel_shows_an_original_only_where_there_is_one(tmp_path: Path, weights: str) -> None:
+    (tmp_path / "in").mkdir()
+    noise(40, 40).save(tmp_path / "in" / "big.png")
+    noise(10, 10).save(tmp_path / "in" / "small.png")  # not shrunk: its own pixels are no original of the result
+    panel = tmp_path / "panel.png"
+    assert upscale(command(tmp_path, weights, tmp_path / "in", lr_size=10, panel=str(panel))) == 0
+    with Image.open(panel) as sheet:
+        column = np.asarray(sheet)[:, 4 + 3 * (80 + 4) : 4 + 3 * (80 + 4) + 80]
+    assert column[60].std() > 20  # inside big.png's row
+    assert (column[-60] == 255).all()
+    panel.unlink()
+    (tmp_path / "in" / "big.png").unlink()
+    assert upscale(command(tmp_path, weights, tmp_path / "in", lr_size=10, panel=str(panel), force=True)) == 0
+    with Image.open(panel) as sheet:
+        assert sheet.width == 4 + 3 * (80 + 4)
