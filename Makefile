@@ -17,7 +17,7 @@ $(INSTALLED): $(VENV)/.torch pyproject.toml setup.py $(wildcard csrc/*/* csrc/*/
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check '$(TORCH)'
 	$(PY) -m pip install --quiet --disable-pip-version-check '$(TORCH)' -e '.[dev,demo]'
-	$(PY) -m aminet_fast.commands.info
+	$(PY) -m aminet_fast info
 	touch $@
 
 # Holds the TORCH of the last call, and is newer than what was installed when it changes.
@@ -27,7 +27,7 @@ $(VENV)/.torch: FORCE
 FORCE:
 
 demo: $(INSTALLED)
-	$(PY) -m aminet_fast.commands.demo
+	$(PY) -m aminet_fast demo
 
 test: $(INSTALLED)
 	$(PY) -m pytest -m 'not slow and not gpu'

@@ -29,7 +29,7 @@ def sources(pattern: str) -> list[str]:
 
 
 def compiled(plan: build_plan.Plan) -> tuple[list[Any], type, dict[str, Any]]:
-    """(extension modules, the build_ext command, facts for aminet_fast.info)."""
+    """(extension modules, the build_ext command, facts for `aminet info`)."""
     import torch
     from torch.utils import cpp_extension
 

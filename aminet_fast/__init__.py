@@ -25,7 +25,7 @@ _HOME = {
     "load_model": "network.model",
     "pad_to_multiple": "network.model",
     "unfreeze": "network.freezing",
-    "upscale_images": "restoration.upscale",
+    "upscale_images": "restoration",
 }
 __all__ = [*_HOME, "__version__"]
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from .network.presets import list_configs as list_configs
     from .pretrained import list_pretrained as list_pretrained
     from .reference.config import AMINetConfig as AMINetConfig
-    from .restoration.upscale import upscale_images as upscale_images
+    from .restoration import upscale_images as upscale_images
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ from aminet_fast.data.decode import decode
 from aminet_fast.data.degradation import degrade
 from aminet_fast.data.drawn import draw_face
 from aminet_fast.data.images import to_tensor
-from aminet_fast.data.sources import Item
+from aminet_fast.data.listing import Item
 
 from .cases import Group
 from .contenders import Contender

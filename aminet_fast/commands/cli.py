@@ -1,79 +1,24 @@
-"""The command ``aminet``: each subcommand is a dataclass of options and a function; this file joins them."""
+"""The command ``aminet``: finds the subcommand, parses its options, and says in one line what is wrong."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib
 import io
 import logging
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
 from .. import __version__
-
-
-@dataclass(frozen=True)
-class Command:
-    """A subcommand whose options are ``module.config`` and whose work is ``runner.function(config)``."""
-
-    summary: str
-    module: str
-    config: str
-    runner: str
-    function: str
-    positional: str | None = None  # the option that is given without its name
-    positional_help: str = ""
-    many: bool = False  # it takes one or more
-
+from . import data, demo, evaluate, info, plot, profile, train, upscale
+from .command import Command
 
 COMMANDS = {
-    "train": Command("train AMINet on faces", "..training.config", "TrainConfig", "..training.loop", "train"),
-    "evaluate": Command(
-        "score weights against bicubic: PSNR, SSIM, VIF, LPIPS, FID",
-        "..evaluate",
-        "EvaluateConfig",
-        "..evaluate",
-        "evaluate",
-    ),
-    "upscale": Command(
-        "super-resolve pictures of faces x8",
-        "..restoration.upscale",
-        "UpscaleConfig",
-        "..restoration.upscale",
-        "upscale",
-        "inputs",
-        "pictures, folders or globs",
-        True,
-    ),
-    "data": Command(
-        "check a folder of faces and say what is in it",
-        "..data.check",
-        "CheckConfig",
-        "..data.check",
-        "check",
-        "root",
-        "folder of faces",
-    ),
-    "profile": Command(
-        "say what bounds a training step", "..profiling.profile", "ProfileConfig", "..profiling.profile", "profile"
-    ),
-    "plot": Command(
-        "draw runs' loss and PSNR",
-        "..training.curves",
-        "PlotConfig",
-        "..training.curves",
-        "plot",
-        "runs",
-        "run folders, or metrics.csv files",
-        True,
-    ),
+    module.COMMAND.name: module.COMMAND for module in (train, evaluate, upscale, data, profile, plot, info, demo)
 }
-INFO = "print versions, devices, and what was compiled for what"
 # By name: their modules load torch, which --help need not wait for.
 FAILURES = ("DivergedError", "LoaderError", "MemoryFullError")
 
@@ -116,16 +61,14 @@ def _dispatch(args: list[str]) -> int:
         print(f"aminet_fast {__version__}")
         return 0
     name, rest = args[0], args[1:]
-    if name == "info":
-        return int(importlib.import_module(".info", __package__).main(rest) or 0)
     if name not in COMMANDS:
-        raise ValueError(f"there is no command {name!r}; it takes one of {', '.join([*COMMANDS, 'info'])}")
-    return run_command(name, COMMANDS[name], rest)
+        raise ValueError(f"there is no command {name!r}; it takes one of {', '.join(COMMANDS)}")
+    command = COMMANDS[name]
+    return int(command.run(parse(command, rest)) or 0)
 
 
 def _overview() -> str:
-    summaries = {**{name: command.summary for name, command in COMMANDS.items()}, "info": INFO}
-    lines = [f"  {name:<10}{summary}" for name, summary in summaries.items()]
+    lines = [f"  {name:<10}{command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
             "usage: aminet COMMAND [options]",
@@ -141,40 +84,25 @@ def _overview() -> str:
     )
 
 
-def run_command(name: str, command: Command, args: list[str]) -> int:
-    """Parse a subcommand's arguments and run its function."""
-    config = parse(name, command, args)
-    function = getattr(importlib.import_module(command.runner, __package__), command.function)
-    return int(function(config) or 0)
-
-
-def parse(name: str, command: Command, args: list[str]) -> Any:
+def parse(command: Command, args: list[str]) -> Any:
     """The subcommand's dataclass as these arguments say; raises ValueError for wrong ones."""
-    # Imported here, as the commands' modules are: the overview needs none of them.
-    from .options import in_one_line, make_parser
+    from .options import in_one_line, make_parser  # jsonargparse, which the overview does without
 
-    config_class = getattr(importlib.import_module(command.module, __package__), command.config)
-    parser = make_parser(name, _arguments(command), _sentence(command.summary))
+    config_class = command.options()
+    parser = make_parser(command.name, command.arguments, _sentence(command.summary))
     parser.add_argument("--config", action="config", help="YAML file of these options")
-    if command.positional:
-        _add_positional(parser, command)
-    parser.add_class_arguments(config_class, skip={command.positional} if command.positional else set())
+    if command.positional is not None:
+        many = "+" if command.many else None
+        parser.add_argument(command.positional, type=str, nargs=many, help=command.positional_help)
+    parser.add_class_arguments(config_class, skip={command.positional} - {None})
     try:
         parsed = parser.parse_args(_spell_out_switches(args, config_class))
     except argparse.ArgumentError as error:
-        raise ValueError(f"{in_one_line(str(error))} (aminet {name} --help lists the options)") from error
+        raise ValueError(f"{in_one_line(str(error))} (aminet {command.name} --help lists the options)") from error
     instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # its name before 4.49
     values = instantiate(parsed).as_dict()
     values.pop("config", None)
     return config_class(**values)
-
-
-def _arguments(command: Command) -> str:
-    """What follows the command's name in its usage."""
-    if command.positional is None:
-        return "[options]"
-    name = command.positional.upper()
-    return f"{name} [{name} ...] [options]" if command.many else f"{name} [options]"
 
 
 def _spell_out_switches(args: list[str], config_class: Any) -> list[str]:
@@ -186,16 +114,6 @@ def _spell_out_switches(args: list[str], config_class: Any) -> list[str]:
         if arg in switches and after.lower() not in ("true", "false", "yes", "no"):
             spelt.append("true")
     return spelt
-
-
-def _add_positional(parser: Any, command: Command) -> None:
-    assert command.positional is not None
-    parser.add_argument(
-        command.positional,
-        type=str,
-        nargs="+" if command.many else None,
-        help=command.positional_help,
-    )
 
 
 def _sentence(text: str) -> str:

@@ -18,7 +18,8 @@ from rich.table import Table
 from .config import DataConfig, DataError, Layout
 from .decode import decode
 from .images import ImageError
-from .sources import Item, Listing, list_faces
+from .listing import Item, Listing
+from .sources import list_faces
 
 
 @dataclass

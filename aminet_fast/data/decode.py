@@ -12,7 +12,7 @@ from PIL import Image
 from .config import DataConfig
 from .drawn import draw_face
 from .images import ImageError, center_crop, read_image
-from .sources import Item
+from .listing import Item
 
 
 class Pixels(NamedTuple):

@@ -27,7 +27,8 @@ from .degradation import degrade, enlarge
 from .drawn import DRAWN_VERSION
 from .drawn.processes import drawing
 from .images import ImageError, to_tensor
-from .sources import Item, Listing, draw, list_faces
+from .listing import Item, Listing, draw
+from .sources import list_faces
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .config import DataConfig, DataError
 from .images import find_images
-from .sources import Item, Listing, relative_name, rule_splits, split_items
+from .listing import Item, Listing, relative_name, rule_splits, split_items
 
 EYE_DISTANCE = 0.3  # of the crop's side, CelebA's framing with a little more face
 _EYES_194 = ((114, 134), (134, 154))

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..output.atomic import atomic_write
 from .config import DataConfig, DataError
 from .images import find_images
-from .sources import Item, Listing, draw, relative_name, split_folders, split_items, suffix_list
+from .listing import Item, Listing, draw, relative_name, split_folders, split_items, suffix_list
 
 log = logging.getLogger(__name__)
 

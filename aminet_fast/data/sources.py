@@ -1,48 +1,16 @@
-"""Which pictures a folder holds, and to which split each belongs."""
+"""Which pictures a folder holds: the layouts that are recognised, in the order in which they are tried."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from .config import DataConfig, DataError
-from .images import SUFFIXES, find_images
+from .helen import list_helen
+from .images import find_images
+from .layouts import LOOKED_FOR, list_celeba, list_paired, list_scface
+from .listing import Item, Listing, relative_name, split_items
 
-VAL_EVERY = 25
 _SPLIT_BITS = 34  # room for the seeds of one split of drawn faces
-_NAMES = {
-    "train": ("train", "training", "trainset"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing", "testset"),
-}
-
-
-@dataclass(frozen=True)
-class Item:
-    """One face before it is decoded: an HR file, an LR file or both, or the seed of a drawn face.
-
-    `box` (left, top, right, bottom) is the face in the HR file where annotations give it.
-    """
-
-    name: str
-    hr: Path | None = None
-    lr: Path | None = None
-    box: tuple[float, float, float, float] | None = None
-    seed: int | None = None
-
-
-@dataclass
-class Listing:
-    """What was recognised: the layout, and the items of each split there is; "all" is always there."""
-
-    layout: str
-    where: str
-    splits: dict[str, list[Item]]
-    notes: list[str] = field(default_factory=list)
 
 
 def list_faces(config: DataConfig) -> Listing:
@@ -50,8 +18,6 @@ def list_faces(config: DataConfig) -> Listing:
 
     Raises DataError naming what was looked for and where, when nothing fits.
     """
-    from . import helen, layouts
-
     if config.layout == "drawn" or (config.root is None and config.layout == "auto"):
         return list_drawn(config)
     if config.root is None:
@@ -61,10 +27,10 @@ def list_faces(config: DataConfig) -> Listing:
         what = "is a file" if root.is_file() else "does not exist"
         raise DataError(f"data root {root} {what}; wanted a folder of pictures")
     finders = {
-        "celeba": layouts.list_celeba,
-        "scface": layouts.list_scface,
-        "helen": helen.list_helen,
-        "paired": layouts.list_paired,
+        "celeba": list_celeba,
+        "scface": list_scface,
+        "helen": list_helen,
+        "paired": list_paired,
         "folder": list_folder,
     }
     names = list(finders) if config.layout == "auto" else [config.layout]
@@ -72,7 +38,7 @@ def list_faces(config: DataConfig) -> Listing:
         listing = finders[name](root, config)
         if listing is not None:
             return listing
-    looked = layouts.LOOKED_FOR[names[0]] if len(names) == 1 else layouts.LOOKED_FOR["folder"]
+    looked = LOOKED_FOR[names[0]] if len(names) == 1 else LOOKED_FOR["folder"]
     raise DataError(f"no faces under {root}: looked for {looked}")
 
 
@@ -91,68 +57,3 @@ def list_folder(root: Path, config: DataConfig) -> Listing | None:
     """Any folder of pictures: by its train, val and test folders when it has some, else by `is_val`."""
     items = [Item(relative_name(path, root), hr=path) for path in find_images(root)]
     return Listing("folder", str(root), split_items(root, items)) if items else None
-
-
-def split_items(root: Path, items: list[Item]) -> dict[str, list[Item]]:
-    """Sort items into splits by the first folder of their names; without such folders by `is_val`."""
-    folders = split_folders(root)
-    if not folders:
-        return rule_splits(items, items)
-    tops = {name: split for split, names in folders.items() for name in names}
-    parts: dict[str, list[Item]] = {split: [] for split in folders}
-    for item in items:
-        top = item.name.split("/", 1)[0]
-        if "/" in item.name and top in tops:
-            parts[tops[top]].append(item)
-    parts = {split: part for split, part in parts.items() if part}
-    if "train" in parts and "val" not in parts:
-        parts |= {k: v for k, v in rule_splits(parts["train"], items).items() if k != "all"}
-    return {**parts, "all": items}
-
-
-def split_folders(root: Path) -> dict[str, list[str]]:
-    """The folders named train, val, test (or training, valid, test_a, ...) right under `root`, by split."""
-    found: dict[str, list[str]] = {}
-    for folder in sorted(p.name for p in root.iterdir() if p.is_dir()):
-        for split, names in _NAMES.items():
-            if folder.lower() in names or (split == "test" and folder.lower().startswith("test_")):
-                found.setdefault(split, []).append(folder)
-    return found
-
-
-def rule_splits(items: list[Item], everything: list[Item]) -> dict[str, list[Item]]:
-    parts: dict[str, list[Item]] = {"train": [], "val": []}
-    for item in items:
-        parts["val" if is_val(item.name) else "train"].append(item)
-    parts = {split: part for split, part in parts.items() if part}
-    return {**parts, "all": everything}
-
-
-def is_val(name: str) -> bool:
-    """The fixed rule for folders without a split: one picture in 25, by SHA-1 of the file name.
-
-    The ending and a last `_a`, `_b`, ... are left out of the hash, so that variants of one picture stay on
-    the same side, and a picture stays on its side when others come or go.
-    """
-    stem = re.sub(r"_[a-z]$", "", Path(name).stem)
-    return int(hashlib.sha1(os.fsencode(stem)).hexdigest(), 16) % VAL_EVERY == 0
-
-
-def draw(items: Iterable[Item], count: int | None, seed: int) -> list[Item]:
-    """`count` items drawn by `seed`, in their old order: those whose SHA-1 of "seed:name" is smallest.
-
-    A hash and no random generator, so that the draw is the same with every version of every library.
-    """
-    items = list(items)
-    if count is None or count >= len(items):
-        return items
-    ranked = sorted(range(len(items)), key=lambda i: hashlib.sha1(os.fsencode(f"{seed}:{items[i].name}")).digest())
-    return [items[i] for i in sorted(ranked[:count])]
-
-
-def relative_name(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix()
-
-
-def suffix_list() -> str:
-    return " ".join(sorted(SUFFIXES))

@@ -137,4 +137,4 @@ def warn(line: str) -> None:
     """Once a process."""
     if line not in _logged:
         _logged.add(line)
-        _log.warning("%s (python -m aminet_fast.commands.info says more)", line)
+        _log.warning("%s (aminet info says more)", line)

@@ -2,7 +2,7 @@
 
 Neither module is needed: operators without it run as plain PyTorch. ``_C`` (CPU) and ``_C_cuda`` register
 their kernels with torch while they are imported; a ``_C_cuda`` under a CPU build of torch fails here with
-an ImportError, which ``python -m aminet_fast.commands.info`` shows.
+an ImportError, which ``aminet info`` shows.
 """
 
 from __future__ import annotations

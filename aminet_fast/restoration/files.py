@@ -1,4 +1,4 @@
-"""What ``aminet upscale`` does with files: read, enlarge a few at a time, write, account for each."""
+"""Files of faces, enlarged: read, enlarge a few at a time, write, account for each (``aminet upscale``)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from PIL import Image
 from rich.console import Console
@@ -19,9 +19,9 @@ from ..data import ImageError, read_image
 from ..network.inference import choose_device, load_network
 from ..output.atomic import atomic_write, make_writable
 from ..pretrained import notice, shipped
+from .comparison import PanelRows, check_panel, refuse_clash
+from .images import SCALE, upscale_images
 from .plan import FORMATS, Job, plan
-from .rows import PanelRows, check_panel, refuse_clash
-from .upscale import SCALE, UpscaleConfig, upscale_images
 
 _NO_ALPHA = {"JPEG", "BMP"}
 _NO_ICC = {"BMP"}
@@ -33,6 +33,43 @@ _OPTIONS: dict[str, dict[str, int | str | bool]] = {
 _AHEAD = 64 * 1024**2  # output pixels read ahead at most, to fill batches of one size
 _LARGE = 64  # a short side above this is no low-resolution face
 _NAMED = 5
+
+
+@dataclass
+class UpscaleConfig:
+    """Enlarges pictures eight times.
+
+    Args:
+        inputs: pictures, folders (with their subfolders) and globs such as 'faces/*.png'.
+        out: folder for the results; names and subfolders are kept.
+        weights: default (those that come with the package), run folder, pretrained folder, .safetensors file or
+            checkpoint.
+        lr_size: first shrink every picture until its short side has this many pixels, to try the network on
+            pictures that are large already; the panel then shows the original as HR.
+        format: keep the kind of file (GIF, PGM and PPM become PNG), or write png or jpg.
+        force: overwrite results that exist.
+        panel: also write this picture: LR, bicubic and AMINet (and HR) of the first eight, side by side.
+        tile: input pictures with a side above this many pixels are processed in overlapping tiles of this
+            side, which bounds the memory; 0 never tiles.
+        batch_size: 16x16 faces at a time; of larger pictures fewer go together.
+        device: auto, cpu, cuda, cuda:1, ...
+        backend: what runs the network's operators: auto, cpu, triton, cuda, or reference for plain PyTorch; without
+            it, AMINET_FAST_BACKEND, else auto.
+        precision: fp32, or bf16 by autocast.
+    """
+
+    inputs: list[str] = field(default_factory=list)
+    out: str = "upscaled"
+    weights: str = "default"
+    lr_size: int | None = None
+    format: Literal["keep", "png", "jpg"] = "keep"
+    force: bool = False
+    panel: str | None = None
+    tile: int = 64
+    batch_size: int = 8
+    device: str = "auto"
+    backend: str | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"
 
 
 class Loaded(NamedTuple):
@@ -57,8 +94,15 @@ class StopError(Exception):
     """Going on makes no sense; the message says why and what to do."""
 
 
-def run(config: UpscaleConfig) -> int:
-    """See :func:`aminet_fast.restoration.upscale.upscale`."""
+def upscale(config: UpscaleConfig) -> int:
+    """Runs ``aminet upscale``.
+
+    Returns:
+        Exit status: 0, or 1 when some picture failed or the work had to stop, after saying why.
+
+    Raises:
+        ValueError, OSError: settings, inputs, weights or folders that cannot be; nothing was done then.
+    """
     _check(config)
     jobs = plan(config.inputs, config.out, format=config.format, force=config.force)
     if config.panel:

@@ -84,7 +84,7 @@ def face(path: Path) -> Any:
     """uint8 [128, 128, 3], as aminet_fast.data reads it."""
     from aminet_fast.data import DataConfig
     from aminet_fast.data.decode import decode
-    from aminet_fast.data.sources import Item
+    from aminet_fast.data.listing import Item
 
     return decode(Item(path.name, hr=path), DataConfig()).hr
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import budgets, conftest, memory, parity, profiles, timing
+from benchmarks import budgets, conftest, memory_process, parity, profiles, timing
 from benchmarks.bench_skaf_gate import CASES
 from benchmarks.cases import BACKWARD, BOTH, FORWARD, SIZES, Case, Group, all_cases
 from benchmarks.contenders import Contender, NotThereError, OperatorGroup, Ready
@@ -164,7 +164,7 @@ def test_saved_bytes_count_each_storage_once_and_no_weights() -> None:
         y = model(x).exp()  # keeps x, and its own result
         return y * y  # keeps the same result again
 
-    assert memory.saved_bytes(model, forward) == 16 * 8 * 4 + 16 * 4 * 4
+    assert memory_process.saved_bytes(model, forward) == 16 * 8 * 4 + 16 * 4 * 4
 
 
 def test_saved_bytes_keeps_nothing_alive() -> None:
@@ -175,6 +175,6 @@ def test_saved_bytes_keeps_nothing_alive() -> None:
         weakref.finalize(x, freed.append, 1)
         return x.exp()  # its backward keeps its own result
 
-    memory.saved_bytes(torch.nn.Identity(), forward)
+    memory_process.saved_bytes(torch.nn.Identity(), forward)
     gc.collect()
     assert freed == [1]

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from aminet_fast.commands import demo
+from aminet_fast.commands import demonstration as demo
+from aminet_fast.commands.cli import main
 from aminet_fast.data import DataConfig
 
 
-def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "thesis.txt").write_text("three years")
-    with pytest.raises(SystemExit, match="no run folder"):
-        demo.main(["--out", str(tmp_path)])
+    assert main(["demo", "--out", str(tmp_path)]) == 2
+    assert "no run folder" in capsys.readouterr().err
     assert (tmp_path / "thesis.txt").read_text() == "three years"
 
 
@@ -33,7 +34,7 @@ def test_it_leaves_its_pictures_and_fails_short_of_its_margin(
 ) -> None:
     monkeypatch.setattr(demo, "FACES", DataConfig(drawn=64, cache=str(tmp_path / "cache")))
     out = tmp_path / "demo"
-    assert demo.main(["--out", str(out), "--steps", "2"]) == 1  # two steps learn nothing
+    assert main(["demo", "--out", str(out), "--steps", "2"]) == 1  # two steps learn nothing
     printed = capsys.readouterr().out
     assert "64 drawn faces" in printed
     assert f"at least {demo.MARGIN:+.2f} dB was to be gained: NO" in printed
@@ -41,4 +42,4 @@ def test_it_leaves_its_pictures_and_fails_short_of_its_margin(
     assert float(ratio) == pytest.approx(float(plain) / float(fast), abs=0.1)
     for picture in ("demo/plot.png", "demo-photograph/panel.png", "demo-photograph/upscaled/face.png"):
         assert (tmp_path / picture).stat().st_size > 1000, picture
-    assert demo.main(["--out", str(out), "--steps", "1"]) == 1  # an earlier demonstration makes room
+    assert main(["demo", "--out", str(out), "--steps", "1"]) == 1  # an earlier demonstration makes room

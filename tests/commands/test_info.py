@@ -1,4 +1,4 @@
-"""``python -m aminet_fast.commands.info`` in words and as JSON."""
+"""``aminet info`` in words and as JSON."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import json
 import pytest
 import torch
 
-from aminet_fast.commands import info
+from aminet_fast.commands import installation as info
+from aminet_fast.commands.cli import main
 from aminet_fast.ops import backends
 
 
 def collected(capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, str]]:
-    assert info.main(["--json"]) == 0
+    assert main(["info", "--json"]) == 0
     return json.loads(capsys.readouterr().out)
 
 
@@ -37,7 +38,7 @@ def test_table_shows_why_a_module_is_missing(
 ) -> None:
     why = "aminet_fast._C is there but does not load: undefined symbol [bold]"
     monkeypatch.setattr(info, "load", lambda name: (None, why))
-    assert info.main([]) == 0
+    assert main(["info"]) == 0
     assert why in " ".join(capsys.readouterr().out.split())
 
 
@@ -50,7 +51,7 @@ def test_reason_follows_the_environment(capsys: pytest.CaptureFixture[str], monk
 
 def test_unknown_backend_is_an_error(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(backends.VARIABLE, "gpu")
-    assert info.main([]) == 2
+    assert main(["info"]) == 2
     assert "AMINET_FAST_BACKEND='gpu' is unknown" in capsys.readouterr().err
 
 

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image, ImageCms
 
 from aminet_fast import AMINet, load_model
+from aminet_fast.restoration import UpscaleConfig, upscale, upscale_images
 from aminet_fast.restoration.files import save
 from aminet_fast.restoration.plan import plan
-from aminet_fast.restoration.upscale import UpscaleConfig, upscale, upscale_images
 from tests.harness.bad_files import make_zoo, ramp
 from tests.restoration.inputs import assert_same, faces, noise, save_network
 

@@ -9,8 +9,8 @@ from PIL import Image
 from torch import nn
 
 from aminet_fast import AMINet
+from aminet_fast.restoration import upscale_images
 from aminet_fast.restoration.tiling import process_tiles, tile_starts, tile_weights
-from aminet_fast.restoration.upscale import upscale_images
 from tests.restoration.inputs import assert_same, bicubic, noise, save_network
 
 

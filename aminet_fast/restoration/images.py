@@ -1,10 +1,8 @@
-"""Faces of any size in, eight times as large out: ``upscale_images`` and ``aminet upscale``."""
+"""Faces of any size in, eight times as large out: PIL in, PIL out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import torch
@@ -20,43 +18,6 @@ from .tiling import process_tiles
 SCALE = 8
 _FACE = 128 * 128  # output pixels of one face; batch_size counts in these
 _OVERLAP = 8  # LR pixels that neighbouring tiles share
-
-
-@dataclass
-class UpscaleConfig:
-    """Enlarges pictures eight times.
-
-    Args:
-        inputs: pictures, folders (with their subfolders) and globs such as 'faces/*.png'.
-        out: folder for the results; names and subfolders are kept.
-        weights: default (those that come with the package), run folder, pretrained folder, .safetensors file or
-            checkpoint.
-        lr_size: first shrink every picture until its short side has this many pixels, to try the network on
-            pictures that are large already; the panel then shows the original as HR.
-        format: keep the kind of file (GIF, PGM and PPM become PNG), or write png or jpg.
-        force: overwrite results that exist.
-        panel: also write this picture: LR, bicubic and AMINet (and HR) of the first eight, side by side.
-        tile: input pictures with a side above this many pixels are processed in overlapping tiles of this
-            side, which bounds the memory; 0 never tiles.
-        batch_size: 16x16 faces at a time; of larger pictures fewer go together.
-        device: auto, cpu, cuda, cuda:1, ...
-        backend: what runs the network's operators: auto, cpu, triton, cuda, or reference for plain PyTorch; without
-            it, AMINET_FAST_BACKEND, else auto.
-        precision: fp32, or bf16 by autocast.
-    """
-
-    inputs: list[str] = field(default_factory=list)
-    out: str = "upscaled"
-    weights: str = "default"
-    lr_size: int | None = None
-    format: Literal["keep", "png", "jpg"] = "keep"
-    force: bool = False
-    panel: str | None = None
-    tile: int = 64
-    batch_size: int = 8
-    device: str = "auto"
-    backend: str | None = None
-    precision: Literal["fp32", "bf16"] = "fp32"
 
 
 def upscale_images(
@@ -153,17 +114,3 @@ def _with_alpha(result: Image.Image, source: Image.Image) -> Image.Image:
     if source.has_transparency_data:
         result.putalpha(enlarge(source.convert("RGBA").getchannel("A"), SCALE))
     return result
-
-
-def upscale(config: UpscaleConfig) -> int:
-    """Runs ``aminet upscale``.
-
-    Returns:
-        Exit status: 0, or 1 when some picture failed or the work had to stop, after saying why.
-
-    Raises:
-        ValueError, OSError: settings, inputs, weights or folders that cannot be; nothing was done then.
-    """
-    from .files import run
-
-    return run(config)

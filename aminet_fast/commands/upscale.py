@@ -1,0 +1,30 @@
+"""``aminet upscale``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .command import Command
+
+
+def _options() -> type:
+    from ..restoration import UpscaleConfig
+
+    return UpscaleConfig
+
+
+def _run(config: Any) -> int:
+    from ..restoration import upscale
+
+    return upscale(config)
+
+
+COMMAND = Command(
+    "upscale",
+    "super-resolve pictures of faces x8",
+    _options,
+    _run,
+    positional="inputs",
+    positional_help="pictures, folders or globs",
+    many=True,
+)
