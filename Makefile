@@ -101,4 +101,4 @@ gpu-faces: $(INSTALLED)
 
 # What `make` made; runs/ keeps the networks that you trained.
 clean:
-	rm -rf $(VENV) build .gpu *.egg-info aminet_fast/_C*.so aminet_fast/_build.json runs/demo runs/demo-photograph
+	rm -rf $(VENV) build .gpu *.egg-info aminet_fast/_compiled runs/demo runs/demo-photograph

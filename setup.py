@@ -1,4 +1,4 @@
-"""Compiles aminet_fast._C (CPU) and _C_cuda behind PyTorch's stable ABI; pyproject.toml has everything else.
+"""Compiles _C (CPU) and _C_cuda into aminet_fast/_compiled, on PyTorch's stable ABI; pyproject.toml has the rest.
 
 AMINET_FAST_BUILD=auto|none|cpu|cuda chooses, MAX_JOBS and TORCH_CUDA_ARCH_LIST are honoured: docs/install.md.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import shutil
 import sys
 from pathlib import Path
 from typing import Any, ClassVar
@@ -49,18 +50,18 @@ def compiled(plan: build_plan.Plan) -> tuple[list[Any], type, dict[str, Any]]:
     flags = {"cxx": [*build_plan.CXX_FLAGS, *build_plan.STABLE_ABI]}
     common: dict[str, Any] = {"py_limited_api": True, "include_dirs": [str(HERE / "csrc")]}
     common["extra_compile_args"] = flags
-    modules = [cpp_extension.CppExtension("aminet_fast._C", sources("cpu/*.cpp"), **common)]
+    modules = [cpp_extension.CppExtension("aminet_fast._compiled._C", sources("cpu/*.cpp"), **common)]
     facts: dict[str, Any] = {"torch": str(torch.__version__), "cxx_flags": flags["cxx"]}
     facts |= {"compiler": build_toolchain.compiler_version(), "cpu": list(build_plan.CAPABILITIES)}
     if plan.cuda:
         files, jobs = sources("cuda/*.cu"), int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
         flags["nvcc"] = [*build_plan.NVCC_FLAGS, *build_plan.STABLE_ABI, *build_plan.nvcc_threads(len(files), jobs)]
-        modules.append(cpp_extension.CUDAExtension("aminet_fast._C_cuda", files, **common))
-        architectures = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", build_plan.ARCHITECTURES)
+        modules.append(cpp_extension.CUDAExtension("aminet_fast._compiled._C_cuda", files, **common))
+        os.environ["TORCH_CUDA_ARCH_LIST"] = plan.architectures
         facts |= {
             "cuda": torch.version.cuda,
             "nvcc_flags": flags["nvcc"],
-            "cuda_architectures": architectures,
+            "cuda_architectures": plan.architectures,
             "cuda_sources": runpy.run_path(str(HERE / "aminet_fast" / "ops" / "sources.py"))["all_of_cuda"](
                 HERE / "csrc"
             ),
@@ -69,17 +70,17 @@ def compiled(plan: build_plan.Plan) -> tuple[list[Any], type, dict[str, Any]]:
 
 
 class BuildPy(build_py):
-    """Leaves this build's facts beside the package's modules, and no compiled module of an earlier build."""
+    """Leaves this build's facts in the folder of the compiled modules, and none of an earlier build."""
 
     facts: ClassVar[dict[str, Any]] = {}
 
     def run(self) -> None:
         super().run()
         package = HERE / "aminet_fast" if self.editable_mode else Path(self.build_lib, "aminet_fast")
-        for module in ("_C", "_C_cuda"):
-            for leftover in package.glob(f"{module}.*"):
-                leftover.unlink()
-        (package / "_build.json").write_text(json.dumps(self.facts, indent=2) + "\n")
+        folder = package / "_compiled"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        (folder / "build.json").write_text(json.dumps(self.facts, indent=2) + "\n")
 
 
 def main() -> None:
@@ -104,6 +105,6 @@ try:
     main()
 except build_plan.BuildError as error:
     raise SystemExit(f"error: {error}") from None
-except RuntimeError as error:
+except (RuntimeError, ValueError) as error:
     remedy = "the compiler's message is above; AMINET_FAST_BUILD=cpu leaves CUDA out, none compiles nothing"
     raise SystemExit(f"error: {error}: {remedy}") from error

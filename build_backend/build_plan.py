@@ -25,7 +25,7 @@ _WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter"]
 CXX_FLAGS = ["-O3", "-std=c++20", "-fvisibility=hidden", "-fopenmp-simd", *_WARNINGS]
 # Registers that spill are an error in tests (tests/csrc/test_nvcc.py); another nvcc's may not end a user's install.
 NVCC_FLAGS = ["-O3", "-std=c++20", "-DUSE_CUDA", "-Xptxas", "-warn-spills", "-Xcompiler", "-fvisibility=hidden"]
-# Where TORCH_CUDA_ARCH_LIST does not say: from A100 to B200, and for what comes later the last one's PTX.
+# Of AMINET_FAST_BUILD=cuda: from A100 to B200, and for what comes later the last one's PTX.
 ARCHITECTURES = "8.0;8.6;8.9;9.0;10.0+PTX"
 # Flags of each copy of csrc/cpu/kernels; csrc/cpu/capability.h picks the copy when the library runs.
 CAPABILITIES: dict[str, list[str]] = {"portable": []}
@@ -41,6 +41,9 @@ if _ONLY := os.environ.get("AMINET_FAST_ONLY_CAPABILITY", ""):
     CXX_FLAGS.append(f"-DAMINET_ONLY_CAPABILITY={_ONLY}")
 
 
+OLDEST_GPU = (8, 0)
+
+
 class BuildError(Exception):
     """A request that cannot be met; the message is one line that ends in the remedy."""
 
@@ -52,6 +55,7 @@ class Plan:
     cpu: bool
     cuda: bool
     notes: tuple[str, ...] = ()
+    architectures: str = ""  # of the CUDA extension, as TORCH_CUDA_ARCH_LIST has them
 
 
 def requested(environ: dict[str, str] | os._Environ[str] = os.environ) -> str:
@@ -62,7 +66,7 @@ def requested(environ: dict[str, str] | os._Environ[str] = os.environ) -> str:
     return request
 
 
-def decide(request: str, compiler_problem: str, cuda_problem: str) -> Plan:
+def decide(request: str, compiler_problem: str, cuda_problem: str, architectures: str = ARCHITECTURES) -> Plan:
     """Turn the request and what stands in its way ("" when nothing does) into a plan.
 
     ``cpu`` and ``cuda`` are orders: what stands in their way is a BuildError. ``auto`` takes what it can get.
@@ -79,7 +83,7 @@ def decide(request: str, compiler_problem: str, cuda_problem: str) -> Plan:
         return Plan(True, False, ("CUDA extension not compiled: AMINET_FAST_BUILD=cpu",))
     if cuda_problem:
         return Plan(True, False, (f"CUDA extension not compiled: {cuda_problem}",))
-    return Plan(True, True)
+    return Plan(True, True, (), architectures)
 
 
 def nvcc_threads(files: int, jobs: int) -> list[str]:
@@ -168,6 +172,17 @@ def reach_torch() -> None:
             )
 
 
+def for_gpus(capabilities: list[tuple[int, int]]) -> tuple[str, str]:
+    """(the architectures to compile for, "" or why there is none) of the GPUs that are here."""
+    elsewhere = "TORCH_CUDA_ARCH_LIST='8.0;9.0' compiles for such GPUs elsewhere, AMINET_FAST_BUILD=cuda for all"
+    if not capabilities:
+        return "", f"no GPU is here; {elsewhere}"
+    names = {capability: "{}.{}".format(*capability) for capability in sorted(capabilities)}
+    if not (new := [name for capability, name in names.items() if capability >= OLDEST_GPU]):
+        return "", f"the GPUs here are of {', '.join(names.values())}, and the kernels need 8.0 or newer; {elsewhere}"
+    return ";".join(new), ""
+
+
 def make_plan(cuda_sources: list[str]) -> Plan:
     """What to compile here. Raises BuildError where the request cannot be met."""
     request, command = requested(), compiler_command()
@@ -180,10 +195,16 @@ def make_plan(cuda_sources: list[str]) -> Plan:
     reach_torch()
     import torch
 
-    home = toolkit()
     asked = os.environ.get("TORCH_CUDA_ARCH_LIST", "")
-    problem = cuda_problem(cuda_sources, home, torch.version.cuda, "", asked)
+    architectures = asked or ARCHITECTURES
+    if request == "auto" and not asked and torch.version.cuda is not None:
+        present = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        architectures, problem = for_gpus([torch.cuda.get_device_capability(index) for index in range(present)])
+        if problem:
+            return decide(request, "", problem)
+    home = toolkit()
+    problem = cuda_problem(cuda_sources, home, torch.version.cuda, "", architectures)
     if home and not problem:
         problem = cuda_problem(cuda_sources, home, torch.version.cuda, toolkit_version(home))
         os.environ["CUDA_HOME"] = home  # before torch.utils.cpp_extension is imported, which looks for it on its own
-    return decide(request, "", problem)
+    return decide(request, "", problem, architectures)

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch  # noqa: F401  libtorch must be in the process before a module that links to it
 
-BUILD_FACTS = Path(__file__).parents[1] / "_build.json"
+BUILD_FACTS = Path(__file__).parents[1] / "_compiled" / "build.json"
 
 
 @cache
@@ -34,13 +34,13 @@ def build_facts() -> dict[str, Any]:
 def load(name: str) -> tuple[ModuleType | None, str]:
     """(module, "") for ``_C`` or ``_C_cuda``, or (None, why it is missing)."""
     try:
-        return importlib.import_module(f"aminet_fast.{name}"), ""
+        return importlib.import_module(f"aminet_fast._compiled.{name}"), ""
     except ModuleNotFoundError:
         label = "CPU" if name == "_C" else "CUDA"
         reasons = [note for note in build_facts().get("notes", []) if label in note or "nothing" in note]
         return None, reasons[0] if reasons else f"{label} extension not compiled: run pip install -e ."
     except ImportError as error:
-        return None, f"aminet_fast.{name} is there but does not load: {error}"
+        return None, f"aminet_fast._compiled.{name} is there but does not load: {error}"
 
 
 def kernels(operator: str) -> ModuleType:

@@ -1,7 +1,7 @@
 """``make gpu-pack``: compiles on a machine without a GPU what a GPU machine would have to compile.
 
 Into the folder --out: pack.tar.xz with Triton's cache, the launchers of kernels for the other machine's Python, and
-aminet_fast._C_cuda; and manifest.json, which says of what sources. docs/gpu.md has the way there and back.
+_C_cuda; and manifest.json, which says of what sources. docs/gpu.md has the way there and back.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--arch", type=architecture, default=90, help="of the GPU: sm_90 (default), sm_80, sm_89, ...")
     parser.add_argument("--triton", default="3.6.0", help="the other machine's, which this interpreter has to have")
     parser.add_argument("--python", default="3.12", help="the other machine's; one is needed here for the launchers")
-    parser.add_argument("--no-cuda", dest="cuda", action="store_false", help="without aminet_fast._C_cuda")
+    parser.add_argument("--no-cuda", dest="cuda", action="store_false", help="without _C_cuda")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time")
     parser.add_argument("--tasks", nargs="+", help="what is compiled; else everything: see tasks.py")
     parser.add_argument("--most", type=float, default=MOST, help="MiB that may travel, tree and faces included")
@@ -121,7 +121,7 @@ def add_launchers(build: Path, target: Path, options: argparse.Namespace) -> dic
 
 
 def compile_module(target: Path, arch: int, jobs: int) -> None:
-    """aminet_fast._C_cuda for one architecture, by the way the tests compile it."""
+    """_C_cuda for one architecture, by the way the tests compile it."""
     from tests.harness.cuda import nvcc
 
     if problem := nvcc.problem():

@@ -25,14 +25,13 @@ CALLERS = (
     "tests/harness/triton/*.py",
     "benchmarks/sanitizer_target.py",
 )
-NOT_OURS = ("_build.json",)  # of an install
 NAMED = 5
 
 
 def hashes(root: Path, patterns: Iterable[str]) -> dict[str, str]:
     """sha256 of every file that fits, by its path in the tree."""
     paths = sorted({path for pattern in patterns for path in root.glob(pattern) if path.is_file()})
-    return {path.relative_to(root).as_posix(): digest(path) for path in paths if path.name not in NOT_OURS}
+    return {path.relative_to(root).as_posix(): digest(path) for path in paths}
 
 
 def digest(path: Path) -> str:

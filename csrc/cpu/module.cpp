@@ -1,4 +1,4 @@
-// The module aminet_fast._C. Importing it runs the static registrations of the other files; its one function
+// The module aminet_fast._compiled._C. Importing it runs the static registrations of the other files; its one function
 // tells which copy of the kernels runs here.
 #include <Python.h>
 

@@ -1,4 +1,4 @@
-// The module aminet_fast._C_cuda. Importing it runs the static registrations of the other files; its one function tells
+// The module aminet_fast._compiled._C_cuda. Importing it runs the static registrations of the other files; its one function tells
 // what it was compiled for. It can be imported where there is no driver.
 #include <Python.h>
 

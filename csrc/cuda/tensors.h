@@ -1,6 +1,6 @@
 // What the torch sides of the operators on CUDA devices (csrc/cuda/*.cu) share. Include it before device.h's users.
 //
-// The files compile with nvcc into aminet_fast._C_cuda, and with g++ for tests, where tensors are the CPU's and kernels
+// The files compile with nvcc into _C_cuda, and with g++ for tests, where tensors are the CPU's and kernels
 // run on the emulator of tests/harness/cuda. Schemas are in aminet_fast/ops, under the names of the public operators.
 #pragma once
 

@@ -104,7 +104,7 @@ def test_without_the_cuda_module_its_sources_do_not_count(tree: Path) -> None:
 def test_another_caller_is_told_and_does_not_matter(tree: Path) -> None:
     pack = make_pack(tree)
     (tree / "aminet_fast/ops/a.py").write_text("edited")
-    written(tree / "aminet_fast/_build.json")  # an install's, which does not travel
+    written(tree / "aminet_fast/_compiled/build.json")  # an install's, which does not travel
     usable, why = manifest.state(tree, pack)
     assert usable
     assert "what launches them has changed (aminet_fast/ops/a.py), so some may be missing" in why

@@ -90,7 +90,7 @@ def test_a_kernels_key_does_not_depend_on_what_was_launched_before(tmp_path: Pat
 
 
 def test_the_packed_module_is_imported(tmp_path: Path) -> None:
-    code = "import aminet_fast._C_cuda as m; print(m.where)"
+    code = "import aminet_fast._compiled._C_cuda as m; print(m.where)"
     more = {"AMINET_PACK_TRITON": MACHINE, "AMINET_PACK_MODULE": str(tmp_path / "packed.py")}
     assert in_stand_in(tmp_path, code, **more).stdout == "the pack\n"
     # Where this project's own was built for CUDA, an editable install offers that one.

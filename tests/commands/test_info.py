@@ -36,7 +36,7 @@ def test_no_gpu_is_said_not_raised(capsys: pytest.CaptureFixture[str], monkeypat
 def test_table_shows_why_a_module_is_missing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    why = "aminet_fast._C is there but does not load: undefined symbol [bold]"
+    why = "aminet_fast._compiled._C is there but does not load: undefined symbol [bold]"
     monkeypatch.setattr(info, "load", lambda name: (None, why))
     assert main(["info"]) == 0
     assert why in " ".join(capsys.readouterr().out.split())

@@ -24,7 +24,7 @@ LOAD = """
 import importlib.util, sys, torch
 import aminet_fast.ops
 from aminet_fast.ops import _library
-spec = importlib.util.spec_from_file_location("aminet_fast._C_cuda", sys.argv[1])
+spec = importlib.util.spec_from_file_location("aminet_fast._compiled._C_cuda", sys.argv[1])
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 assert str(module.runtime_version() // 1000) == torch.version.cuda.split(".")[0]

@@ -53,6 +53,54 @@ def test_what_is_compiled(
     assert (decided.cpu, decided.cuda, " ".join(decided.notes)) == (cpu_built, cuda_built, note)
 
 
+def test_cuda_is_compiled_for_the_gpus_that_are_here(plan: ModuleType) -> None:
+    assert plan.for_gpus([(9, 0), (8, 0), (9, 0), (7, 5)]) == ("8.0;9.0", "")
+    assert plan.for_gpus([(12, 0)]) == ("12.0", "")
+    old, none = plan.for_gpus([(7, 5)]), plan.for_gpus([])
+    assert old[0] == none[0] == ""
+    assert old[1].startswith("the GPUs here are of 7.5, and the kernels need 8.0 or newer; TORCH_CUDA_ARCH_LIST=")
+    assert none[1].startswith("no GPU is here; TORCH_CUDA_ARCH_LIST=")
+
+
+@pytest.mark.parametrize(
+    ("request_", "asked", "gpus", "cuda", "architectures"),
+    [
+        ("auto", "", [], False, ""),
+        ("auto", "", [(9, 0)], True, "9.0"),
+        ("auto", "8.6", [], True, "8.6"),
+        ("auto", "8.6", [(9, 0)], True, "8.6"),
+        ("cuda", "", [], True, "8.0;8.6;8.9;9.0;10.0+PTX"),
+        ("cuda", "9.0", [], True, "9.0"),
+        ("cpu", "9.0", [(9, 0)], False, ""),
+    ],
+)
+def test_which_architectures(
+    plan: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    request_: str,
+    asked: str,
+    gpus: list[tuple[int, int]],
+    cuda: bool,
+    architectures: str,
+) -> None:
+    """A toolkit that lies around is no reason to compile CUDA."""
+    import torch
+
+    monkeypatch.setenv("AMINET_FAST_BUILD", request_)
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", asked)
+    monkeypatch.setenv("CUDA_HOME", "/toolkit")
+    monkeypatch.setattr(plan, "compiler_problem", lambda command: "")
+    monkeypatch.setattr(plan, "cuda_problem", lambda *arguments: "")
+    monkeypatch.setattr(plan, "toolkit", lambda: "/toolkit")
+    monkeypatch.setattr(plan, "toolkit_version", lambda home: "13.0")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(gpus))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(gpus))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: gpus[index])
+    made = plan.make_plan(["a.cu"])
+    assert (made.cpu, made.cuda, made.architectures) == (True, cuda, architectures)
+
+
 @pytest.mark.parametrize(
     ("request_", "compiler", "cuda"), [("cpu", "no g++", ""), ("cuda", "no g++", ""), ("cuda", "", "no g++")]
 )

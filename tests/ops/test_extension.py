@@ -35,7 +35,7 @@ def fresh() -> None:
 
 
 def test_importing_the_package_loads_no_extension() -> None:
-    loaded = run("import aminet_fast, sys; print([m for m in ('torch', 'aminet_fast._C') if m in sys.modules])")
+    loaded = run("import aminet_fast, sys; print([m for m in sys.modules if m == 'torch' or '_compiled' in m])")
     assert loaded == "[]"
 
 
@@ -52,7 +52,7 @@ def test_extension_registers_its_kernels() -> None:
 def test_schemas_exist_without_the_extension() -> None:
     code = """
 import sys, logging
-sys.modules["aminet_fast._C"] = None
+sys.modules["aminet_fast._compiled._C"] = None
 import torch
 from aminet_fast.ops import layer_norm2d
 print(torch.ops.aminet_fast.layer_norm2d_fwd.default._schema)
@@ -67,10 +67,10 @@ print(layer_norm2d(x, torch.ones(2), torch.zeros(2)).round().flatten().tolist())
 def test_missing_module_gives_the_note_of_the_build(
     fresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    facts = tmp_path / "_build.json"
+    facts = tmp_path / "build.json"
     facts.write_text(json.dumps({"notes": ["CPU extension not compiled: no C++ compiler found"]}))
     monkeypatch.setattr(_extension, "BUILD_FACTS", facts)
-    monkeypatch.setitem(sys.modules, "aminet_fast._C", None)
+    monkeypatch.setitem(sys.modules, "aminet_fast._compiled._C", None)
     assert _extension.load("_C") == (None, "CPU extension not compiled: no C++ compiler found")
 
 
@@ -81,7 +81,9 @@ def test_broken_module_gives_the_loader_s_words(fresh: None, monkeypatch: pytest
     monkeypatch.setattr(_extension.importlib, "import_module", broken)
     module, problem = _extension.load("_C_cuda")
     assert module is None
-    assert problem == "aminet_fast._C_cuda is there but does not load: libtorch_cuda.so: cannot open shared object file"
+    assert problem == (
+        "aminet_fast._compiled._C_cuda is there but does not load: libtorch_cuda.so: cannot open shared object file"
+    )
 
 
 @pytest.fixture

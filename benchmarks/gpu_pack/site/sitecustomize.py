@@ -2,7 +2,7 @@
 
 The keys of Triton's cache hold hashes of libtriton.so, which differs between Python versions, and ptxas's version. As
 the modules that make them are imported, both become constants; sources, signatures, options and architecture stay in
-the keys, and no longer depend on the order of launches. And aminet_fast._C_cuda is the pack's, where it has one.
+the keys, and no longer depend on the order of launches. And _C_cuda is the pack's, where it has one.
 
 AMINET_PACK_TRITON: the version that the pack is for; under another, or without it, nothing is changed.
 AMINET_PACK_MODULE: the pack's _C_cuda.
@@ -58,7 +58,11 @@ class Finder(importlib.abc.MetaPathFinder):
     """Finds what Python would find, changes it once it is executed, and knows where _C_cuda is."""
 
     def find_spec(self, name, path=None, target=None):
-        if name == "aminet_fast._C_cuda" and MODULE:
+        if name == "aminet_fast._compiled" and MODULE:  # the folder may not be there: it is what a build leaves
+            spec = importlib.machinery.ModuleSpec(name, None, is_package=True)
+            spec.submodule_search_locations = [os.path.join(folder, "_compiled") for folder in path or ()]
+            return spec
+        if name == "aminet_fast._compiled._C_cuda" and MODULE:
             return importlib.util.spec_from_file_location(name, MODULE)
         if name not in PINS:
             return None

@@ -110,7 +110,7 @@ def _threads(ptx: str) -> dict[str, int]:
 
 
 def linked(objects: Sequence[Path], target: Path) -> None:
-    """The module aminet_fast._C_cuda of these objects, with the libraries that setup.py's has."""
+    """The module _C_cuda of these objects, with the libraries that setup.py's has."""
     spec = importlib.util.find_spec("torch")
     assert spec is not None
     assert spec.origin is not None
