@@ -6,7 +6,7 @@ TORCH ?= torch>=2.11,<2.15
 PY = $(VENV)/bin/python
 INSTALLED = $(VENV)/.installed
 
-.PHONY: install demo test test-slow test-slow-cpu test-slow-triton test-all sanitize lint types benchmarks benchmarks-quick \
+.PHONY: install demo test test-gpu-less test-slow test-slow-cpu test-slow-triton test-all sanitize lint types benchmarks benchmarks-quick \
     gpu-model gpu-gate gpu-pack gpu-faces clean
 
 install: $(INSTALLED)
@@ -29,13 +29,22 @@ FORCE:
 demo: $(INSTALLED)
 	$(PY) -m aminet_fast demo
 
+# Tests on all cores, a process each; JOBS=1 for one after the other in one process.
+JOBS ?= $(shell nproc)
+PARALLEL = $(if $(filter 1,$(JOBS)),,-n $(JOBS) --dist worksteal) --durations=10
+
 test: $(INSTALLED)
-	$(PY) -m pytest -m 'not slow and not gpu'
+	$(PY) -m pytest $(PARALLEL) -m 'not slow and not gpu and not gpuless'
+
+# What proves the GPU code without a GPU and takes longer: nvcc for every architecture, spills, the emulator of the CUDA
+# kernels, Triton's interpreter and compiler, the launches of a step.
+test-gpu-less: $(INSTALLED)
+	$(PY) -m pytest $(PARALLEL) -m 'gpuless and not slow and not gpu'
 
 test-slow: test-slow-cpu test-slow-triton
 
 test-slow-cpu: $(INSTALLED)
-	$(PY) -m pytest -m 'slow and not gpu' --ignore=tests/kernels
+	$(PY) -m pytest $(PARALLEL) -m 'slow and not gpu' --ignore=tests/kernels
 
 # Hours on two cores. TORCH='torch==2.11.*' brings Triton 3.6; a part of it: TRITON='-k skaf_gate'.
 test-slow-triton: $(INSTALLED)

@@ -102,6 +102,7 @@ def skipped(rows: list[Row]) -> dict[str, str]:
     return {row["what"]: row["why"] for row in rows if row["row"] == "skipped"}
 
 
+@pytest.mark.gpuless
 @pytest.mark.usefixtures("in_process")
 def test_dry_run_of_phase_a(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = walked("A", tmp_path)
@@ -134,6 +135,7 @@ def test_dry_run_of_phase_a(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert printed.rstrip().splitlines()[-1].startswith("results in ")
 
 
+@pytest.mark.gpuless
 @pytest.mark.usefixtures("in_process")
 def test_dry_run_of_phase_b(tmp_path: Path) -> None:
     rows = walked("B", tmp_path)
@@ -156,6 +158,7 @@ def test_dry_run_of_phase_b(tmp_path: Path) -> None:
     assert 0 < together["largest_relative_difference"] < 0.05
 
 
+@pytest.mark.gpuless
 @pytest.mark.usefixtures("in_process")
 def test_dry_run_of_phase_c_and_a_run_that_goes_on(tmp_path: Path) -> None:
     walked("C", tmp_path / "one")

@@ -45,6 +45,7 @@ def numbers(mode: str, batch: int, dtype: str, folder: Path, compiling: bool) ->
     return report.counts(compiled.split(launches, running=False))
 
 
+@pytest.mark.gpuless
 @pytest.mark.parametrize("call", MOST, ids=lambda call: "-".join(map(str, call)))
 def test_counts(call: tuple[str, int, str], tmp_path: Path) -> None:
     """Only counted: no kernel is compiled for it."""
@@ -283,6 +284,7 @@ def test_the_type_that_a_call_is_counted_in() -> None:
     assert counted.item_bytes([weight, [image, weight], [], None]) == 2
 
 
+@pytest.mark.gpuless
 def test_counters(monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel of which every count is known, on the emulator: tests/harness/cuda/counted.cu."""
     pytest.importorskip("pybind11")
