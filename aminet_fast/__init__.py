@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
+__homepage__ = ""  # where the project is hosted, for what needs an address; empty while that is nowhere
 
 _HOME = {
     "AMINet": "network.model",

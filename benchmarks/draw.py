@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 
 from aminet_fast.output.atomic import atomic_write
+from aminet_fast.output.extras import missing
 
 from .budgets import MEMORY
 from .rows import KEY, Results
@@ -30,7 +31,7 @@ def draw(verdicts: list[Verdict], title: str, path: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("the picture needs matplotlib: pip install 'aminet_fast[plot]'") from error
+        raise missing("plot", "the picture needs matplotlib") from error
     figure = Figure(figsize=(10, 1.5 + 0.4 * len(verdicts)), layout="constrained")
     axes = figure.subplots()
     for place, v in enumerate(verdicts):

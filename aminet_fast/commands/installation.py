@@ -19,16 +19,9 @@ from .. import __version__
 from ..network.presets import get_config, list_configs
 from ..ops import backends, confirmation, dispatch
 from ..ops.extension import build_facts, load
+from ..output.extras import EXTRAS
 from ..reference.config import AMINetConfig
 
-EXTRAS = {
-    "metrics": ("lpips", "scikit-image"),
-    "plot": ("matplotlib",),
-    "demo": ("matplotlib", "scikit-image"),
-    "fid": ("torch-fidelity",),
-    "tracking": ("tensorboard",),
-    "export": ("onnx", "onnxscript"),
-}
 VARIABLES = ("AMINET_FAST_BACKEND", "AMINET_FAST_CPU_CAPABILITY", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
 
 
@@ -119,7 +112,8 @@ def _extras() -> dict[str, str]:
     answer = {}
     for extra, distributions in EXTRAS.items():
         missing = [name for name in distributions if _version(name) is None]
-        answer[extra] = f"no: {', '.join(missing)} missing" if missing else "yes"
+        have = "yes" if distributions else "nothing needs it yet"
+        answer[extra] = f"no: {', '.join(missing)} missing" if missing else have
     return answer
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from PIL import Image
 
+from ..output.extras import missing
+
 # left, top, right, bottom of the face: eyes level with CelebA's, about 0.3 of the side apart
 FACE_BOX = (160, 38, 288, 166)
 
@@ -16,7 +18,7 @@ def sample_photograph() -> Image.Image:
     try:
         from skimage.data import astronaut
     except ImportError as error:
-        raise ImportError('the sample photograph comes with scikit-image: pip install "aminet-fast[demo]"') from error
+        raise missing("demo", "the sample photograph needs scikit-image, which ships it") from error
     return Image.fromarray(astronaut())
 
 

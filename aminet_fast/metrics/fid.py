@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..output.extras import missing
 from .luma import quantise
 from .weights import INCEPTION, describe, find_weights, read_weights, wrong_weights
 
@@ -32,9 +33,7 @@ class InceptionFeatures:
         try:
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
         except ImportError as error:
-            raise ImportError(
-                f"FID needs package torch-fidelity ({error}); install it with: pip install 'aminet-fast[fid]'"
-            ) from error
+            raise missing("fid", f"FID needs package torch-fidelity ({error})") from error
         path = find_weights(INCEPTION, weights)
         # torch-fidelity unpickles whatever the file holds, so it only gets a file of tensors.
         read_weights(path, INCEPTION)
@@ -88,7 +87,10 @@ def fid(features: Tensor, originals: Tensor) -> float:
         ImportError: torch-fidelity is not installed.
         ValueError: a set has fewer than 2 pictures.
     """
-    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
+    try:
+        from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
+    except ImportError as error:
+        raise missing("fid", f"FID needs package torch-fidelity ({error})") from error
 
     if min(len(features), len(originals)) < 2:
         raise ValueError(f"FID needs at least 2 pictures a set, got {len(features)} and {len(originals)}")

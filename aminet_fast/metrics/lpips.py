@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..output.extras import missing
 from .luma import check_shapes, quantise
 from .weights import ALEXNET, describe, find_weights, read_weights, wrong_weights
 
@@ -32,9 +33,7 @@ class Lpips:
         try:
             import lpips
         except ImportError as error:
-            raise ImportError(
-                f"LPIPS needs package lpips ({error}); install it with: pip install 'aminet-fast[metrics]'"
-            ) from error
+            raise missing("metrics", f"LPIPS needs package lpips ({error})") from error
         path = find_weights(ALEXNET, weights)
         state = read_weights(path, ALEXNET)
         # The random start is overwritten below; the caller's random numbers stay as they are.

@@ -14,7 +14,7 @@ from .fid import InceptionFeatures
 from .lpips import Lpips
 from .psnr import psnr
 from .ssim import ssim
-from .vif import vif, vifp
+from .vif import torchmetrics_vif, vif, vifp
 
 METRICS: tuple[str, ...] = ("psnr", "ssim", "vif", "vifp", "lpips", "fid")
 
@@ -53,12 +53,14 @@ def load_metrics(
         inception_weights: file of Inception's weights; see :class:`InceptionFeatures`.
 
     Raises:
-        ImportError: lpips or torch-fidelity is needed and not installed.
+        ImportError: lpips, torchmetrics (VIF-P) or torch-fidelity is needed and not installed.
         FileNotFoundError: weights are needed and not on this disk.
         ValueError: a name is unknown or given twice, none is given, or a file holds something else.
     """
     chosen = check_metrics(names)
     per_picture = {name: _PLAIN[name] for name in chosen if name in _PLAIN}
+    if "vifp" in chosen:
+        torchmetrics_vif()  # a missing package is told before any picture is scored
     weights: dict[str, Any] = {}
     if "lpips" in chosen:
         per_picture["lpips"] = lpips = Lpips(lpips_weights, device)

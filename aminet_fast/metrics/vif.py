@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..output.extras import missing
 from .luma import grey_pair
 from .steerable import oriented_bands
 
@@ -69,16 +72,25 @@ def vifp(sr: Tensor, hr: Tensor, protocol: str = "fsr") -> Tensor:
         holds no information to divide by.
 
     Raises:
+        ImportError: torchmetrics is not installed.
         TypeError: a picture is not a floating-point tensor.
         ValueError: the shapes differ, are not [N, 3, H, W] or are too small; unknown protocol.
     """
-    from torchmetrics.functional.image import visual_information_fidelity  # takes seconds, and few want VIF-P
-
+    visual_information_fidelity = torchmetrics_vif()
     a, b = grey_pair(sr, hr, protocol)
     _check_size(a, _SMALLEST_PIXEL, "VIF-P")
     # One by one: torchmetrics before 1.9 gives the mean of a batch only.
     values = [visual_information_fidelity(a[i : i + 1], b[i : i + 1]) for i in range(a.shape[0])]
     return torch.stack(values).view(-1) if values else a.new_zeros(0)
+
+
+def torchmetrics_vif() -> Callable[[Tensor, Tensor], Tensor]:
+    """The function behind :func:`vifp`; raises ImportError naming the extra where torchmetrics is not installed."""
+    try:
+        from torchmetrics.functional.image import visual_information_fidelity  # takes seconds, and few want VIF-P
+    except ImportError as error:
+        raise missing("metrics", f"VIF-P needs package torchmetrics ({error})") from error
+    return visual_information_fidelity
 
 
 def _information(x: Tensor, y: Tensor, window: int) -> tuple[Tensor, Tensor]:

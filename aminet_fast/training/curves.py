@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..output.atomic import atomic_write
+from ..output.extras import missing
 from .runs.metrics_csv import read_metrics
 
 
@@ -77,7 +78,7 @@ def _draw(curves: dict[str, dict[str, list[tuple[int, float]]]], out: Path, smoo
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install 'aminet_fast[plot]'") from error
+        raise missing("plot", "plots need matplotlib") from error
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for number, (label, columns) in enumerate(curves.items()):

@@ -69,5 +69,5 @@ def test_what_cannot_be_drawn(tmp_path: Path) -> None:
 
 def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"aminet.fast\[plot\]"):
+    with pytest.raises(ImportError, match=r"pip install 'aminet-fast\[plot\]'"):
         plot(PlotConfig([str(run(tmp_path / "a"))]))

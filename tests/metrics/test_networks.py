@@ -170,7 +170,8 @@ def test_metrics_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("package", "metric", "extra"), [("lpips", "lpips", "metrics"), ("torch_fidelity", "fid", "fid")]
+    ("package", "metric", "extra"),
+    [("lpips", "lpips", "metrics"), ("torchmetrics", "vifp", "metrics"), ("torch_fidelity", "fid", "fid")],
 )
 def test_a_missing_package_is_named(package: str, metric: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys

@@ -191,7 +191,7 @@ def test_tensorboard_that_is_not_there_is_told_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ImportError, match=r"aminet_fast\[tracking\]"):
+    with pytest.raises(ImportError, match=r"pip install 'aminet-fast\[tracking\]'"):
         train(tiny(tmp_path, tensorboard=True))
     assert not (tmp_path / "run").exists()
 

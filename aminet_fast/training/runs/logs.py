@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from ...output.extras import missing
 from .folder import Lines
 
 
@@ -106,5 +107,5 @@ def tensorboard_writer() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise ImportError("--tensorboard needs TensorBoard: pip install 'aminet_fast[tracking]'") from error
+        raise missing("tracking", "--tensorboard needs TensorBoard") from error
     return SummaryWriter
