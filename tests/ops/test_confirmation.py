@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from aminet_fast import ops
-from aminet_fast.commands import info
+from aminet_fast.commands import installation as info
 from aminet_fast.ops import backends, confirmation
 from aminet_fast.ops import sources as _sources
 from tests.harness import ROOT

@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from aminet_fast import ops
-from aminet_fast.commands import info
+from aminet_fast.commands import installation as info
 from aminet_fast.ops import _devices, _library, backends, dispatch
 from aminet_fast.ops.extension import load
 from tests.harness.triton.case import first_case, tf32_products

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from aminet_fast.commands import info
+from aminet_fast.commands import installation as info
 from aminet_fast.data import sample_photograph
 from aminet_fast.metrics import Lpips, vifp
 from aminet_fast.metrics.fid import InceptionFeatures, fid
