@@ -108,6 +108,19 @@ FACES_MIB ?= 34.5
 gpu-faces: $(INSTALLED)
 	$(PY) -m benchmarks.gpu_pack.faces --from $(or $(FACES),$(error FACES=folder says where the faces are)) --most $(FACES_MIB)
 
+# The site, in build/site. It needs neither torch nor an install: the API reference is read from the sources. The packages are those
+# of pyproject.toml's extra "docs".
+DOCS_VENV = build/venv-docs
+.PHONY: docs
+docs: $(DOCS_VENV)/.installed
+	$(DOCS_VENV)/bin/mkdocs build --strict
+
+$(DOCS_VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(DOCS_VENV)
+	sed -n 's/^docs = \[\(.*\)\]/\1/p' pyproject.toml | tr -d ',' | \
+	    xargs $(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+	touch $@
+
 # What `make` made; runs/ keeps the networks that you trained.
 clean:
 	rm -rf $(VENV) build .gpu *.egg-info aminet_fast/_compiled runs/demo runs/demo-photograph
