@@ -97,12 +97,6 @@ def test_spills_are_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert row.endswith(" spilled** |")
 
 
-def test_report_goes_between_the_markers() -> None:
-    start, end = resources.MARKERS
-    assert resources.written("new", f"a\n{start}\nold\n{end}\nb\n") == f"a\n{start}\n\nnew\n\n{end}\nb\n"
-    assert resources.written("new", resources.DOCUMENT.read_text(encoding="utf-8")).count("new\n\n" + end) == 1
-
-
 @pytest.mark.parametrize(
     ("name", "short"),
     [

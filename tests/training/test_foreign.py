@@ -69,7 +69,7 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path: Path, trained: Path, capsys
         shutil.copy(tmp_path / name, folder / "model.safetensors")
         with pytest.raises(ValueError, match="no readable safetensors file"):
             load_model(folder)
-    picture = next((Path(__file__).parent.parent / "docs/images").glob("*.png"))
+    picture = next((Path(__file__).parents[2] / "docs/images").glob("*.png"))
     weights = str(tmp_path / "archive.pt")
     for arguments in (
         ["upscale", str(picture), "--weights", weights, "--out", str(tmp_path / "out")],

@@ -1,8 +1,7 @@
-"""``python -m tests.harness.cuda.resources [--arch 80 90] [--write]``: what the kernels take of a GPU, by ptxas.
+"""``python -m tests.harness.cuda.resources [--arch 80 90]``: what the kernels take of a GPU, by ptxas.
 
 Registers, spills and static shared memory of every kernel, and how many blocks of it fit on a multiprocessor by its
 registers and threads. Shared memory that a launch asks for is not in there: see docs/kernels/<operator>.md.
---write puts the table into docs/kernels.md.
 """
 
 from __future__ import annotations
@@ -15,10 +14,7 @@ from dataclasses import dataclass
 from tests.harness.triton.resources import blocks_that_fit
 
 from . import nvcc
-from .build import ROOT, sources
-
-DOCUMENT = ROOT / "docs" / "kernels.md"
-MARKERS = ("<!-- tests.harness.cuda.resources -->", "<!-- end -->")
+from .build import sources
 
 
 @dataclass(frozen=True)
@@ -92,24 +88,13 @@ def report(architectures: list[int]) -> str:
     return "\n\n".join(parts)
 
 
-def written(text: str, document: str) -> str:
-    """The document with the text between its markers."""
-    start, end = (document.index(marker) for marker in MARKERS)
-    return document[: start + len(MARKERS[0])] + f"\n\n{text}\n\n" + document[end:]
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--arch", nargs="+", type=int, default=list(nvcc.ARCHITECTURES))
-    parser.add_argument("--write", action="store_true", help="into docs/kernels.md")
     options = parser.parse_args(argv)
     if problem := nvcc.problem():
         raise SystemExit(problem)
-    text = report(options.arch)
-    if options.write:
-        DOCUMENT.write_text(written(text, DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")
-    else:
-        print(text)
+    print(report(options.arch))
     return 0
 
 
