@@ -11,13 +11,13 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 
 from ..data import FaceDataset, open_faces
+from ..network.checkpoint import CheckpointError
 from .config import TrainConfig
 from .faults.memory import gpu_full, machine_full
 from .faults.signals import StopSignals
 from .gan import fingerprint, load_perceptual
 from .loss_scale import scale_on_cpu
 from .recorder import Recorder
-from .runs.checkpoint import CheckpointError
 from .runs.folder import RunFolder, write_file
 from .runs.logs import RunLog, tensorboard_writer
 from .runs.record import changed, environment, record_start, recorded_before

@@ -29,7 +29,7 @@ COUNTERS = ("step", "seconds", "best", "val_faces", "faces")
 
 def export(checkpoint: Path, folder: Path, out: Path) -> list[str]:
     """Names of the files, which replace those of an earlier checkpoint one by one; training.json is the last."""
-    from aminet_fast.training.runs.checkpoint import read_checkpoint
+    from aminet_fast.network.checkpoint import read_checkpoint
     from aminet_fast.training.runs.metrics_csv import read_metrics
 
     state = read_checkpoint(checkpoint)

@@ -9,10 +9,11 @@ from typing import Any
 import yaml
 from torch import Tensor
 
+from ...network.checkpoint import RUN, read_checkpoint
 from ...network.model import load_model
 from ...pretrained import shipped
 from ..config import TrainConfig, differences
-from .checkpoint import RUN, list_checkpoints, newest_checkpoint, read_checkpoint, step_of
+from .checkpoint import list_checkpoints, newest_checkpoint, step_of
 from .folder import RunFolder
 
 
