@@ -32,7 +32,7 @@ class Command:
 
 
 COMMANDS = {
-    "train": Command("train AMINet on faces", "..training.config", "TrainConfig", "..training.loop", "train"),
+    "train": Command("train AMINet on faces", "..training", "TrainConfig", "..training", "train"),
     "evaluate": Command(
         "score weights against bicubic: PSNR, SSIM, VIF, LPIPS, FID",
         "..evaluate",
