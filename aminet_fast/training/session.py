@@ -25,6 +25,10 @@ class Session:
     """Network, average, objective, optimiser and counters: as new, or as they were at the checkpoint ``start``.
 
     Args:
+        config: The run's; it says how all of these are built.
+        accelerator: The run's.
+        faces: The training faces.
+        start: A checkpoint, as `state` gave it; None: a new run.
         weights: Of the network at the start of a new run; None: as `AMINet` draws them.
         perceptual: What `load_perceptual` gave.
     """
@@ -55,10 +59,10 @@ class Session:
         self.shadow = Shadow(self.net, config.ema)
         if config.compile:
             self.net.compile()  # in place: the keys of the state dict stay as they are
-        # DDP copies the first process's BatchNorm statistics to the others before each step, so that its network is
-        # the whole state; each process still normalises by its own batch.
         assert config.lr is not None  # TrainConfig fills it in
         optimizer = build_optimizer(self.net, config.lr, config.betas)
+        # DDP copies the first process's BatchNorm statistics to the others before each step, so that its network is
+        # the whole state; each process still normalises by its own batch.
         model, prepared = accelerator.prepare(self.net.train(), optimizer)
         self.optimizer: torch.optim.Optimizer = prepared.optimizer
         self.objective = build_objective(config, accelerator, model, prepared, perceptual)
@@ -82,13 +86,14 @@ class Session:
             self.shadow.average.load_state_dict(start["ema"] or start["model"])
         for name in ("step", "seconds", "best", "loss_sum", "loss_count"):
             setattr(self, name, start[name])
-        sums = start.get("part_sums", [])  # not in the first checkpoints; of another length where the objective changed
+        # What has a default here is not in every checkpoint of this format.
+        sums = start.get("part_sums", [])  # of another length where the objective changed
         if len(sums) == len(self.part_sums):
             self.part_sums = sums
         else:  # means of another objective's losses
             self.loss_sum, self.loss_count = 0.0, 0
         self.objective.restore(start.get("gan"))
-        self.val_faces, self.owed = start.get("val_faces"), start.get("owed", False)  # not in the first checkpoints
+        self.val_faces, self.owed = start.get("val_faces"), start.get("owed", False)
         self.scale.restore(start.get("scaler"))
         states = start["rng"]
         rng.restore(states[self.accelerator.process_index % len(states)])
