@@ -21,7 +21,7 @@ from ..network.model import AMINet, load_model
 from ..network.modules import accelerate, decelerate
 from ..restoration import UpscaleConfig, upscale
 from ..training import TrainConfig, train
-from ..training.curves import PlotConfig, plot
+from ..training.curves import draw_curves
 
 FACES = DataConfig(drawn=2048)
 MARGIN = 0.5  # dB of PSNR over bicubic on drawn faces that were not trained on
@@ -41,7 +41,7 @@ def demonstrate(out: Path, steps: int, minutes: float) -> int:
     model = load_model(out)
     scores = evaluate_model(model, open_faces(FACES, "test"), protocol="fsr")
     fast, plain = step_seconds(model)
-    plot(PlotConfig(runs=[str(out)], smooth=5))
+    print(draw_curves([out], smooth=5))
     _report(scores, trained, (fast, plain), out)
     return 0 if held and scores.gain_psnr >= MARGIN else 1
 

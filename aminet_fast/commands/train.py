@@ -8,7 +8,7 @@ from .command import Command
 
 
 def _options() -> type:
-    from ..training.config import TrainConfig
+    from ..training import TrainConfig
 
     return TrainConfig
 

@@ -18,6 +18,7 @@ from .. import reference
 from ..pretrained import CONFIG, WEIGHTS, list_pretrained, shipped
 from ..reference.config import AMINetConfig
 from .casting import using
+from .checkpoint import read_checkpoint
 from .edges import edge_copies
 from .modules import accelerate
 from .presets import get_config
@@ -217,8 +218,6 @@ def _config_of(file: Path, values: object) -> AMINetConfig:
 
 
 def _from_checkpoint(path: Path, device: str | torch.device, backend: str | None) -> AMINet:
-    from ..training.runs.checkpoint import read_checkpoint
-
     checkpoint = read_checkpoint(path, needs=("model_config", "model", "ema"))
     model = AMINet(_config_of(path, checkpoint["model_config"]), backend)
     model.load_state_dict(checkpoint.get("ema") or checkpoint["model"])

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .config import TrainConfig as TrainConfig
-    from .loop import train as train
+    from .run import train as train
 
 __all__ = ["TrainConfig", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    """Load the loop, and Accelerate with it, only when it is asked for: help need not wait for them."""
+    """Load what trains, and Accelerate with it, only when it is asked for: help need not wait for them."""
     if name == "train":
-        from .loop import train
+        from .run import train
 
         return train
     if name == "TrainConfig":

@@ -1,4 +1,4 @@
-"""`TrainConfig`: everything `aminet train` can be told, with the paper's recipe as the defaults."""
+"""`TrainConfig`: everything `aminet train` can be told, with the papers' recipes as the defaults."""
 
 from __future__ import annotations
 
@@ -11,12 +11,77 @@ from typing import Any, Literal
 
 import yaml
 
+from ..adversarial.discriminator import MultiScaleDiscriminator
+from ..adversarial.perceptual import LAYERS, check_layers
 from ..data import DataConfig
+from ..network.presets import get_config, list_configs
 from ..ops.backends import NAMES
 from ..pretrained import shipped
 from ..reference.config import AMINetConfig
-from . import gan_config
-from .gan_config import GanConfig
+
+LR, GAN_LR = 2e-4, 1e-4  # the network's; where it learns against a discriminator, less
+# preset -> its generator
+GAN_NETWORKS = {f"amigan{size}": f"aminet{size}" for size in ("", "-small", "-tiny", "-nano")}
+
+
+# AMIGAN's recipe is that of the paper's Sections III-D and IV-B.
+@dataclass
+class GanConfig:
+    """Train against a discriminator and on VGG19's features, too; the defaults are AMIGAN's.
+
+    Args:
+        loss: Adversarial loss: the paper's log loss, or hinge.
+        pixel: Weight of the pixel loss.
+        perceptual: Weight of the perceptual loss; 0: without it, and without VGG19's weights.
+        adversarial: Weight of the adversarial loss.
+        lr: The discriminator's learning rate; it follows the network's schedule.
+        scales: Sizes of the picture that the discriminator sees, each half of the one before.
+        width: Channels of the discriminator's first convolution.
+        vgg: VGG19's weights, torchvision's vgg19-dcbb9e9d.pth or its tensors as .safetensors; without it, that file in
+            PyTorch's cache. Nothing is downloaded.
+        layers: Layers of VGG19 whose features are compared.
+    """
+
+    loss: Literal["log", "hinge"] = "log"
+    pixel: float = 1.0
+    perceptual: float = 0.01
+    adversarial: float = 0.01
+    lr: float = 4e-4
+    scales: int = 2
+    width: int = 64
+    vgg: str | None = None
+    layers: tuple[str, ...] = LAYERS
+
+    def __post_init__(self) -> None:
+        self.layers = tuple(self.layers)  # YAML has no tuples
+
+    def check(self) -> None:
+        """Raises ValueError naming a value that cannot be.
+
+        Not in `__post_init__`: there jsonargparse would take it for a sign that null was meant.
+        """
+        check_layers(self.layers, "gan.layers")
+        for name in ("pixel", "perceptual", "adversarial"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"gan.{name} is {value!r}; it must be at least 0")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise ValueError(f"gan.lr is {self.lr!r}; it must be above 0")
+        for name in ("scales", "width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"gan.{name} is {getattr(self, name)}; it must be at least 1")
+
+    def check_size(self, size: int) -> None:
+        """Raises ValueError when faces of size x size leave the last scale nothing to see."""
+        least = MultiScaleDiscriminator.smallest(self.scales)
+        if size < least:
+            raise ValueError(
+                f"gan.scales is {self.scales}; that needs faces of {least} pixels, and data.size is {size}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain YAML values."""
+        return {**dataclasses.asdict(self), "layers": list(self.layers)}
 
 
 @dataclass
@@ -117,12 +182,12 @@ class TrainConfig:
     recorded: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if self.gan is None and self.preset in gan_config.NETWORKS:
+        if self.gan is None and self.preset in GAN_NETWORKS:
             self.gan = GanConfig()
         if self.gan is not None:
             self.gan.check()
         if self.lr is None:
-            self.lr = 2e-4 if self.gan is None else gan_config.LR
+            self.lr = LR if self.gan is None else GAN_LR
         self.betas = (float(self.betas[0]), float(self.betas[1]))  # YAML has no tuples
         for name in ("batch_size", "accumulate", "keep", "log_every", "panel_faces"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
@@ -154,7 +219,7 @@ class TrainConfig:
         faces of a size that this network does not take.
         """
         try:
-            network = gan_config.network_of(self.preset).replace(**self.model)
+            network = _network_of(self.preset).replace(**self.model)
         except TypeError as error:
             raise ValueError(f"model: {error}") from error
         if self.data.size % network.multiple:
@@ -193,6 +258,14 @@ class TrainConfig:
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+
+def _network_of(preset: str) -> AMINetConfig:
+    """The network that a preset names, the generator where it is a GAN's; raises ValueError listing all presets."""
+    name = GAN_NETWORKS.get(preset, preset)
+    if name not in list_configs():
+        raise ValueError(f"no preset is called {preset!r}; there are {', '.join([*list_configs(), *GAN_NETWORKS])}")
+    return get_config(name)
 
 
 def _absolute(path: str | None) -> str | None:

@@ -1,54 +1,37 @@
-"""``aminet plot``: the loss and the PSNR of one or several runs over their steps."""
+"""The loss and the PSNR of one or several runs over their steps, drawn from their metrics.csv."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..output.atomic import atomic_write
 from ..output.extras import missing
-from .runs.metrics_csv import read_metrics
+from .runs.logs import read_metrics
 
 
-@dataclass
-class PlotConfig:
-    """Draw runs' loss and validation PSNR over their steps.
+def draw_curves(runs: Sequence[Path], out: Path | None = None, smooth: int = 1) -> Path:
+    """Draw the runs' loss and validation PSNR into one picture, and return its path.
 
     Args:
         runs: Run folders, or metrics.csv files.
-        out: Picture to write (.png, .svg, .pdf). Without it, plot.png in the run folder; with several runs, here.
-        smooth: Rows over which the loss is averaged; the plain curve stays visible behind it.
-    """
-
-    runs: list[str]
-    out: str | None = None
-    smooth: int = 1
-
-    def __post_init__(self) -> None:
-        if not self.runs:
-            raise ValueError("no run to plot; name run folders")
-        if self.smooth < 1:
-            raise ValueError(f"smooth is {self.smooth}; it must be at least 1")
-
-
-def plot(config: PlotConfig) -> int:
-    """Write the figure and print where it is.
+        out: Picture to write; None: plot.png in the run folder, with several runs in the working directory.
+        smooth: Rows over which the loss is averaged.
 
     Raises:
         ImportError: matplotlib is not there; the message names the extra.
         FileNotFoundError: a run has no metrics.csv.
         ValueError: it has no rows yet, or matplotlib cannot write a picture of that name.
     """
-    files = [_metrics_file(Path(run)) for run in config.runs]
+    files = [_metrics_file(run) for run in runs]
     curves = {_label(file, files): _columns(file) for file in files}
-    folder = files[0].parent if len(files) == 1 else Path()
-    out = Path(config.out) if config.out else folder / "plot.png"
+    if out is None:
+        out = (files[0].parent if len(files) == 1 else Path()) / "plot.png"
     if out.is_dir():
         raise ValueError(f"{out} is a folder; name the picture, as --out {out / 'plot.png'}")
-    _draw(curves, out, config.smooth)
-    print(out)
-    return 0
+    _draw(curves, out, smooth)
+    return out
 
 
 def _metrics_file(run: Path) -> Path:

@@ -10,11 +10,9 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from .optim import learning_rate
 from .runs.checkpoint import save_checkpoint
 from .runs.folder import RunFolder, write_folder
-from .runs.logs import RunLog, duration, tensorboard_writer
-from .runs.metrics_csv import MetricsCSV
+from .runs.logs import MetricsCSV, RunLog, duration, tensorboard_writer
 from .session import Session
 from .validation import Scores, Validator
 
@@ -149,7 +147,7 @@ class Recorder:
             "epoch": round(s.step * s.faces_a_step / len(s.faces), 4),
             "images": s.step * s.faces_a_step,
             "seconds": round(s.seconds, 3),
-            "lr": learning_rate(self.config, s.step - 1, s.total),
+            "lr": s.objective.rate(s.step - 1, s.total),
             "loss": s.loss_sum / s.loss_count if s.loss_count else None,
             "images_per_s": round(s.faces_a_step / self._pace, 3) if self._pace else None,
         }
@@ -196,7 +194,7 @@ class Recorder:
         except SafetensorError as error:  # no OSError, though the disk's error is all it reports
             raise OSError(str(error)) from error
 
-    def _try(self, what: str, write: Any) -> bool:
+    def _try(self, what: str, write: Callable[[], object]) -> bool:
         """Report a failing disk, and go on: hours of training are worth more than one picture."""
         try:
             write()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..adversarial import PerceptualLoss
 from ..data import FaceDataset
@@ -17,16 +17,18 @@ from ..graphs.training import GraphedStep, graph_step
 from ..network.model import AMINet
 from . import rng
 from .config import TrainConfig
-from .ema import Shadow
-from .gan import build_objective
-from .loss_scale import LossScale
-from .optim import LOSSES, build_optimizer, init_normal, plain_state, restore
+from .objective import LOSSES, build_objective
+from .optim import LossScale, Shadow, build_optimizer, plain_state, restore
 
 
 class Session:
     """Network, average, objective, optimiser and counters: as new, or as they were at the checkpoint ``start``.
 
     Args:
+        config: The run's; it says how all of these are built.
+        accelerator: The run's.
+        faces: The training faces.
+        start: A checkpoint, as `state` gave it; None: a new run.
         weights: Of the network at the start of a new run; None: as `AMINet` draws them.
         perceptual: What `load_perceptual` gave.
     """
@@ -57,9 +59,11 @@ class Session:
         self.shadow = Shadow(self.net, config.ema)
         if config.compile:
             self.net.compile()  # in place: the keys of the state dict stay as they are
+        assert config.lr is not None  # TrainConfig fills it in
+        optimizer = build_optimizer(self.net, config.lr, config.betas)
         # DDP copies the first process's BatchNorm statistics to the others before each step, so that its network is
         # the whole state; each process still normalises by its own batch.
-        model, prepared = accelerator.prepare(self.net.train(), build_optimizer(self.net, config))
+        model, prepared = accelerator.prepare(self.net.train(), optimizer)
         self.optimizer: torch.optim.Optimizer = prepared.optimizer
         self.objective = build_objective(config, accelerator, model, prepared, perceptual)
         self.part_sums = [0.0] * len(self.objective.parts)  # as loss_sum
@@ -77,18 +81,19 @@ class Session:
         return net.to(memory_format=torch.channels_last) if self.config.channels_last else net
 
     def _restore(self, start: dict[str, Any]) -> None:
-        restore(self.optimizer, start["optimizer"], self.config)
+        restore(self.optimizer, start["optimizer"], self.config.betas)
         if self.config.ema is not None:
             self.shadow.average.load_state_dict(start["ema"] or start["model"])
         for name in ("step", "seconds", "best", "loss_sum", "loss_count"):
             setattr(self, name, start[name])
-        sums = start.get("part_sums", [])  # not in the first checkpoints; of another length where the objective changed
+        # What has a default here is not in every checkpoint of this format.
+        sums = start.get("part_sums", [])  # of another length where the objective changed
         if len(sums) == len(self.part_sums):
             self.part_sums = sums
         else:  # means of another objective's losses
             self.loss_sum, self.loss_count = 0.0, 0
         self.objective.restore(start.get("gan"))
-        self.val_faces, self.owed = start.get("val_faces"), start.get("owed", False)  # not in the first checkpoints
+        self.val_faces, self.owed = start.get("val_faces"), start.get("owed", False)
         self.scale.restore(start.get("scaler"))
         states = start["rng"]
         rng.restore(states[self.accelerator.process_index % len(states)])
@@ -143,3 +148,16 @@ class Session:
         passed, self._clock = now - self._clock, now
         self.seconds += passed
         return passed
+
+
+def init_normal(model: nn.Module, std: float = 0.02) -> None:
+    """The SPARNet line's start: convolutions N(0, std), BatchNorm N(1, std), biases zero."""
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            nn.init.normal_(module.weight, 0.0, std)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight, 1.0, std)
+        else:
+            continue
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

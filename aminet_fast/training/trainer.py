@@ -1,28 +1,34 @@
-"""The training loop itself."""
+"""The training loop: a session's steps, on which all processes agree, until its end, a stop or a divergence."""
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from accelerate import Accelerator
+from torch import Tensor
 
-from .agreement import Agreement, exchange
-from .batches import Batch, to_device, train_batches
-from .curves import PlotConfig, plot
-from .faults.divergence import DivergedError, dump_batches
-from .faults.loader import LoaderError, guarded
-from .faults.signals import StopSignals
-from .loss_scale import LEAST
+from .batches import Batch, LoaderError, guarded, to_device, train_batches
+from .curves import draw_curves
+from .optim import LEAST
 from .recorder import Recorder
-from .runs.folder import RunFolder
+from .runs.folder import RunFolder, write_file, write_torch
 from .runs.logs import RunLog, duration
 from .session import Session
+from .signals import StopSignals
 
 Callback = Callable[[int, float], bool | None]
+
+
+class DivergedError(RuntimeError):
+    """The loss or the weights are no longer finite; the message says at which step and where the dump is."""
 
 
 class Trainer:
@@ -89,17 +95,20 @@ class Trainer:
         return signals.requested
 
     def _batches(self) -> Generator[Batch, None, None]:
-        s, accelerator = self.session, self.accelerator
+        s, config, accelerator = self.session, self.config, self.accelerator
         batches = train_batches(
             s.faces,
-            self.config,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            workers=config.workers,
+            accumulate=config.accumulate,
             step=s.step,
             steps=s.total,
             rank=accelerator.process_index,
             world=s.world,
             pin=accelerator.device.type == "cuda",
         )
-        return guarded(batches, self.config)
+        return guarded(batches, workers=config.workers, batch_size=config.batch_size)
 
     def _step(self, batches: Iterator[Batch], signals: StopSignals) -> tuple[Agreement, list[Batch]]:
         config, accelerator, s = self.config, self.accelerator, self.session
@@ -109,7 +118,7 @@ class Trainer:
             return self._graphed_step(next(batches), scale, signals)
         # All before the first forward pass: when one cannot be loaded, the network is still that of the last step.
         used = [next(batches) for _ in range(config.accumulate)]
-        reported: list[tuple[torch.Tensor, ...]] = []
+        reported: list[tuple[Tensor, ...]] = []
         for batch in used:
             with accelerator.accumulate(*s.objective.networks()):
                 given, wanted = (to_device(batch[k], accelerator.device, config.channels_last) for k in ("input", "hr"))
@@ -124,14 +133,14 @@ class Trainer:
                 s.objective.step()
         return self._stepped(agreement(), used, reported), used
 
-    def _graphed_step(self, batch: Batch, scale: torch.Tensor, signals: StopSignals) -> tuple[Agreement, list[Batch]]:
+    def _graphed_step(self, batch: Batch, scale: Tensor, signals: StopSignals) -> tuple[Agreement, list[Batch]]:
         """The same as one CUDA graph."""
         pictures = [to_device(batch[k], self.accelerator.device, self.config.channels_last) for k in ("input", "hr")]
-        reported: list[tuple[torch.Tensor, ...]] = [(self.session.graphed_step(pictures),)]
+        reported: list[tuple[Tensor, ...]] = [(self.session.graphed_step(pictures),)]
         agreement = exchange(self.accelerator, reported, scale, self._wishes(signals))
         return self._stepped(agreement(), [batch], reported), [batch]
 
-    def _stepped(self, agreed: Agreement, used: list[Batch], reported: list[tuple[torch.Tensor, ...]]) -> Agreement:
+    def _stepped(self, agreed: Agreement, used: list[Batch], reported: list[tuple[Tensor, ...]]) -> Agreement:
         s = self.session
         self._tell_of_a_skip(agreed.scale)  # by the step before
         s.step += 1
@@ -210,6 +219,61 @@ class Trainer:
 
     def _plot(self) -> None:
         try:
-            plot(PlotConfig([str(self.folder.root)]))
+            self.log.say(f"curves in {draw_curves([self.folder.root])}")
         except (ImportError, OSError, ValueError) as error:  # a picture of it is no part of a run's success
             self.log.warn(f"no plot: {error}")
+
+
+class Agreement(NamedTuple):
+    """The step's mean losses over all processes, its loss scale, and whether any of them asked for something."""
+
+    loss: float
+    parts: tuple[float, ...]  # the objective's
+    scale: float
+    stop: bool
+    time_up: bool
+    save: bool
+
+
+def exchange(
+    accelerator: Accelerator, losses: list[tuple[Tensor, ...]], scale: Tensor, wishes: tuple[bool, bool, bool]
+) -> Callable[[], Agreement]:
+    """Start to combine losses and wishes; the result waits for them.
+
+    A signal, or the clock, reaches processes at different steps; one that stopped alone would leave the
+    others waiting for its gradients for ever. A loss that is not finite on one process is not finite on all.
+
+    Args:
+        losses: Of each batch, scalars: the network's loss, and the objective's parts.
+    """
+    asked = torch.tensor(wishes).double().to(scale.device)
+    means = [torch.stack(batches).mean().double() for batches in zip(*losses, strict=True)]
+    numbers = torch.stack([*means, scale.double(), *asked])
+    if accelerator.num_processes > 1:
+        numbers = accelerator.reduce(numbers, reduction="sum")
+    ready = None
+    if numbers.is_cuda:
+        numbers = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True).copy_(numbers, non_blocking=True)
+        ready = torch.cuda.Event()
+        ready.record()
+
+    def wait() -> Agreement:
+        if ready is not None:
+            ready.synchronize()
+        *sums, stop, time_up, save = numbers.tolist()
+        loss, *parts, scale = (value / accelerator.num_processes for value in sums)
+        return Agreement(loss, tuple(parts), scale, stop > 0, time_up > 0, save > 0)
+
+    return wait
+
+
+def dump_batches(root: Path, batches: list[Batch], *, step: int, lr: float, losses: list[float], rank: int) -> Path:
+    """Write a step's faces to ``root/nan-step-XXXXXXXX``: names and numbers as JSON, pictures as .pt."""
+    folder = root / f"nan-step-{step:08d}"
+    folder.mkdir(exist_ok=True)
+    facts = {"step": step, "lr": lr, "losses": losses, "names": [list(b["name"]) for b in batches]}
+    text = json.dumps(facts, indent=2) + "\n"
+    write_file(folder / f"rank-{rank}.json", lambda file: file.write(text.encode()))
+    tensors = {k: torch.cat([b[k].cpu() for b in batches]) for k in ("input", "hr")}
+    write_torch(folder / f"rank-{rank}.pt", tensors)
+    return folder

@@ -17,7 +17,6 @@ from ..metrics import mean_psnr, psnr, ssim
 from ..output.panel import save_panel
 from . import rng
 from .batches import Batch, to_device
-from .config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -35,12 +34,19 @@ class Validator:
 
     Args:
         faces: The validation set; raises ValueError when it has no HR pictures.
+        accelerator: The run's.
+        batch_size: Faces that are scored at once, on each process.
+        channels_last: Whether pictures are in channels_last order.
+        panel_faces: Faces on a panel.
     """
 
-    def __init__(self, faces: FaceDataset, config: TrainConfig, accelerator: Accelerator) -> None:
+    def __init__(
+        self, faces: FaceDataset, accelerator: Accelerator, *, batch_size: int, channels_last: bool, panel_faces: int
+    ) -> None:
         if not faces.has_hr:
             raise ValueError("the validation faces have no HR pictures; give others with --val.root, or --val_every 0")
-        self.faces, self.config, self.accelerator = faces, config, accelerator
+        self.faces, self.accelerator = faces, accelerator
+        self.batch_size, self.channels_last, self.panel_faces = batch_size, channels_last, panel_faces
         self._bicubic: Tensor | None = None  # [n, 2] of this process's share; it never changes
 
     def score(self, model: nn.Module, interrupted: Callable[[], bool] = lambda: False) -> Scores | None:
@@ -74,7 +80,7 @@ class Validator:
 
     def panel(self, model: nn.Module, path: Path) -> None:
         """LR, bicubic, ours and HR of the first faces, side by side."""
-        count = min(self.config.panel_faces, len(self.faces))
+        count = min(self.panel_faces, len(self.faces))
         with rng.preserved(), torch.inference_mode():
             batch = next(iter(self._loader(range(count), count)))
             ours = model(self._put(batch["input"])).cpu()
@@ -83,13 +89,13 @@ class Validator:
 
     def _batches(self) -> Iterator[Batch]:
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        yield from self._loader(range(rank, len(self.faces), world), self.config.batch_size)
+        yield from self._loader(range(rank, len(self.faces), world), self.batch_size)
 
     def _loader(self, indices: range, batch_size: int) -> DataLoader[Batch]:
         return DataLoader(Subset(self.faces, indices), batch_size=batch_size)
 
     def _put(self, pictures: Tensor) -> Tensor:
-        return to_device(pictures, self.accelerator.device, self.config.channels_last)
+        return to_device(pictures, self.accelerator.device, self.channels_last)
 
 
 def _pair(pictures: Tensor, hr: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ def settings(run: Run, out: Path, **changes: Any) -> Any:
 def curve(run: Run) -> None:
     """The losses of a float32 run and of a bfloat16 one, of one seed, side by side."""
     from aminet_fast.training import train
-    from aminet_fast.training.runs.metrics_csv import read_metrics
+    from aminet_fast.training.runs.logs import read_metrics
 
     steps = 3 if run.tiny else CURVE_STEPS
     every = 1 if run.tiny else 20

@@ -29,8 +29,8 @@ COUNTERS = ("step", "seconds", "best", "val_faces", "faces")
 
 def export(checkpoint: Path, folder: Path, out: Path) -> list[str]:
     """Names of the files, which replace those of an earlier checkpoint one by one; training.json is the last."""
-    from aminet_fast.training.runs.checkpoint import read_checkpoint
-    from aminet_fast.training.runs.metrics_csv import read_metrics
+    from aminet_fast.network.checkpoint import read_checkpoint
+    from aminet_fast.training.runs.logs import read_metrics
 
     state = read_checkpoint(checkpoint)
     average = {name: half(t) for name, t in (state["ema"] or state["model"]).items()}
@@ -121,7 +121,7 @@ def going_on(config: Any, folder: Path, batches: int) -> dict[str, Any]:
     from aminet_fast.training.batches import to_device, train_batches
     from aminet_fast.training.runs.checkpoint import save_checkpoint
     from aminet_fast.training.runs.folder import RunFolder
-    from aminet_fast.training.runs.metrics_csv import COLUMNS
+    from aminet_fast.training.runs.logs import COLUMNS
     from aminet_fast.training.session import Session
 
     about, master = recorded(folder), joined(folder, "master")
@@ -133,7 +133,16 @@ def going_on(config: Any, folder: Path, batches: int) -> dict[str, Any]:
         session = Session(config, accelerator, open_faces(config.data, "train", augment=config.augment), None, master)
         session.step = about["step"]
         stream = train_batches(
-            session.faces, config, step=session.step, steps=session.step + batches, rank=0, world=1, pin=False
+            session.faces,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            workers=config.workers,
+            accumulate=config.accumulate,
+            step=session.step,
+            steps=session.step + batches,
+            rank=0,
+            world=1,
+            pin=False,
         )
         for batch in stream:
             given, wanted = (to_device(batch[k], accelerator.device, config.channels_last) for k in ("input", "hr"))

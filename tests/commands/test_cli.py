@@ -147,12 +147,10 @@ def test_help_speaks_of_options_not_of_types(capsys: pytest.CaptureFixture[str])
         assert text.index("\n") < 60
 
 
-def test_positionals_reach_the_dataclass(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    seen = []
-    monkeypatch.setattr("aminet_fast.training.curves.plot", lambda config: seen.append(config))
+def test_positionals_reach_the_dataclass(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("aminet_fast.training.curves.draw_curves", lambda runs, out, smooth: (runs, out, smooth))
     assert main(["plot", "a", "b", "--out", "c.png"]) == 0
-    assert seen[0].runs == ["a", "b"]
-    assert seen[0].out == "c.png"
+    assert capsys.readouterr().out.strip() == str(([Path("a"), Path("b")], Path("c.png"), 1))
 
 
 def test_a_fault_of_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:

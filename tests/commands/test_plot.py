@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from aminet_fast.commands.plot import PlotConfig, plot
 from aminet_fast.training import curves as plot_module
-from aminet_fast.training.curves import PlotConfig, plot
-from aminet_fast.training.runs.metrics_csv import MetricsCSV
+from aminet_fast.training.runs.logs import MetricsCSV
 
 pytest.importorskip("matplotlib", reason="needs the extra [plot]")
 

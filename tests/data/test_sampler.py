@@ -12,7 +12,6 @@ from torch.utils.data import Dataset, get_worker_info
 
 from aminet_fast.data import StepSampler
 from aminet_fast.training.batches import train_batches
-from aminet_fast.training.config import TrainConfig
 
 
 def take(length: int, batch: int, steps: int, **options: int) -> list[list[tuple[int, int]]]:
@@ -85,10 +84,10 @@ class Witness(Dataset):
 @pytest.mark.parametrize("start", [0, 2])
 def test_no_loader_process_sees_the_face_of_another_in_one_epoch(world, workers, accumulate, start):
     """The same through the loaders of training, whose processes share a rank's batches out."""
-    config = TrainConfig(batch_size=2, accumulate=accumulate, workers=workers, seed=7)
+    options = {"batch_size": 2, "accumulate": accumulate, "workers": workers, "seed": 7}
 
     def batches(rank, step, steps):
-        loader = train_batches(Witness(), config, step=step, steps=steps, rank=rank, world=world, pin=False)
+        loader = train_batches(Witness(), **options, step=step, steps=steps, rank=rank, world=world, pin=False)
         return [(batch["input"].tolist(), set(batch["worker"].tolist())) for batch in loader]
 
     steps = start + 9

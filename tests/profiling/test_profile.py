@@ -13,7 +13,7 @@ import torch
 from aminet_fast.commands.cli import main
 from aminet_fast.data import FaceDataset
 from aminet_fast.network.model import AMINet
-from aminet_fast.profiling import measure as profile_measure
+from aminet_fast.profiling import profile as profile_module
 from aminet_fast.profiling.profile import ProfileConfig, measure, profile
 from aminet_fast.profiling.report import Figures, advice, bound, to_json, verdict
 from aminet_fast.training.recorder import Recorder
@@ -31,7 +31,7 @@ def config(tmp_path: Path, **changes: Any) -> ProfileConfig:
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A face takes 1 s, the forward pass 3, Adam 5, validation 7, a checkpoint 11; and nothing else takes any time."""
     now = SimpleNamespace(seconds=0.0)
-    monkeypatch.setattr(profile_measure, "time", SimpleNamespace(perf_counter=lambda: now.seconds))
+    monkeypatch.setattr(profile_module, "time", SimpleNamespace(perf_counter=lambda: now.seconds))
 
     def slower(owner: Any, name: str, seconds: float) -> None:
         whole = getattr(owner, name)
@@ -75,7 +75,7 @@ def test_a_captured_step_is_one_part(tmp_path: Path, clock: SimpleNamespace) -> 
 def test_a_validation_is_that_of_all_its_faces(
     tmp_path: Path, clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(profile_measure, "_FEW", 2)
+    monkeypatch.setattr(profile_module, "_FEW", 2)
     assert measure(config(tmp_path, profile_steps=1)).validation == 7 * 3 / 2
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from aminet_fast.training.gan_config import GanConfig
+from aminet_fast.training.config import GanConfig
 
 PARTS = ("pixel", "perceptual", "adversarial", "discriminator")
 

@@ -1,4 +1,4 @@
-"""Checkpoints on disks that fill up, in files that were cut, and from programs that are not this one."""
+"""Checkpoints of a run folder, on disks that fill up and in files that were cut."""
 
 from __future__ import annotations
 
@@ -11,15 +11,10 @@ import pytest
 import torch
 
 from aminet_fast import load_model
+from aminet_fast.network.checkpoint import CheckpointError, read_checkpoint
 from aminet_fast.training import train
 from aminet_fast.training.runs import folder as folder_module
-from aminet_fast.training.runs.checkpoint import (
-    CheckpointError,
-    list_checkpoints,
-    newest_checkpoint,
-    read_checkpoint,
-    save_checkpoint,
-)
+from aminet_fast.training.runs.checkpoint import list_checkpoints, newest_checkpoint, save_checkpoint
 from aminet_fast.training.runs.folder import RunFolder, write_folder
 from tests.training.tiny import checkpoint, column, tiny
 
@@ -50,33 +45,17 @@ def test_cut_newest_is_skipped_with_a_warning(tmp_path: Path, kept: int) -> None
     assert "step-00000002.pt" in warnings[0]
 
 
-def test_a_flipped_byte_is_found(tmp_path: Path) -> None:
-    newest = full(tmp_path)
-    data = bytearray(newest.read_bytes())
-    place = data.index(torch.arange(1000.0).numpy().tobytes()) + 100
-    data[place] ^= 1
-    newest.write_bytes(bytes(data))
-    with pytest.raises(CheckpointError, match="damaged"):
-        read_checkpoint(newest)
-
-
 def test_without_a_whole_one_there_is_an_error(tmp_path: Path) -> None:
     full(tmp_path, (1,)).write_bytes(b"no zip")
     with pytest.raises(CheckpointError, match="no whole checkpoint"):
         newest_checkpoint(tmp_path, lambda text: None)
 
 
-def test_foreign_and_newer_files_say_what_they_are(tmp_path: Path) -> None:
-    path = tmp_path / "step-00000001.pt"
-    torch.save({"state_dict": {}}, path)
-    with pytest.raises(CheckpointError, match="no checkpoint of an aminet_fast training run"):
-        read_checkpoint(path)
-    torch.save({"format": "aminet_fast.checkpoint", "version": 99}, path)
+def test_a_newer_format_is_not_skipped(tmp_path: Path) -> None:
+    full(tmp_path, (1,))
+    torch.save({"format": "aminet_fast.checkpoint", "version": 99}, tmp_path / "step-00000002.pt")
     with pytest.raises(CheckpointError, match=r"format 99.*upgrade"):
         newest_checkpoint(tmp_path, lambda text: None)
-    torch.save({"format": "aminet_fast.checkpoint", "version": 1, "x": Path("code")}, path)
-    with pytest.raises(CheckpointError, match="does not load"):
-        read_checkpoint(path)
 
 
 def enospc(*args: Any, **kwargs: Any) -> Any:

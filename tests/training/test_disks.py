@@ -13,10 +13,8 @@ from typing import Any
 import pytest
 
 from aminet_fast.training import train
-from aminet_fast.training.faults.divergence import DivergedError
-from aminet_fast.training.runs.folder import Lines
-from aminet_fast.training.runs.logs import RunLog
-from aminet_fast.training.runs.metrics_csv import MetricsCSV, read_metrics
+from aminet_fast.training.runs.logs import Lines, MetricsCSV, read_metrics
+from aminet_fast.training.trainer import DivergedError
 from tests.training.tiny import column, full, tiny
 
 
@@ -116,7 +114,7 @@ class Board:
 def test_tensorboard_goes_on_when_there_is_room_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for module in ("recorder", "loop"):
+    for module in ("recorder", "run"):
         monkeypatch.setattr(f"aminet_fast.training.{module}.tensorboard_writer", lambda: Board)
     assert train(tiny(tmp_path, steps=6, tensorboard=True, checkpoint_every=4)) == 0
     assert Board.opened == [0, 5]
@@ -143,13 +141,3 @@ def test_standard_output_may_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(sys, "stdout", Gone())
     assert train(tiny(tmp_path, steps=2)) == 0
     assert "complete: 2 steps" in (tmp_path / "run/log.txt").read_text()
-
-
-def test_a_reader_that_has_gone_does_not_end_the_run(capfd: pytest.CaptureFixture[str]) -> None:
-    log, (read, written) = RunLog(main=True), os.pipe()
-    os.close(read)
-    with os.fdopen(written, "w") as gone, contextlib.suppress(BrokenPipeError), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "stdout", gone)
-        log.say("one")
-        log.say("two")
-    assert log.console.quiet

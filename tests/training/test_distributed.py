@@ -13,11 +13,12 @@ import pytest
 import torch
 
 from aminet_fast.training import train
+from aminet_fast.training.accelerator import join
 from aminet_fast.training.runs.folder import RunFolder
-from aminet_fast.training.runs.restart import join, mark, resumed
+from aminet_fast.training.runs.start import mark, resumed
 from tests.training.tiny import MODEL, checkpoint, column, tiny, unequal
 
-WORKER = str(Path(__file__).with_name("training_worker.py"))
+WORKER = str(Path(__file__).with_name("worker.py"))
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone")
 # As many threads as here: another number sums in another order.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,8 @@ import torch
 
 from aminet_fast import load_model
 from aminet_fast.training import TrainConfig, train
-from aminet_fast.training.optim import build_optimizer, plain_state, restore
 from aminet_fast.training.runs.folder import RunFolder
-from aminet_fast.training.runs.resume import first_weights
+from aminet_fast.training.runs.start import first_weights
 from tests.adversarial.vgg19_weights import write_weights
 from tests.training.gan_inputs import PARTS, gan
 from tests.training.tiny import checkpoint, column, tiny
@@ -41,33 +39,6 @@ def test_a_fork_has_the_betas_that_it_was_given(tmp_path: Path, two_steps: str) 
     assert not torch.equal(forked[0]["exp_avg"], same[0]["exp_avg"])
 
 
-@pytest.mark.parametrize("before", [torch.channels_last, torch.contiguous_format])
-def test_moments_follow_their_parameters_into_another_layout(before: torch.memory_format) -> None:
-    """The fused kernel pairs parameters and moments by where they lie, not by index."""
-    config = TrainConfig(betas=(0.8, 0.9))
-    after = torch.contiguous_format if before == torch.channels_last else torch.channels_last
-
-    def network(layout: torch.memory_format) -> torch.nn.Conv2d:
-        torch.manual_seed(0)
-        return torch.nn.Conv2d(4, 8, 3).to(memory_format=layout)
-
-    def step(net: torch.nn.Conv2d, optimizer: torch.optim.Optimizer, seed: int) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        for parameter in net.parameters():
-            parameter.grad = torch.empty_like(parameter).copy_(torch.randn(parameter.shape, generator=generator))
-        optimizer.step()
-
-    one, other = network(before), network(after)
-    first, second = build_optimizer(one, config), build_optimizer(other, config)
-    step(one, first, 1)
-    other.load_state_dict(one.state_dict())
-    restore(second, copy.deepcopy(plain_state(first)), config)
-    step(one, first, 2)
-    step(other, second, 2)
-    for a, b in zip(one.parameters(), other.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=0)
-
-
 def test_a_first_row_under_another_objective_is_of_that_alone(tmp_path: Path, two_steps: str) -> None:
     vgg = str(write_weights(tmp_path / "vgg.pth", last=5))
     fork: dict[str, Any] = {"gan": gan(vgg), "resume": two_steps, "log_every": 5, "steps": 5}
@@ -79,7 +50,7 @@ def test_a_first_row_under_another_objective_is_of_that_alone(tmp_path: Path, tw
 def test_the_packages_weights_are_a_start_by_their_name() -> None:
     config = TrainConfig(preset="aminet-small", start_from="default")
     assert config.to_dict()["start_from"] == "default"
-    weights = first_weights(config)
+    weights = first_weights(config.start_from, config.network())
     assert weights is not None
     for key, value in load_model("default").state_dict().items():
         assert torch.equal(weights[key], value), key

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from aminet_fast.training import train, trainer
-from aminet_fast.training.faults.divergence import DivergedError
-from aminet_fast.training.trainer import Trainer
+from aminet_fast.training.trainer import DivergedError, Trainer
 from tests.training.tiny import checkpoint, column, tiny, unequal
 
 STATE = ("model", "optimizer", "ema", "scaler", "step")

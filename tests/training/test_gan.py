@@ -12,10 +12,9 @@ from aminet_fast import get_config, load_model
 from aminet_fast.commands import cli
 from aminet_fast.training import TrainConfig, train
 from aminet_fast.training.config import differences
-from aminet_fast.training.faults.divergence import DivergedError
-from aminet_fast.training.gan import AdversarialObjective
-from aminet_fast.training.runs.metrics_csv import read_metrics
-from aminet_fast.training.trainer import Trainer
+from aminet_fast.training.objective import AdversarialObjective
+from aminet_fast.training.runs.logs import read_metrics
+from aminet_fast.training.trainer import DivergedError, Trainer
 from tests.adversarial.vgg19_weights import write_weights
 from tests.training.gan_inputs import PARTS, gan
 from tests.training.test_resume import run_in_parts, whole_run

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from aminet_fast.training import loop, train
+from aminet_fast.training import run as run_module
+from aminet_fast.training import train
 from aminet_fast.training import trainer as trainer_module
 from aminet_fast.training import validation as validation_module
-from aminet_fast.training.faults.loader import LoaderError, explain
+from aminet_fast.training.batches import LoaderError, explain
 from aminet_fast.training.runs.checkpoint import list_checkpoints
 from tests.training.tiny import checkpoint, column, full, go_on, tiny
 
@@ -38,8 +39,8 @@ from tests.training.tiny import checkpoint, column, full, go_on, tiny
         (ValueError("what"), [], "could not be loaded: what"),
     ],
 )
-def test_what_is_said_of_a_loader(tmp_path: Path, error: Exception, ended: list[int], said: str) -> None:
-    text = explain(error, ended, tiny(tmp_path, workers=3))
+def test_what_is_said_of_a_loader(error: Exception, ended: list[int], said: str) -> None:
+    text = explain(error, ended, workers=3, batch_size=2)
     with pytest.raises(LoaderError, match=said):
         raise LoaderError(text)
     assert "\n" not in text
@@ -89,8 +90,8 @@ def test_a_face_cache_that_is_lost_is_named(tmp_path: Path, workers: int, how: s
 
     with pytest.MonkeyPatch.context() as patch:
         if how == "gone":  # before it was opened; one that is open stays readable
-            session = loop._session
-            patch.setattr(loop, "_session", lambda *args: (session(*args), harm())[0])
+            session = run_module._session
+            patch.setattr(run_module, "_session", lambda *args: (session(*args), harm())[0])
         with pytest.raises(LoaderError, match=r"hr\.npy of the face cache (was cut short|cannot be read)"):
             train(config, callback=lambda step, loss: harm() if how == "cut" and step == 2 else None)
     newest = [int(path.stem[-8:]) for path in list_checkpoints(tmp_path / "run/checkpoints")]

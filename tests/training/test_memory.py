@@ -12,9 +12,8 @@ import pytest
 import torch
 
 from aminet_fast.network.model import AMINet
-from aminet_fast.training import train
-from aminet_fast.training.faults import memory
-from aminet_fast.training.faults.memory import MemoryFullError, largest_batch, same_step
+from aminet_fast.training import memory, train
+from aminet_fast.training.memory import MemoryFullError, largest_batch, same_step
 from aminet_fast.training.trainer import Trainer
 from tests.training.tiny import tiny
 

@@ -90,7 +90,7 @@ def test_sigterm_to_the_whole_group_still_saves(tmp_path: Path) -> None:
 
 def test_a_second_signal_quits_at_once(tmp_path: Path) -> None:
     script = (
-        "import os, signal, time\nfrom aminet_fast.training.faults.signals import StopSignals\n"
+        "import os, signal, time\nfrom aminet_fast.training.signals import StopSignals\n"
         "with StopSignals() as s:\n    os.kill(os.getpid(), signal.SIGINT); assert s.requested == 'SIGINT'\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(60)\n"
     )

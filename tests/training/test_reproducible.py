@@ -17,7 +17,7 @@ from aminet_fast.commands.cli import main
 from aminet_fast.data import open_faces
 from aminet_fast.training import train
 from aminet_fast.training.runs import record
-from aminet_fast.training.runs.metrics_csv import COLUMNS
+from aminet_fast.training.runs.logs import COLUMNS
 from aminet_fast.training.runs.record import changed, last_environment, source_state
 from tests.training.tiny import checkpoint, column, tiny, unequal
 

@@ -17,8 +17,7 @@ from aminet_fast import load_model
 from aminet_fast.data import DataConfig, open_faces
 from aminet_fast.evaluate import evaluate_model
 from aminet_fast.training import train
-from aminet_fast.training.faults.divergence import DivergedError
-from aminet_fast.training.trainer import Trainer
+from aminet_fast.training.trainer import DivergedError, Trainer
 from tests.training.tiny import checkpoint, column, tiny
 
 

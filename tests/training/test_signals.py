@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 import torch
 
-from aminet_fast.training import loop, train
+from aminet_fast.training import run as run_module
+from aminet_fast.training import train
 from aminet_fast.training import validation as validation_module
-from aminet_fast.training.faults.signals import StopSignals, outlive_signals
 from aminet_fast.training.runs.checkpoint import list_checkpoints
+from aminet_fast.training.signals import StopSignals, outlive_signals
 from tests.training.tiny import checkpoint, column, full, go_on, tiny
 
 
@@ -59,7 +60,7 @@ def test_a_signal_before_the_first_step_ends_at_once(
     number: signal.Signals,
     raised: type[BaseException],
 ) -> None:
-    at_call(monkeypatch, loop, "open_faces", 1, ask(number))
+    at_call(monkeypatch, run_module, "open_faces", 1, ask(number))
     with pytest.raises(raised) as caught:
         train(tiny(tmp_path))
     if raised is SystemExit:

@@ -1,6 +1,6 @@
 """A process of a run under torchrun, as `aminet train --config` is, that may kill itself on the way.
 
-python training_worker.py CONFIG.yaml [RANK STEP]: at the first start, rank RANK kills itself after step STEP.
+python worker.py CONFIG.yaml [RANK STEP]: at the first start, rank RANK kills itself after step STEP.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
 from typing import IO, BinaryIO
 
 import torch
@@ -17,7 +17,7 @@ from ...output.atomic import atomic_write, make_writable
 
 
 class RunFolder:
-    """Paths of a run.
+    """Paths of a run; as a context manager it is released at the end.
 
     ``config.yaml``, ``runs.jsonl``, ``metrics.csv``, ``log.txt``, ``checkpoints/step-00001000.pt``,
     ``panels/step-00001000.png``, ``best/`` and ``last/`` (pretrained folders), and ``nan-step-00001000/``
@@ -36,6 +36,12 @@ class RunFolder:
         self.best = root / "best"
         self.last = root / "last"
         self._lock: IO[str] | None = None
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.release()
 
     def is_blank(self) -> bool:
         """Whether nothing is in the folder, or what a start left that found the disk full."""
@@ -105,45 +111,6 @@ def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
     with atomic_write(path) as file:
         write(file)
     _sync(path.parent)
-
-
-class Lines:
-    """A text file that grows by whole lines; those a full disk did not take are kept, and written before the next."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._waiting: list[str] = []
-
-    def write(self, line: str) -> None:
-        """Append a line. Raises OSError when it has to wait."""
-        self._waiting.append(f"{line}\n")
-        self.flush()
-
-    def flush(self, *, sync: bool = False) -> None:
-        """Write the lines that wait; with ``sync`` have all on the disk. Raises OSError; none is lost then."""
-        if not self._waiting and not sync:
-            return
-        with self.path.open("a+b", buffering=0) as file:
-            end = file.seek(0, os.SEEK_END)
-            try:
-                text = memoryview(b"\n" * _cut_short(file, end) + "".join(self._waiting).encode())
-                while text:
-                    text = text[file.write(text) :]
-                if sync:
-                    os.fsync(file.fileno())
-            except OSError:
-                with suppress(OSError):
-                    file.truncate(end)  # half a line would spoil the next one
-                raise
-        self._waiting = []
-
-
-def _cut_short(file: IO[bytes], end: int) -> bool:
-    """Whether a kill left half a line at the end of a file."""
-    if end == 0:
-        return False
-    file.seek(end - 1)
-    return file.read(1) != b"\n"
 
 
 def write_torch(path: Path, value: object) -> None:

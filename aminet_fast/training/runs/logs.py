@@ -1,19 +1,66 @@
-"""What a run says: lines on the terminal and in log.txt, TensorBoard events."""
+"""What a run tells as it goes: lines on the terminal and in log.txt, rows of metrics.csv, TensorBoard's events."""
 
 from __future__ import annotations
 
+import csv
 import math
+import os
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from ...output.extras import missing
-from .folder import Lines
+from .folder import write_file
+
+COLUMNS = (
+    "step", "epoch", "images", "seconds", "lr", "loss", "images_per_s",
+    "val_psnr", "val_ssim", "val_bicubic_psnr", "val_bicubic_ssim",
+    "pixel", "perceptual", "adversarial", "discriminator",
+)  # fmt: skip
+
+
+class Lines:
+    """A text file that grows by whole lines; those a full disk did not take are kept, and written before the next."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._waiting: list[str] = []
+
+    def write(self, line: str) -> None:
+        """Append a line. Raises OSError when it has to wait."""
+        self._waiting.append(f"{line}\n")
+        self.flush()
+
+    def flush(self, *, sync: bool = False) -> None:
+        """Write the lines that wait; with ``sync`` have all on the disk. Raises OSError; none is lost then."""
+        if not self._waiting and not sync:
+            return
+        with self.path.open("a+b", buffering=0) as file:
+            end = file.seek(0, os.SEEK_END)
+            try:
+                text = memoryview(b"\n" * _cut_short(file, end) + "".join(self._waiting).encode())
+                while text:
+                    text = text[file.write(text) :]
+                if sync:
+                    os.fsync(file.fileno())
+            except OSError:
+                with suppress(OSError):
+                    file.truncate(end)  # half a line would spoil the next one
+                raise
+        self._waiting = []
+
+
+def _cut_short(file: IO[bytes], end: int) -> bool:
+    """Whether a kill left half a line at the end of a file."""
+    if end == 0:
+        return False
+    file.seek(end - 1)
+    return file.read(1) != b"\n"
 
 
 class _Console(Console):
@@ -91,6 +138,42 @@ class RunLog:
                 self.note(text)
         elif row:
             self.say(text)
+
+
+class MetricsCSV:
+    """One row every ``log_every`` steps and at each validation; columns without a value are empty."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lines = Lines(path)
+
+    def open(self, step: int) -> None:
+        """Start the file, or drop the rows after ``step``, which a resumed run writes again."""
+        rows = [r for r in read_metrics(self.path) if int(r["step"]) <= step] if self.path.exists() else []
+        lines = [",".join(COLUMNS), *(",".join(r.get(c) or "" for c in COLUMNS) for r in rows)]
+        write_file(self.path, lambda file: file.write(("\n".join(lines) + "\n").encode()))
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append a row. Floats are written with all their digits, so that equal runs have equal files.
+
+        Raises OSError when the disk is full; the row is then written with the next one, or by `sync`.
+        """
+        self._lines.write(",".join(_text(row.get(name)) for name in COLUMNS))
+
+    def sync(self) -> None:
+        """Have all rows on the disk: none may be younger than a checkpoint."""
+        self._lines.flush(sync=True)
+
+
+def _text(value: object) -> str:
+    return "" if value is None else repr(value) if isinstance(value, float) else str(value)
+
+
+def read_metrics(path: Path) -> list[dict[str, str]]:
+    """Rows of a metrics.csv as written; a last line that was cut short by a kill is left out."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [r for r in rows if (r.get("step") or "").isdigit() and None not in r and None not in r.values()]
 
 
 def duration(seconds: float) -> str:

@@ -1,7 +1,8 @@
-"""runs.jsonl: what a run ran on, a line for each start, so that it can be repeated."""
+"""config.yaml and runs.jsonl: a run's recipe and, a line for each start, what it ran on, so that it can be repeated."""
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import functools
 import hashlib
@@ -11,6 +12,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,52 @@ from ... import __version__
 from ...data import DataConfig, FaceDataset
 from ...ops import extension as _extension
 from ..config import TrainConfig
-from .folder import Lines, RunFolder
+from .folder import RunFolder, write_file
+from .logs import Lines
 
 PACKAGES = ("torch", "numpy", "pillow", "accelerate", "torchmetrics", "safetensors", "triton")
 SCRATCH = "scratch"
+
+
+def record(
+    config: TrainConfig,
+    folder: RunFolder,
+    warn: Callable[[str], None],
+    *,
+    device: torch.device,
+    processes: int,
+    faces: FaceDataset,
+    held_out: FaceDataset | None,
+    start: dict[str, Any] | None,
+) -> None:
+    """Write config.yaml and runs.jsonl; say in one line what is not as recorded.
+
+    Args:
+        config: The run's.
+        folder: Where to write; raises OSError naming it when that fails.
+        warn: What takes the line.
+        device: Where the run trains, on each of its ``processes``.
+        processes: How many there are.
+        faces: The training faces.
+        held_out: The validation faces, if there are any.
+        start: The checkpoint that the run goes on from.
+    """
+    ran_on = environment(config, device, processes, faces, held_out)
+    before = _recorded_before(config, folder)
+    if config.resume == "auto" and "started from" in before and start is not None:
+        ran_on["started from"] = before["started from"]
+    if differing := changed(before, ran_on):
+        warn(f"not as recorded: {differing}; the numbers may not be the same in every digit")
+    step = start["step"] if start is not None else 0
+    complete = step >= config.total_steps(len(faces), processes)
+    # Whoever runs from config.yaml goes on with this run, however this one was started.
+    again = dataclasses.replace(config, resume="auto", recorded=before if complete else ran_on)
+    try:
+        write_file(folder.config, lambda file: file.write(again.to_yaml().encode()))
+        if not complete:
+            _record_start(folder.runs, config, ran_on, step, faces, held_out)
+    except OSError as error:
+        raise OSError(f"cannot write the run folder {folder.root}: {error.strerror or error}") from error
 
 
 def environment(
@@ -53,7 +97,7 @@ def environment(
     }
 
 
-def record_start(
+def _record_start(
     path: Path, config: TrainConfig, ran_on: dict[str, Any], step: int, faces: FaceDataset, held_out: FaceDataset | None
 ) -> None:
     """Append a start to runs.jsonl; raises OSError when that cannot be written."""
@@ -76,7 +120,7 @@ def record_start(
     lines.flush(sync=True)
 
 
-def recorded_before(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
+def _recorded_before(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     """The environment to compare with: of the run's last start, else of the run whose config.yaml this one repeats.
 
     For a start from a named checkpoint, of the run which that belongs to.

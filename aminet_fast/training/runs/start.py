@@ -1,7 +1,9 @@
-"""Deciding what a run starts from: nothing, or a checkpoint that fits."""
+"""What a run starts from: nothing, given weights, or a checkpoint that fits, also when torchrun has restarted it."""
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,11 +11,30 @@ from typing import Any
 import yaml
 from torch import Tensor
 
+from ...network.checkpoint import RUN, read_checkpoint
 from ...network.model import load_model
 from ...pretrained import shipped
+from ...reference.config import AMINetConfig
+from ..accelerator import restarts
 from ..config import TrainConfig, differences
-from .checkpoint import RUN, list_checkpoints, newest_checkpoint, read_checkpoint, step_of
+from .checkpoint import list_checkpoints, newest_checkpoint, step_of
 from .folder import RunFolder
+
+
+def resumed(config: TrainConfig, folder: RunFolder) -> TrainConfig:
+    """``config``, with "auto" in place of another ``resume`` when a restart finds the run that its launch began.
+
+    The command line is the same each time, and says where the first start was to begin, or that there be no run yet.
+    """
+    begun = list_checkpoints(folder.checkpoints) if config.names_checkpoint else folder.config.is_file()
+    if restarts() and begun and _read(folder.launcher) == _launch():
+        return dataclasses.replace(config, resume="auto")
+    return config
+
+
+def mark(folder: RunFolder) -> None:
+    """Write down which launch fills the run folder."""
+    folder.launcher.write_text(_launch()) if _launch() else folder.launcher.unlink(missing_ok=True)
 
 
 def find_start(config: TrainConfig, folder: RunFolder, warn: Callable[[str], None]) -> dict[str, Any] | None:
@@ -61,40 +82,41 @@ def _read_config(folder: RunFolder) -> dict[str, Any]:
     return values
 
 
-def first_weights(config: TrainConfig) -> dict[str, Tensor] | None:
-    """Weights of ``config.start_from``, for a new run; None where it names nothing.
+def first_weights(start_from: str | None, network: AMINetConfig) -> dict[str, Tensor] | None:
+    """Weights that a new run of ``network`` starts from; None where ``start_from`` names none.
 
     Raises:
         FileNotFoundError, ValueError: as `load_model`, and ValueError when they are another network's.
     """
-    if config.start_from is None:
+    if start_from is None:
         return None
-    model = load_model(shipped(config.start_from) or Path(config.start_from).expanduser())
-    theirs, ours = model.config.to_dict(), config.network().to_dict()
+    model = load_model(shipped(start_from) or Path(start_from).expanduser())
+    theirs, ours = model.config.to_dict(), network.to_dict()
     if other := [f"{name}: {was!r} -> {ours[name]!r}" for name, was in theirs.items() if was != ours[name]]:
         raise ValueError(
-            f"start_from {config.start_from} holds another network than this run's ({', '.join(other)}); choose its"
+            f"start_from {start_from} holds another network than this run's ({', '.join(other)}); choose its"
             " --preset, or its --model fields"
         )
     return model.state_dict()
 
 
 def check_faces(
-    state: dict[str, Any],
-    fingerprint: str,
-    world: int,
-    named: bool,
-    warn: Callable[[str], None],
-    vgg: str | None = None,
+    state: dict[str, Any], faces: str, vgg: str | None, world: int, *, named: bool, warn: Callable[[str], None]
 ) -> None:
-    """Raises ValueError when training faces, number of processes or VGG19's weights are not the checkpoint's.
+    """Raises ValueError when training faces, VGG19's weights or the number of processes are not the checkpoint's.
 
-    With ``named`` (the user named the checkpoint) that is a warning. ``vgg`` is the fingerprint of those weights.
+    Args:
+        state: The checkpoint.
+        faces: Fingerprint of the training faces.
+        vgg: Fingerprint of VGG19's weights; None: the run has none.
+        world: Processes.
+        named: The user named the checkpoint: then it is a warning.
+        warn: What takes that.
     """
     problems = []
     if vgg is not None and (state.get("gan") or {}).get("vgg") not in (None, vgg):
         problems.append("the weights of VGG19 are not those this run has learned from so far")
-    if state["faces"] != fingerprint:
+    if state["faces"] != faces:
         problems.append("the training faces are not those this run has seen so far (files or data settings changed)")
     if state["world"] != world:
         problems.append(f"the run had {state['world']} processes, now there are {world}")
@@ -130,3 +152,19 @@ def _compare(
             f" change it on purpose with --resume {folder.checkpoints}/step-....pt"
         )
     warn(f"the recipe changed ({listed})")
+
+
+def _launch() -> str:
+    """What all starts of one launch, and none of another, have in common; empty without torchrun."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return ""
+    parent = os.getppid() if os.environ["GROUP_WORLD_SIZE"] == "1" else 0  # of several nodes each has its own
+    names = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
+    return " ".join([*(os.environ[name] for name in names), str(parent)])
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except OSError:
+        return None

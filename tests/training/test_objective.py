@@ -15,8 +15,8 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from aminet_fast.adversarial import ADVERSARIAL_LOSSES
-from aminet_fast.training.gan import AdversarialObjective, fingerprint, load_perceptual
-from aminet_fast.training.gan_config import GanConfig
+from aminet_fast.training.config import GanConfig
+from aminet_fast.training.objective import AdversarialObjective, fingerprint, load_perceptual
 from aminet_fast.training.optim import build_optimizer
 from tests.adversarial.vgg19_weights import write_weights
 from tests.training.tiny import tiny, unequal
@@ -38,7 +38,7 @@ def objective(tmp_path: Path, *, gan: dict[str, Any] | None = None, **options: A
     config = tiny(tmp_path, gan=settings, lr=1e-3, channels_last=False, **options)
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=config.accumulate)
     net = nn.Conv2d(3, 3, 3, padding=1)
-    model, optimizer = accelerator.prepare(net, build_optimizer(net, config))
+    model, optimizer = accelerator.prepare(net, build_optimizer(net, 1e-3, config.betas))
     return AdversarialObjective(config, accelerator, model, optimizer, load_perceptual(settings))
 
 

@@ -7,15 +7,24 @@ from collections.abc import Callable
 
 import torch
 
-from ..config import TrainConfig
-from ..optim import LOSSES
-from ..session import Session
+from .config import TrainConfig
+from .objective import LOSSES
+from .session import Session
 
 SPARE = 0.05  # share of the memory left free: the allocator cannot use every gap
 
 
 class MemoryFullError(RuntimeError):
     """The memory of the GPU, or of the machine, is full; the message says what makes the run smaller."""
+
+
+def memory_full(error: Exception, config: TrainConfig, session: Session | None) -> MemoryFullError | None:
+    """What to say of an error of a run that had come as far as ``session``; None when it is about something else."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return gpu_full(error, config, session)
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # PyTorch's word for a MemoryError
+        return machine_full(error, config.batch_size, config.workers)
+    return None
 
 
 def largest_batch(measure: Callable[[int], int], room: int, below: int) -> int:
@@ -117,10 +126,10 @@ def _advice(config: TrainConfig, fits: int | None, reason: str) -> str:
     )
 
 
-def machine_full(config: TrainConfig, error: Exception) -> MemoryFullError:
+def machine_full(error: Exception, batch_size: int, workers: int) -> MemoryFullError:
     """For the memory that is not the GPU's."""
     reason = (str(error) or type(error).__name__).splitlines()[0]
     return MemoryFullError(
-        f"the machine's memory is full: lower --batch_size (now {config.batch_size}) and raise --accumulate, or lower"
-        f" --workers (now {config.workers}) ({reason})"
+        f"the machine's memory is full: lower --batch_size (now {batch_size}) and raise --accumulate, or lower"
+        f" --workers (now {workers}) ({reason})"
     )

@@ -1,1 +1,0 @@
-"""What goes wrong in hours of training, and what becomes of it."""
