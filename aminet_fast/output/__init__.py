@@ -1,1 +1,1 @@
-"""What is written for people: files that appear whole or not at all, panels of pictures."""
+"""Files that appear whole or not at all, and the message that names a missing extra."""

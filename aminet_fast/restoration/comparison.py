@@ -10,7 +10,7 @@ from PIL import Image
 
 from ..data import to_tensor
 from ..data.degradation import enlarge
-from ..output.panel import FORMATS, save_panel
+from ..metrics.panel import FORMATS, save_panel
 from .plan import Job
 
 _ROWS, _SIDE = 8, 512

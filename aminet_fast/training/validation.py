@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Subset
 
 from ..data import FaceDataset
 from ..metrics import mean_psnr, psnr, ssim
-from ..output.panel import save_panel
+from ..metrics.panel import save_panel
 from . import rng
 from .batches import Batch, to_device
 

@@ -27,7 +27,7 @@ def vgg(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def parse(*arguments: str) -> TrainConfig:
-    config = cli.parse("train", cli.COMMANDS["train"], list(arguments))
+    config = cli.parse(cli.COMMANDS["train"], list(arguments))
     assert isinstance(config, TrainConfig)
     return config
 

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ..metrics import quantise
 from .atomic import atomic_write
+from .luma import quantise
 
 _GAP = 4
 _FONT_SIZE = 13

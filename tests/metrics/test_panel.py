@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from aminet_fast.output.panel import save_panel
+from aminet_fast.metrics.panel import save_panel
 
 HEADER, GAP = 21, 4
 
