@@ -173,7 +173,10 @@ def _nested(flat: Sequence[Any], lengths: tuple[int | None, ...]) -> tuple[Any, 
 
 
 def memory_format(t: Tensor) -> torch.memory_format:
-    """The layout of what an operator makes beside t [N, C, H, W]; the kernels' rule too (csrc/cpu/tensors.h)."""
+    """The layout of what an operator makes beside t [N, C, H, W].
+
+    The kernels have the same rule: memory_format in kernels/_common.py, format_of in csrc/common/tensors.h.
+    """
     return torch.channels_last if t.stride(1) == 1 else torch.contiguous_format
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..reference.frm import channel_moments_ref
 from . import backends
-from ._library import Needs, autocasts, check_image, differentiable, entering, library, triton_kernels
+from ._library import Needs, autocasts, check_image, differentiable, empty_as, entering, library, triton_kernels
 from .extension import load
 
 library.define("channel_moments_fwd(Tensor x) -> (Tensor mean, Tensor var)")
@@ -49,9 +49,7 @@ def _forward_fake(x: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.library.register_fake("aminet_fast::channel_moments_bwd", lib=library)
 def _backward_fake(dmean: Tensor, dvar: Tensor, x: Tensor, mean: Tensor) -> Tensor:
-    # The kernels' rule too (format_of in csrc/cpu/tensors.h).
-    layout = torch.channels_last if x.stride(1) == 1 else torch.contiguous_format
-    return torch.empty_like(x.contiguous(memory_format=layout))
+    return empty_as(x)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
