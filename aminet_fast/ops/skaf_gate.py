@@ -9,15 +9,13 @@ from torch import Tensor
 
 from ..reference.skaf import skaf_gate_ref
 from . import backends
+from ._arguments import arguments, image, parameter
 from ._library import (
     Needs,
     autocasts,
-    check_image,
-    describe,
     differentiable,
     empty_as,
     empty_weight,
-    entering,
     library,
     memory_format,
     plainly,
@@ -37,6 +35,15 @@ library.define(
 )
 backends.register("skaf_gate", "cpu", "cpu", lambda: load("_C")[1])
 triton_kernels("skaf_gate", float64=True)
+_take = arguments(
+    "skaf_gate",
+    image("g"),
+    image("m", "[N, 2, H, W]", or_float32=True),
+    parameter("weight", "[2, 2, K, K] of odd K"),
+    parameter("bias", "[2]"),
+    image("local"),
+    image("residual", optional=True),
+)
 
 
 def skaf_gate(
@@ -65,60 +72,10 @@ def skaf_gate(
         TypeError, ValueError: an argument is not as above; the message names it.
         NotImplementedError: the gradient of a gradient is asked for and backend is not "reference".
     """
-    _check(m, weight, bias, g, local, residual)
-    m, g, local = entering(m), entering(g), entering(local)
-    residual = residual if residual is None else entering(residual)
-    _check_dtypes(m, weight, bias, g, local, residual)
+    g, m, weight, bias, local, residual = _take(g, m, weight, bias, local, residual)
     if backends.choose("skaf_gate", g.device.type, backend, g.dtype) == "reference":
         return _reference(m, weight, bias, g, local, residual)
     return _call(m, weight, bias, g, local, residual)[0]
-
-
-def _check(
-    m: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    g: Tensor,
-    local: Tensor,
-    residual: Tensor | None,
-) -> None:
-    """Types, shapes and devices."""
-    check_image("skaf_gate", "g", g)
-    images = {"m": m, "local": local} if residual is None else {"m": m, "local": local, "residual": residual}
-    for name, image in images.items():
-        check_image("skaf_gate", name, image)
-        n, c, h, w = g.shape
-        c = 2 if name == "m" else c
-        if image.shape != (n, c, h, w):
-            raise ValueError(
-                f"skaf_gate: {name} must be {[n, c, h, w]} beside g {list(g.shape)}, got {describe(image)}"
-            )
-    for name, parameter in {"weight": weight, "bias": bias}.items():
-        if not isinstance(parameter, Tensor):
-            raise TypeError(f"skaf_gate: {name} must be a tensor, got {describe(parameter)}")
-    if weight.dim() != 4 or weight.shape != (2, 2, weight.shape[-1], weight.shape[-1]) or weight.shape[-1] % 2 == 0:
-        raise ValueError(f"skaf_gate: weight must be [2, 2, K, K] of odd K, got {describe(weight)}")
-    if bias.shape != (2,):
-        raise ValueError(f"skaf_gate: bias must be [2], got {describe(bias)}")
-    for name, tensor in {**images, "weight": weight, "bias": bias}.items():
-        if tensor.device != g.device:
-            raise ValueError(f"skaf_gate: {name} is on {tensor.device} and g on {g.device}; move them to one device")
-
-
-def _check_dtypes(
-    m: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    g: Tensor,
-    local: Tensor,
-    residual: Tensor | None,
-) -> None:
-    for name, image in {"local": local, "residual": residual}.items():
-        if image is not None and image.dtype != g.dtype:
-            raise TypeError(f"skaf_gate: {name} must have g's dtype {g.dtype}, got {describe(image)}")
-    for name, tensor in {"m": m, "weight": weight, "bias": bias}.items():
-        if tensor.dtype not in (g.dtype, torch.float32):
-            raise TypeError(f"skaf_gate: {name} must have g's dtype {g.dtype} or float32, got {describe(tensor)}")
 
 
 def _reference(
