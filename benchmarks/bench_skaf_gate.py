@@ -8,7 +8,7 @@ from .cases import BOTH, FORWARD, Arguments, Case, Draw, operator_benchmark
 def make(draw: Draw, n: int, c: int, side: int) -> Arguments:
     parameters = {"weight": draw(2, 2, 7, 7, fan_in=98), "bias": draw(2)}
     return {"m": draw(n, 2, side, side), **parameters} | {
-        name: draw(n, c, side, side) for name in ("g", "l", "residual")
+        name: draw(n, c, side, side) for name in ("g", "local", "residual")
     }
 
 
@@ -16,7 +16,7 @@ CASES = (
     Case(
         "skaf_gate",
         make,
-        images={FORWARD: 4, BOTH: 9},  # g, l, residual, y; then dy, g, l, dg, dl
+        images={FORWARD: 4, BOTH: 9},  # g, local, residual, y; then dy, g, local, dg, dlocal
         macs=lambda c: 2 * 2 * 49 + 2 * c,
     ),
 )

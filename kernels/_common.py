@@ -53,6 +53,16 @@ def channels_last(t: Tensor) -> Tensor:
     return t.contiguous(memory_format=torch.channels_last)
 
 
+def memory_format(t: Tensor) -> torch.memory_format:
+    """The layout of what an operator makes beside t [N, C, H, W]: memory_format's in aminet_fast/ops/_library.py."""
+    return torch.channels_last if t.stride(1) == 1 else torch.contiguous_format
+
+
+def empty_as(t: Tensor) -> Tensor:
+    """Room for a tensor like t [N, C, H, W], in the layout that an operator gives it."""
+    return torch.empty_like(t.contiguous(memory_format=memory_format(t)))
+
+
 def accumulator(t: Tensor) -> torch.dtype:
     """The dtype of sums: float32, but float64 for float64."""
     return torch.float64 if t.dtype == torch.float64 else torch.float32

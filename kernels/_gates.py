@@ -7,8 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..ops._library import empty_as
-from ._common import next_power_of_2
+from ._common import empty_as, next_power_of_2
 
 PIECE_BYTES = 8192  # of one tensor that a program holds at a time: four vectors of 16 bytes a thread
 PIECE_PIXELS = 512  # at most: four a thread

@@ -25,8 +25,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..ops._library import memory_format
-from ._common import TYPES, accumulator, cdiv, channels_last, next_power_of_2, on_device_of, row_tile, warps
+from ._common import (
+    TYPES,
+    accumulator,
+    cdiv,
+    channels_last,
+    memory_format,
+    next_power_of_2,
+    on_device_of,
+    row_tile,
+    warps,
+)
 
 PROGRAMS = 1024  # that share the pixels: eight blocks for each multiprocessor of the largest GPUs
 WIDTH = 256  # channels of a tile

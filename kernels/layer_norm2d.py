@@ -25,8 +25,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..ops._library import memory_format
-from ._common import TYPES, accumulator, cdiv, channels_last, on_device_of, row_tile, warps
+from ._common import TYPES, accumulator, cdiv, channels_last, memory_format, on_device_of, row_tile, warps
 from ._totals import Total, add_up
 
 PROGRAMS = 1024  # that share the pixels backward: eight blocks for each multiprocessor of the largest GPUs

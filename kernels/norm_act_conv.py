@@ -43,8 +43,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..ops._library import empty_as
-from ._common import channels_last, on_device_of, refuse_float64
+from ._common import channels_last, empty_as, on_device_of, refuse_float64
 from .norm_act_conv_forward import forward
 from .norm_act_conv_input import input_gradient, output_gradient
 from .norm_act_conv_plan import plan_of

@@ -33,8 +33,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..ops._library import empty_as
-from ._common import cdiv, channels_last, dot_precision, next_power_of_2, on_device_of, refuse_float64
+from ._common import cdiv, channels_last, dot_precision, empty_as, next_power_of_2, on_device_of, refuse_float64
 from .skaf_descriptor_forward import descriptor_kernel, pack_kernel, parts_kernel, pool_kernel
 from .skaf_descriptor_input import input_kernel
 from .skaf_descriptor_parameters import (

@@ -1,17 +1,19 @@
-"""y = residual + g * w1 + l * w2 with w1, w2 = sigmoid(conv KxK (m) + bias), and its gradients; data [pixel][channel].
+"""y = residual + g * w1 + local * w2 with w1, w2 = sigmoid(conv KxK (m) + bias), and its gradients.
+
+Data is [pixel][channel].
 
 Forward, one launch: a program takes a run of pixels, across rows and images. Its threads hold several pixels each for
 the convolution, so that a weight that all of them read is read once for all, and then pass over the channels of the
 run a piece at a time. The piece is [pixels, C rounded up to a power of two]: for C = 24 a quarter of the lanes idle,
 but they move no byte, a row stays whole in memory, and a gate is fetched once a thread; flattened to pixel x channel,
 every element would need two gates of its own and a division, 88 instructions for eight elements instead of 67.
-Backward, at most four launches: dg, dl and dz (the gradient before the sigmoid) in one pass over the data; dm, the
+Backward, at most four launches: dg, dlocal and dz (the gradient before the sigmoid) in one pass over the data; dm, the
 convolution of dz with the weight turned by half a turn; dweight and dbias as sums over fixed runs of pixels, which a
 last launch adds in a fixed order.
 
 Floors in bf16 at batch 32 and K = 7 (one MB = 1e6 bytes, 3.0 TB/s; the convolutions are 0.1 to 0.4 GMAC, below all of
-them). Forward reads m, g, l, residual and writes y and the gates; backward reads dy, g, l, gates, m and dz twice, and
-writes dg, dl, dz, dm.
+them). Forward reads m, g, local, residual and writes y and the gates; backward reads dy, g, local, gates, m and dz
+twice, and writes dg, dlocal, dz, dm.
 
     size      forward MB    floor us    backward MB    floor us
     24@128         109.1        36.4          151.0        50.3
@@ -38,7 +40,7 @@ def _forward(
     weight,
     bias,
     g,
-    l,  # noqa: E741
+    local,
     residual,
     y,
     gates,
@@ -69,21 +71,21 @@ def _forward(
         element = first * C + (pixel[:, None] * C + channel)
         # The loads come before the exchange of gates, which waits for all threads.
         from_g = tl.load(g + element, here, 0).to(ACC)
-        from_l = tl.load(l + element, here, 0).to(ACC)
+        from_local = tl.load(local + element, here, 0).to(ACC)
         total = tl.load(residual + element, here, 0).to(ACC) if HAS_RESIDUAL else tl.zeros((PIECE, CHANNELS), ACC)
         v1 = w1 if PIXELS == PIECE else tl.gather(w1, pixel, 0)
         v2 = w2 if PIXELS == PIECE else tl.gather(w2, pixel, 0)
-        tl.store(y + element, total + from_g * v1[:, None] + from_l * v2[:, None], here)
+        tl.store(y + element, total + from_g * v1[:, None] + from_local * v2[:, None], here)
 
 
 @triton.jit
 def _branches(
     dy,
     g,
-    l,  # noqa: E741
+    local,
     gates,
     dg,
-    dl,
+    dlocal,
     dz,
     pixels,
     height,
@@ -95,7 +97,7 @@ def _branches(
     CHANNELS: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """dg, dl, and the gradient before the sigmoid, dz [N, 2, H, W]."""
+    """dg, dlocal, and the gradient before the sigmoid, dz [N, 2, H, W]."""
     first = tl.program_id(0).to(tl.int64) * PIECE
     pixel = tl.arange(0, PIECE)
     live = first + pixel < pixels
@@ -109,12 +111,12 @@ def _branches(
     w2 = tl.load(gates + base + map2 + at, live, 0)
     if NEED_MAPS:
         sum1 = tl.sum(d * tl.load(g + element, here, 0).to(ACC), 1)
-        sum2 = tl.sum(d * tl.load(l + element, here, 0).to(ACC), 1)
+        sum2 = tl.sum(d * tl.load(local + element, here, 0).to(ACC), 1)
         tl.store(dz + base + at, sum1 * w1 * (1 - w1), live)
         tl.store(dz + base + map2 + at, sum2 * w2 * (1 - w2), live)
     if NEED_BRANCHES:
         tl.store(dg + element, d * w1[:, None], here)
-        tl.store(dl + element, d * w2[:, None], here)
+        tl.store(dlocal + element, d * w2[:, None], here)
 
 
 def skaf_gate_fwd(
@@ -122,7 +124,7 @@ def skaf_gate_fwd(
     weight: Tensor,
     bias: Tensor,
     g: Tensor,
-    l: Tensor,  # noqa: E741
+    local: Tensor,
     residual: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """y and the gates [N, 2, H, W]."""
@@ -140,7 +142,7 @@ def skaf_gate_fwd(
             weight,
             bias.contiguous(),
             of_g,
-            channels_last(l),
+            channels_last(local),
             last,
             y.pixels,
             gates,
@@ -164,19 +166,19 @@ def skaf_gate_bwd(
     m: Tensor,
     weight: Tensor,
     g: Tensor,
-    l: Tensor,  # noqa: E741
+    local: Tensor,
     gates: Tensor,
     need_m: bool,
     need_weight: bool,
     need_branches: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """dm, dweight, dbias, dg, dl; what is not needed has no elements."""
+    """dm, dweight, dbias, dg, dlocal; what is not needed has no elements."""
     need_maps = need_m or need_weight
     (n, c, h, w), acc = g.shape, accumulator(g)
     piece, channels = piece_of(g)
     dz = torch.empty((n, 2, h, w) if need_maps else (0,), dtype=acc, device=g.device)
     branches = [Result(g), Result(g)] if need_branches else []
-    dg, dl = (r.pixels for r in branches) if branches else (g, l)  # not written where they are not needed
+    dg, dlocal = (r.pixels for r in branches) if branches else (g, local)  # not written where they are not needed
     dm = m.new_empty(m.shape if need_m else (0,))
     dweight = torch.empty_like(weight) if need_weight else weight.new_empty((0,))
     dbias = weight.new_empty((2 if need_weight else 0,))
@@ -185,10 +187,10 @@ def skaf_gate_bwd(
             _branches[(cdiv(n * h * w, piece),)](
                 channels_last(dy.to(g.dtype)),
                 channels_last(g),
-                channels_last(l),
+                channels_last(local),
                 gates.contiguous(),
                 dg,
-                dl,
+                dlocal,
                 dz,
                 n * h * w,
                 h,

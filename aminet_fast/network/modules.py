@@ -120,9 +120,9 @@ class FastLGFI(LGFI):
         if self.config.skaf != "both" or self.branches != 2 or not _fusible(self.skaf):
             return super().forward(x)
         y = self.norm(x)
-        g, l = self.sa(y), self.rdfe(y)  # noqa: E741  the paper's letter
-        s = self.merge(torch.cat([g, l], 1)) if self.concat else g + l
-        return _gated(self, s, g, l, x)
+        g, local = self.sa(y), self.rdfe(y)
+        s = self.merge(torch.cat([g, local], 1)) if self.concat else g + local
+        return _gated(self, s, g, local, x)
 
 
 class FastEDFF(EDFF):
@@ -174,13 +174,13 @@ def _gated(
     module: FastLGFI | FastEDFF,
     s: Tensor,
     g: Tensor,
-    l: Tensor,  # noqa: E741
+    local: Tensor,
     residual: Tensor | None,
 ) -> Tensor:
     skaf, weights = module.skaf, _skaf_weights(module)
     biases = [cast(Tensor, conv.bias) for conv in _convs(skaf.convs)]
     m = skaf_descriptor(s, weights, biases, module.backend, _packed_for(s, module, weights))
-    return skaf_gate(m, skaf.mix.weight, skaf.mix.bias, g, l, residual, module.backend)  # type: ignore[arg-type]
+    return skaf_gate(m, skaf.mix.weight, skaf.mix.bias, g, local, residual, module.backend)  # type: ignore[arg-type]
 
 
 def _prepacked(module: FastLGFI | FastEDFF) -> tuple[Tensor, ...]:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..reference.frm import batch_norm_affine_ref
 from . import backends
-from ._library import DTYPES, Needs, describe, differentiable, library, triton_kernels
+from ._arguments import arguments, parameter
+from ._library import Needs, differentiable, library, triton_kernels
 from .extension import load
 
 # scale, shift, scale, shift, ...: one pair for each use.
@@ -22,6 +23,15 @@ library.define(
 )
 backends.register("batch_norm_affine", "cpu", "cpu", lambda: load("_C")[1])
 triton_kernels("batch_norm_affine", float64=True)
+_take = arguments(
+    "batch_norm_affine",
+    parameter("weight", "[C]"),
+    parameter("bias", "[C]", or_float32=False),
+    parameter("mean", "[C]"),
+    parameter("var", "[C]"),
+    dtype_words="must be {dtypes}",
+    shape_words="must be {wanted}, as {first} is",
+)
 
 
 def batch_norm_affine(
@@ -52,7 +62,7 @@ def batch_norm_affine(
         TypeError, ValueError: an argument is not as above; the message names it.
         NotImplementedError: the gradient of a gradient is asked for and backend is not "reference".
     """
-    _check(weight, bias, mean, var)
+    _take(weight, bias, mean, var)
     if not eps >= 0:
         raise ValueError(f"batch_norm_affine: eps must not be negative, got {eps}")
     if not isinstance(uses, int) or isinstance(uses, bool) or uses < 1:
@@ -63,26 +73,6 @@ def batch_norm_affine(
         return [batch_norm_affine_ref(weight, bias, mean, var, eps)] * uses
     found = _call(weight, bias, mean, var, eps, uses)
     return list(zip(found[::2], found[1::2], strict=True))
-
-
-def _check(weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> None:
-    """Types, shapes, dtypes and devices."""
-    for name, vector in {"weight": weight, "bias": bias, "mean": mean, "var": var}.items():
-        if not isinstance(vector, Tensor):
-            raise TypeError(f"batch_norm_affine: {name} must be a tensor, got {describe(vector)}")
-        if name == "weight" and vector.dtype not in DTYPES:
-            wanted = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
-            raise TypeError(f"batch_norm_affine: weight must be one of {wanted}, got {describe(vector)}")
-        allowed = {weight.dtype} if name == "bias" else {weight.dtype, torch.float32}
-        if vector.dtype not in allowed:
-            wanted = " or ".join(sorted(str(dtype).removeprefix("torch.") for dtype in allowed))
-            raise TypeError(f"batch_norm_affine: {name} must be {wanted}, got {describe(vector)}")
-        if vector.dim() != 1 or vector.numel() == 0 or vector.shape != weight.shape:
-            size = "[C] with C at least 1" if name == "weight" else f"{list(weight.shape)}, as weight is"
-            raise ValueError(f"batch_norm_affine: {name} must be {size}, got {describe(vector)}")
-        if vector.device != weight.device:
-            there = f"{name} is on {vector.device} and weight on {weight.device}"
-            raise ValueError(f"batch_norm_affine: {there}; move them to one device")
 
 
 @torch.library.register_fake("aminet_fast::batch_norm_affine_fwd", lib=library)

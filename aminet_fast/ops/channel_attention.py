@@ -9,16 +9,15 @@ from torch import Tensor
 
 from ..reference.attention import channel_attention_ref
 from . import backends
+from ._arguments import arguments, image, parameter
 from ._devices import triton_problem
 from ._library import (
     Needs,
     autocasts,
-    check_image,
     cuda_kernels,
     describe,
     differentiable,
     empty_as,
-    entering,
     library,
     memory_format,
     triton_kernels,
@@ -38,6 +37,15 @@ library.define(
     " -> (Tensor dx, Tensor dqkv_weight, Tensor ddw_weight, Tensor dtemperature, Tensor dproj_weight)"
 )
 backends.register("channel_attention", "cpu", "cpu", lambda: load("_C")[1])
+_take = arguments(
+    "channel_attention",
+    image("x"),
+    parameter("qkv_weight", "[3*C, C, 1, 1]"),
+    parameter("dw_weight", "[3*C, 1, 3, 3]"),
+    parameter("temperature", "[heads, 1, 1]", optional=True),
+    parameter("proj_weight", "[C, C, 1, 1]"),
+    given=("heads",),
+)
 MOST_IN_HEAD = 96  # csrc/cuda/channel_attention_small.cuh
 
 
@@ -102,21 +110,14 @@ def channel_attention(
         TypeError, ValueError: an argument is not as above; the message names it.
         NotImplementedError: the gradient of a gradient is asked for and backend is not "reference".
     """
-    _check(x, qkv_weight, dw_weight, temperature, proj_weight, heads)
-    x = entering(x)
-    parameters = {"qkv_weight": qkv_weight, "dw_weight": dw_weight, "proj_weight": proj_weight}
-    if temperature is not None:
-        parameters["temperature"] = temperature
-    for name, parameter in parameters.items():
-        if parameter.dtype not in (x.dtype, torch.float32):
-            wanted = f"x's dtype {x.dtype} or float32"
-            raise TypeError(f"channel_attention: {name} must have {wanted}, got {describe(parameter)}")
+    _check_heads(x, heads)
+    x, *parameters = _take(x, qkv_weight, dw_weight, temperature, proj_weight, heads=heads)
     chosen = backends.choose("channel_attention", x.device.type, backend, x.dtype)
     if chosen == "reference":
         return _reference(x, qkv_weight, dw_weight, temperature, proj_weight, heads)
     _check_packed(packed, qkv_weight)
     keep = (x.is_cuda or x.shape[1] >= KEEP_CHANNELS) and torch.is_grad_enabled()
-    keep = keep and (x.requires_grad or any(parameter.requires_grad for parameter in parameters.values()))
+    keep = keep and (x.requires_grad or any(p is not None and p.requires_grad for p in parameters))
     return _call(x, qkv_weight, dw_weight, temperature, proj_weight, heads, keep, packed, chosen)[0]
 
 
@@ -154,32 +155,11 @@ def _check_packed(packed: Tensor | None, qkv_weight: Tensor) -> None:
         raise ValueError(f"channel_attention: packed must be {wanted}, got {describe(packed)}")
 
 
-def _check(
-    x: Tensor, qkv_weight: Tensor, dw_weight: Tensor, temperature: Tensor | None, proj_weight: Tensor, heads: int
-) -> None:
-    """Types, shapes and devices."""
-    check_image("channel_attention", "x", x)
-    c = x.shape[1]
+def _check_heads(x: Tensor, heads: int) -> None:
     if not isinstance(heads, int) or isinstance(heads, bool):
         raise TypeError(f"channel_attention: heads must be an int, got {describe(heads)}")
-    if heads < 1 or c % heads != 0:
-        raise ValueError(f"channel_attention: heads must divide the {c} channels of x, got {heads}")
-    wanted: dict[str, tuple[Any, tuple[int, ...]]] = {
-        "qkv_weight": (qkv_weight, (3 * c, c, 1, 1)),
-        "dw_weight": (dw_weight, (3 * c, 1, 3, 3)),
-        "proj_weight": (proj_weight, (c, c, 1, 1)),
-    }
-    if temperature is not None:
-        wanted["temperature"] = (temperature, (heads, 1, 1))
-    for name, (parameter, size) in wanted.items():
-        if not isinstance(parameter, Tensor):
-            raise TypeError(f"channel_attention: {name} must be a tensor, got {describe(parameter)}")
-        if parameter.shape != size:
-            beside = f"beside x {list(x.shape)} and {heads} heads"
-            raise ValueError(f"channel_attention: {name} must be {list(size)} {beside}, got {describe(parameter)}")
-        if parameter.device != x.device:
-            there = f"{name} is on {parameter.device} and x on {x.device}"
-            raise ValueError(f"channel_attention: {there}; move them to one device")
+    if isinstance(x, Tensor) and x.dim() == 4 and (heads < 1 or x.shape[1] % heads != 0):
+        raise ValueError(f"channel_attention: heads must divide the {x.shape[1]} channels of x, got {heads}")
 
 
 def _reference(

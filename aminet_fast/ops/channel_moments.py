@@ -9,13 +9,15 @@ from torch import Tensor
 
 from ..reference.frm import channel_moments_ref
 from . import backends
-from ._library import Needs, autocasts, check_image, differentiable, entering, library, triton_kernels
+from ._arguments import arguments, image
+from ._library import Needs, autocasts, differentiable, empty_as, library, triton_kernels
 from .extension import load
 
 library.define("channel_moments_fwd(Tensor x) -> (Tensor mean, Tensor var)")
 library.define("channel_moments_bwd(Tensor dmean, Tensor dvar, Tensor x, Tensor mean) -> Tensor dx")
 backends.register("channel_moments", "cpu", "cpu", lambda: load("_C")[1])
 triton_kernels("channel_moments", float64=True)
+_take = arguments("channel_moments", image("x"))
 
 
 def channel_moments(x: Tensor, backend: str | None = None) -> tuple[Tensor, Tensor]:
@@ -33,8 +35,7 @@ def channel_moments(x: Tensor, backend: str | None = None) -> tuple[Tensor, Tens
         TypeError, ValueError: x is not as above.
         NotImplementedError: the gradient of a gradient is asked for and backend is not "reference".
     """
-    check_image("channel_moments", "x", x)
-    x = entering(x)
+    (x,) = _take(x)
     if backends.choose("channel_moments", x.device.type, backend, x.dtype) == "reference":
         return channel_moments_ref(x.to(torch.promote_types(x.dtype, torch.float32)))
     mean, var = _call(x)
@@ -49,9 +50,7 @@ def _forward_fake(x: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.library.register_fake("aminet_fast::channel_moments_bwd", lib=library)
 def _backward_fake(dmean: Tensor, dvar: Tensor, x: Tensor, mean: Tensor) -> Tensor:
-    # The kernels' rule too (format_of in csrc/cpu/tensors.h).
-    layout = torch.channels_last if x.stride(1) == 1 else torch.contiguous_format
-    return torch.empty_like(x.contiguous(memory_format=layout))
+    return empty_as(x)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:

@@ -9,16 +9,13 @@ from torch import Tensor
 
 from ..reference.frm import hourglass_gate_ref
 from . import backends
+from ._arguments import arguments, image, parameter
 from ._library import (
     Needs,
     autocasts,
-    check_channel_vector,
-    check_image,
-    describe,
     differentiable,
     empty_as,
     empty_weight,
-    entering,
     library,
     plainly,
     triton_kernels,
@@ -34,6 +31,21 @@ library.define(f"hourglass_gate_fwd(Tensor z, {_INPUTS}, Tensor bias, float slop
 library.define(f"hourglass_gate_bwd(Tensor dy, {_INPUTS}, Tensor gate, float slope) -> Tensor[]")
 backends.register("hourglass_gate", "cpu", "cpu", lambda: load("_C")[1])
 triton_kernels("hourglass_gate")
+_take = arguments(
+    "hourglass_gate",
+    image("x"),
+    image("z"),
+    parameter("x_scale", "[C]"),
+    parameter("x_shift", "[C]"),
+    image("a", "[N, M, H, W]"),
+    parameter("a_scale", "[M]"),
+    parameter("a_shift", "[M]"),
+    image("b", "[N, M, H, W]"),
+    parameter("b_scale", "[M]"),
+    parameter("b_shift", "[M]"),
+    parameter("weight", "[1, M, 3, 3]"),
+    parameter("bias", "[1]"),
+)
 
 
 def hourglass_gate(
@@ -73,54 +85,12 @@ def hourglass_gate(
         TypeError, ValueError: an argument is not as above; the message names it.
         NotImplementedError: the gradient of a gradient is asked for and backend is not "reference".
     """
-    images = {"z": z, "x": x, "a": a, "b": b}
-    for name, image in images.items():
-        check_image("hourglass_gate", name, image)
-    z, x, a, b = entering(z), entering(x), entering(a), entering(b)
-    _check_images(z, x, a, b)
-    vectors = {"x_scale": (x_scale, x), "x_shift": (x_shift, x), "a_scale": (a_scale, a), "a_shift": (a_shift, a)}
-    for name, (vector, image) in {**vectors, "b_scale": (b_scale, b), "b_shift": (b_shift, b)}.items():
-        check_channel_vector("hourglass_gate", name, vector, image)
-    _check_convolution(weight, bias, a)
+    x, z, *others = _take(x, z, x_scale, x_shift, a, a_scale, a_shift, b, b_scale, b_shift, weight, bias)
     if backends.choose("hourglass_gate", x.device.type, backend, x.dtype) == "reference":
-        parameters = (x_scale, x_shift, a_scale, a_shift, b_scale, b_shift, weight, bias)
-        xs, xh, as_, ah, bs, bh, w, constant = (t.to(x.dtype) for t in parameters)
+        given = [z, x, *(t.to(x.dtype) for t in others), slope]
         with plainly(x):
-            y = hourglass_gate_ref(z, x, xs, xh, a, as_, ah, b, bs, bh, w, constant, slope)
-        return y.contiguous(memory_format=torch.channels_last)
-    return _call(z, x, x_scale, x_shift, a, a_scale, a_shift, b, b_scale, b_shift, weight, bias, slope)[0]
-
-
-def _check_images(z: Tensor, x: Tensor, a: Tensor, b: Tensor) -> None:
-    """One dtype, device and size, after autocast."""
-    n, c, h, w = x.shape
-    m = a.shape[1]
-    for name, image, channels in (("z", z, c), ("a", a, m), ("b", b, m)):
-        if image.shape != (n, channels, h, w):
-            raise ValueError(
-                f"hourglass_gate: {name} must be {[n, channels, h, w]} beside x {list(x.shape)}, got {describe(image)}"
-            )
-        if image.dtype != x.dtype:
-            raise TypeError(f"hourglass_gate: {name} must have x's dtype {x.dtype}, got {describe(image)}")
-        if image.device != x.device:
-            raise ValueError(
-                f"hourglass_gate: {name} is on {image.device} and x on {x.device}; move them to one device"
-            )
-
-
-def _check_convolution(weight: Tensor, bias: Tensor, a: Tensor) -> None:
-    for name, parameter, shape in (("weight", weight, (1, a.shape[1], 3, 3)), ("bias", bias, (1,))):
-        if not isinstance(parameter, Tensor):
-            raise TypeError(f"hourglass_gate: {name} must be a tensor, got {describe(parameter)}")
-        if parameter.dtype not in (a.dtype, torch.float32):
-            wanted = f"x's dtype {a.dtype} or float32"
-            raise TypeError(f"hourglass_gate: {name} must have {wanted}, got {describe(parameter)}")
-        if parameter.shape != shape:
-            raise ValueError(f"hourglass_gate: {name} must be {list(shape)}, got {describe(parameter)}")
-        if parameter.device != a.device:
-            raise ValueError(
-                f"hourglass_gate: {name} is on {parameter.device} and x on {a.device}; move them to one device"
-            )
+            return hourglass_gate_ref(*given).contiguous(memory_format=torch.channels_last)
+    return _call(z, x, *others, slope)[0]
 
 
 @torch.library.register_fake("aminet_fast::hourglass_gate_fwd", lib=library)

@@ -9,14 +9,12 @@ from torch import Tensor
 
 from ..reference.norm import layer_norm2d_ref
 from . import backends
+from ._arguments import arguments, image, parameter
 from ._library import (
     Needs,
     autocasts,
-    check_channel_vector,
-    check_image,
     differentiable,
     empty_as,
-    entering,
     library,
     memory_format,
     triton_kernels,
@@ -32,6 +30,7 @@ library.define(
 )
 backends.register("layer_norm2d", "cpu", "cpu", lambda: load("_C")[1])
 triton_kernels("layer_norm2d", float64=True)
+_take = arguments("layer_norm2d", image("x"), parameter("weight", "[C]"), parameter("bias", "[C]"))
 
 
 def layer_norm2d(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, backend: str | None = None) -> Tensor:
@@ -52,10 +51,7 @@ def layer_norm2d(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, bac
         TypeError, ValueError: an argument is not as above; the message names it.
         NotImplementedError: the gradient of a gradient is asked for and backend is not "reference".
     """
-    check_image("layer_norm2d", "x", x)
-    x = entering(x)
-    check_channel_vector("layer_norm2d", "weight", weight, x)
-    check_channel_vector("layer_norm2d", "bias", bias, x)
+    x, weight, bias = _take(x, weight, bias)
     if not eps >= 0:
         raise ValueError(f"layer_norm2d: eps must not be negative, got {eps}")
     if backends.choose("layer_norm2d", x.device.type, backend, x.dtype) == "reference":

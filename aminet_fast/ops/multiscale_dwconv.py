@@ -10,14 +10,13 @@ from torch import Tensor
 
 from ..reference.rdfe import multiscale_dwconv_ref
 from . import backends
+from ._arguments import arguments, image, odd_sizes, parameter
 from ._library import (
     Needs,
     autocasts,
-    check_image,
     cuda_kernels,
     describe,
     differentiable,
-    entering,
     library,
     plainly,
     triton_kernels,
@@ -60,6 +59,16 @@ def _refuses(first: Sequence[Tensor], second: Sequence[Any], third: Sequence[Ten
 
 cuda_kernels("multiscale_dwconv", about=_about, refuses=_refuses)
 triton_kernels("multiscale_dwconv", float64=True)
+_take = arguments(
+    "multiscale_dwconv",
+    image("x"),
+    image("x", listed=True, optional=True),
+    parameter("weights", "[C, 1, K[i], K[i]]", listed=True),
+    parameter("biases", "[C]", listed=True, optional=True),
+    parameter("scale", "[N, C, 1, 1]", optional=True),
+    given=("K",),
+    dtype_words="must be {dtypes}, for {first} of {dtype}",
+)
 
 
 def multiscale_dwconv(
@@ -118,41 +127,9 @@ def _check(
         raise ValueError(
             f"multiscale_dwconv: x must be one tensor or {len(weights)}, one for each of weights, got {len(images)}"
         )
-    for i, image in enumerate(images):
-        name = "x" if isinstance(x, Tensor) else f"x[{i}]"
-        check_image("multiscale_dwconv", name, image)
-        images[i] = image = entering(image)
-        _check_beside(name, image, images[0], images[0].shape, (images[0].dtype,))
-    n, c, _, _ = images[0].shape
-    parameters = (images[0].dtype, torch.float32)
-    for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-        k = weight.shape[-1] if isinstance(weight, Tensor) and weight.dim() == 4 and weight.shape[-1] % 2 else "K odd"
-        _check_beside(f"weights[{i}]", weight, images[0], (c, 1, k, k), parameters)
-        if bias is not None:
-            _check_beside(f"biases[{i}]", bias, images[0], (c,), parameters)
-    if scale is not None:
-        _check_beside("scale", scale, images[0], (n, c, 1, 1), parameters)
-    return images, list(weights), list(biases)
-
-
-def _check_beside(
-    name: str, tensor: Tensor, x: Tensor, shape: Sequence[int | str], dtypes: tuple[torch.dtype, ...]
-) -> None:
-    """A tensor of that shape, of one of those dtypes, on x's device."""
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"multiscale_dwconv: {name} must be a tensor, got {describe(tensor)}")
-    if tensor.dtype not in dtypes:
-        wanted = " or ".join(str(dtype).removeprefix("torch.") for dtype in dict.fromkeys(dtypes))
-        raise TypeError(f"multiscale_dwconv: {name} must be {wanted}, for x of {x.dtype}, got {describe(tensor)}")
-    if tuple(tensor.shape) != tuple(shape):
-        wanted = ", ".join(map(str, shape))
-        raise ValueError(
-            f"multiscale_dwconv: {name} must be [{wanted}] beside x {list(x.shape)}, got {describe(tensor)}"
-        )
-    if tensor.device != x.device:
-        raise ValueError(
-            f"multiscale_dwconv: {name} is on {tensor.device} and x on {x.device}; move them to one device"
-        )
+    # The first image has entered when the others are looked at.
+    first, others, *parameters, _ = _take(images[0], [None, *images[1:]], weights, biases, scale, K=odd_sizes(weights))
+    return [first, *others[1:]], *parameters
 
 
 def _reference(

@@ -10,16 +10,14 @@ from torch import Tensor
 
 from ..reference.frm import norm_act_conv_ref
 from . import backends
+from ._arguments import arguments, image, parameter
 from ._library import (
     DTYPES,
     Needs,
     autocasts,
-    check_channel_vector,
-    check_image,
     describe,
     differentiable,
     empty_as,
-    entering,
     library,
     plainly,
     triton_kernels,
@@ -44,6 +42,13 @@ library.define(
 backends.register("norm_act_conv", "cpu", "cpu", lambda: load("_C")[1])
 triton_kernels("norm_act_conv", ("fwd", "bwd", "prepack"))
 
+_take = arguments(
+    "norm_act_conv",
+    image("x"),
+    parameter("scale", "[C]"),
+    parameter("shift", "[C]"),
+    parameter("weight", "[K, C, 3, 3]"),
+)
 PADDINGS = ("zeros", "reflect")
 
 
@@ -89,11 +94,7 @@ def norm_act_conv(
         TypeError, ValueError: an argument is not as above; the message names it.
         NotImplementedError: the gradient of a gradient is asked for and backend is not "reference".
     """
-    check_image("norm_act_conv", "x", x)
-    x = entering(x)
-    check_channel_vector("norm_act_conv", "scale", scale, x)
-    check_channel_vector("norm_act_conv", "shift", shift, x)
-    _check_weight(weight, x)
+    x, scale, shift, weight = _take(x, scale, shift, weight)
     if stride not in (1, 2):
         raise ValueError(f"norm_act_conv: stride must be 1 or 2, got {stride!r}")
     if padding not in PADDINGS:
@@ -162,18 +163,6 @@ def _check_packed(packed: Tensor | None, weight: Tensor) -> None:
     if packed.device != weight.device:
         there = f"packed is on {packed.device} and weight on {weight.device}"
         raise ValueError(f"norm_act_conv: {there}; move them to one device")
-
-
-def _check_weight(weight: Tensor, x: Tensor) -> None:
-    if not isinstance(weight, Tensor):
-        raise TypeError(f"norm_act_conv: weight must be a tensor, got {describe(weight)}")
-    if weight.dtype not in (x.dtype, torch.float32):
-        raise TypeError(f"norm_act_conv: weight must have x's dtype {x.dtype} or float32, got {describe(weight)}")
-    if weight.dim() != 4 or weight.shape[1:] != (x.shape[1], 3, 3) or weight.shape[0] < 1:
-        wanted = f"[K, {x.shape[1]}, 3, 3] for x with {x.shape[1]} channels"
-        raise ValueError(f"norm_act_conv: weight must be {wanted}, got {describe(weight)}")
-    if weight.device != x.device:
-        raise ValueError(f"norm_act_conv: weight is on {weight.device} and x on {x.device}; move them to one device")
 
 
 def _reference(

@@ -10,16 +10,15 @@ from torch import Tensor
 
 from ..reference.rdfe import rdfe_front_ref
 from . import backends
+from ._arguments import arguments, image, odd_sizes, parameter
 from ._devices import triton_problem
 from ._library import (
     Needs,
     autocasts,
-    check_image,
     cuda_kernels,
     describe,
     differentiable,
     empty_as,
-    entering,
     library,
     memory_format,
     plainly,
@@ -71,6 +70,22 @@ def _refuses(*arguments: Any) -> str:
 
 cuda_kernels("rdfe_front", about=_about, refuses=_refuses)
 triton_kernels("rdfe_front", ("fwd", "bwd", "prepack"))
+# Both depthwise convolutions of a branch have the kernel size of the first, and reduce_bias says what is hidden.
+_take = arguments(
+    "rdfe_front",
+    image("y"),
+    parameter("dw1_weights", "[C, 1, K[i], K[i]]", listed=True),
+    parameter("dw1_biases", "[C]", listed=True),
+    parameter("reduce_bias", "[hidden]"),
+    parameter("reduce_weight", "[hidden, branches*C, 1, 1]"),
+    parameter("expand_weight", "[C, hidden, 1, 1]"),
+    parameter("expand_bias", "[C]"),
+    parameter("dw2_weights", "[C, 1, K[i], K[i]]", listed=True),
+    parameter("dw2_biases", "[C]", listed=True),
+    parameter("fuse_weight", "[C, branches*C, 1, 1]"),
+    parameter("fuse_bias", "[C]"),
+    given=("K", "hidden", "branches"),
+)
 
 
 def rdfe_front(
@@ -116,8 +131,6 @@ def rdfe_front(
         TypeError, ValueError: an argument is not as above; the message names it.
         NotImplementedError: the gradient of a gradient is asked for and backend is not "reference".
     """
-    check_image("rdfe_front", "y", y)
-    y = entering(y)
     lists = {
         "dw1_weights": dw1_weights,
         "dw1_biases": dw1_biases,
@@ -127,21 +140,24 @@ def rdfe_front(
     for name, tensors in lists.items():
         _check_list(name, tensors, dw1_weights)
     branches, hidden = len(dw1_weights), (reduce_bias.numel() if isinstance(reduce_bias, Tensor) else 0)
+    y, *_ = _take(
+        y,
+        dw1_weights,
+        dw1_biases,
+        reduce_bias,
+        reduce_weight,
+        expand_weight,
+        expand_bias,
+        dw2_weights,
+        dw2_biases,
+        fuse_weight,
+        fuse_bias,
+        K=odd_sizes(dw1_weights),
+        hidden=hidden,
+        branches=branches,
+    )
     unit = (reduce_weight, reduce_bias, expand_weight, expand_bias)
     parameters = [*dw1_weights, *dw1_biases, *unit, *dw2_weights, *dw2_biases, fuse_weight, fuse_bias]
-    names = [
-        *_named("dw1", branches),
-        *("reduce_weight", "reduce_bias", "expand_weight", "expand_bias"),
-        *_named("dw2", branches),
-        *("fuse_weight", "fuse_bias"),
-    ]
-    for name, parameter in zip(names, parameters, strict=True):
-        if not isinstance(parameter, Tensor):
-            raise TypeError(f"rdfe_front: {name} must be a tensor, got {describe(parameter)}")
-    _check_shapes(names, parameters, y, [w.shape[-1] if w.dim() == 4 else 0 for w in dw1_weights], hidden)
-    for name, parameter in zip(names, parameters, strict=True):
-        if parameter.dtype not in (y.dtype, torch.float32):
-            raise TypeError(f"rdfe_front: {name} must have y's dtype {y.dtype} or float32, got {describe(parameter)}")
     chosen = backends.choose("rdfe_front", y.device.type, backend, y.dtype)
     if chosen == "reference":
         return _reference(y, parameters, branches)
@@ -204,10 +220,6 @@ def _check_packed(packed: Tensor | None, parameters: Sequence[Tensor], branches:
         raise ValueError(f"rdfe_front: packed must be {wanted}, got {describe(packed)}")
 
 
-def _named(which: str, branches: int) -> list[str]:
-    return [f"{which}_{kind}[{k}]" for kind in ("weights", "biases") for k in range(branches)]
-
-
 def _check_list(name: str, tensors: Sequence[Tensor], dw1_weights: Sequence[Tensor]) -> None:
     """As many as there are branches, at least one."""
     if not isinstance(tensors, (list, tuple)):
@@ -217,26 +229,6 @@ def _check_list(name: str, tensors: Sequence[Tensor], dw1_weights: Sequence[Tens
             "rdfe_front: dw1_weights, dw1_biases, dw2_weights and dw2_biases must have one entry for each branch and "
             f"at least one, got {len(dw1_weights)} dw1_weights and {len(tensors)} {name}"
         )
-
-
-def _check_shapes(names: list[str], parameters: list[Tensor], y: Tensor, kernels: list[int], hidden: int) -> None:
-    """Shapes and devices; kernels are those of dw1_weights, hidden is reduce_bias's size."""
-    c, branches = y.shape[1], len(kernels)
-    depthwise: list[tuple[int, ...]] = [*((c, 1, k, k) for k in kernels), *[(c,)] * branches]
-    unit = [(hidden, branches * c, 1, 1), (hidden,), (c, hidden, 1, 1), (c,)]
-    wanted = [*depthwise, *unit, *depthwise, (c, branches * c, 1, 1), (c,)]
-    for name, parameter, shape in zip(names, parameters, wanted, strict=True):
-        if parameter.shape != shape or (name.startswith("dw1_weights") and parameter.shape[-1] % 2 == 0):
-            odd = ", K odd" if "weights" in name else ""
-            size = list(shape) if kernels[0] else f"[{c}, 1, K, K]"
-            raise ValueError(
-                f"rdfe_front: {name} must be {size}{odd}, for y with {c} channels, {branches} branches and "
-                f"{hidden} hidden values, got {describe(parameter)}"
-            )
-        if parameter.device != y.device:
-            raise ValueError(
-                f"rdfe_front: {name} is on {parameter.device} and y on {y.device}; move them to one device"
-            )
 
 
 def _reference(y: Tensor, parameters: list[Tensor], branches: int) -> Tensor:

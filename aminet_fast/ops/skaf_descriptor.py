@@ -10,21 +10,20 @@ from torch import Tensor
 
 from ..reference.skaf import skaf_descriptor_ref
 from . import backends
+from ._arguments import arguments, image, parameter
 from ._devices import triton_problem
 from ._library import (
     Needs,
     autocasts,
-    check_image,
     cuda_kernels,
+    describe,
     differentiable,
     empty_as,
-    entering,
     library,
     memory_format,
     plainly,
     triton_kernels,
 )
-from ._skaf_arguments import check_convolutions, check_packed, check_tensors, packed_size, packing
 from .extension import load
 
 library.define(
@@ -66,6 +65,13 @@ def _refuses(*arguments: Any) -> str:
 _BACKWARD = ("bwd_input", "bwd_packed", "bwd_parameters")
 cuda_kernels("skaf_descriptor", ("fwd", *_BACKWARD), about=_about, refuses=_refuses, tf32=("fwd",))
 triton_kernels("skaf_descriptor", ("fwd", *_BACKWARD, "pack"))
+_take = arguments(
+    "skaf_descriptor",
+    image("x"),
+    parameter("weights", "[C_k, C, k, k] of odd k", listed=True),
+    parameter("biases", "[outputs[i]]", listed=True),
+    given=("outputs",),
+)
 
 
 def skaf_descriptor(
@@ -101,15 +107,20 @@ def skaf_descriptor(
         TypeError, ValueError: an argument is not as above; the message names it.
         NotImplementedError: the gradient of a gradient is asked for and backend is not "reference".
     """
-    check_image("skaf_descriptor", "x", x)
-    x = entering(x)
-    weights, biases = check_convolutions(x, weights, biases)
+    _check_tensors("weights", weights)
+    _check_tensors("biases", biases)
+    if not weights or len(weights) != len(biases):
+        raise ValueError(
+            "skaf_descriptor: weights and biases must have one entry for each convolution and at least one, "
+            f"got {len(weights)} and {len(biases)}"
+        )
+    x, weights, biases = _take(x, weights, biases, outputs=[w.shape[0] if w.dim() else 0 for w in weights])
     chosen = backends.choose("skaf_descriptor", x.device.type, backend, x.dtype)
     if chosen == "reference":
         weights, biases = [w.to(x.dtype) for w in weights], [b.to(x.dtype) for b in biases]
         with plainly(x):
             return skaf_descriptor_ref(x, weights, biases).contiguous()
-    check_packed(packed, weights)
+    _check_packed(packed, weights)
     backward = x.requires_grad and torch.is_grad_enabled()
     if backward and (packed is None or packed.dtype != x.dtype) and (chosen == "triton" or _packs_on(x.device.type)):
         # One launch lays them out for forward and for x's gradient.
@@ -135,15 +146,59 @@ def skaf_descriptor_prepack(weights: Sequence[Tensor], dtype: torch.dtype | None
     Raises:
         TypeError: weights is not a list of tensors.
     """
-    check_tensors("weights", weights)
+    _check_tensors("weights", weights)
     first, given = weights[0], [weight.detach() for weight in weights]
     chosen = backends.choose("skaf_descriptor", first.device.type, None, first.dtype)
-    of_these = packing(weights, dtype)
+    of_these = _packing(weights, dtype)
     if of_these is None or chosen == "reference":
         return None
     if not first.is_cuda:
         return torch.ops.aminet_fast.skaf_descriptor_prepack(given)
     return torch.ops.aminet_fast.skaf_descriptor_pack(given, of_these[0]) if _packs_on("cuda") else None
+
+
+def _packing(weights: Sequence[Tensor], dtype: torch.dtype | None = None) -> tuple[torch.dtype, int] | None:
+    """Dtype and size of what they are packed into for x of `dtype`, if they are; None: as `skaf_descriptor_prepack`."""
+    sizes = [tuple(weight.shape[1:]) for weight in weights]
+    inputs, device, dtypes = sizes[0][0], weights[0].device.type, {weight.dtype for weight in weights}
+    if device == "cuda":
+        wanted = dtype or next(iter(dtypes - {torch.float32}), torch.bfloat16)
+        served = wanted in (torch.float32, torch.bfloat16, torch.float16) and dtypes <= {torch.float32, wanted}
+        return (wanted, _packed_size(weights)) if served else None
+    # The rules of the CPU's kernels too: has_winograd in csrc/cpu/skaf_winograd.cpp, and winograd_weight_size in
+    # csrc/cpu/winograd.h: eight points each way, outputs by the eight.
+    floats = dtypes == {torch.float32} and dtype in (None, torch.float32)
+    if device == "cpu" and floats and sizes == [(inputs, 5, 5), (inputs, 7, 7)] and inputs >= 8:
+        return torch.float32, sum((weight.shape[0] + 7) // 8 * 8 * inputs * 64 for weight in weights)
+    return None
+
+
+def _packed_size(weights: Sequence[Tensor]) -> int:
+    """On CUDA devices: a row for each output and one more, as kernels/skaf_descriptor_forward.py has them."""
+    window = max(weight.shape[-1] for weight in weights)
+    return (sum(weight.shape[0] for weight in weights) + 1) * window * window * weights[0].shape[1]
+
+
+def _check_packed(packed: Tensor | None, weights: Sequence[Tensor]) -> None:
+    if packed is None:
+        return
+    wanted = "floating-point" if weights[0].device.type == "cuda" else "float32"
+    fits = isinstance(packed, Tensor) and packed.dim() == 1 and packed.is_floating_point()
+    if not fits or wanted not in ("floating-point", str(packed.dtype).removeprefix("torch.")):
+        raise TypeError(f"skaf_descriptor: packed must be a 1-d {wanted} tensor or None, got {describe(packed)}")
+    if _packing(weights, packed.dtype) != (packed.dtype, packed.shape[0]) or packed.device != weights[0].device:
+        raise ValueError(
+            f"skaf_descriptor: packed must be skaf_descriptor_prepack of weights, got {describe(packed)} "
+            f"for weights {', '.join(describe(weight) for weight in weights)}"
+        )
+
+
+def _check_tensors(name: str, tensors: object) -> None:
+    if not isinstance(tensors, (list, tuple)):
+        raise TypeError(f"skaf_descriptor: {name} must be a list of tensors, got {describe(tensors)}")
+    if not all(isinstance(t, Tensor) for t in tensors):
+        came = f"{type(tensors).__name__} of {', '.join(sorted({type(t).__name__ for t in tensors}))}"
+        raise TypeError(f"skaf_descriptor: {name} must be a list of tensors, got {came}")
 
 
 @torch.compiler.assume_constant_result
@@ -165,14 +220,14 @@ def _forward_fake(
 
 @torch.library.register_fake("aminet_fast::skaf_descriptor_prepack", lib=library)
 def _prepack_fake(weights: list[Tensor]) -> Tensor:
-    of_these = packing(weights)
+    of_these = _packing(weights)
     assert of_these is not None, "skaf_descriptor_prepack: weights are not packed, see the public function"
     return weights[0].new_empty(of_these[1], dtype=of_these[0])
 
 
 @torch.library.register_fake("aminet_fast::skaf_descriptor_pack", lib=library)
 def _pack_fake(weights: list[Tensor], dtype: torch.dtype) -> Tensor:
-    return weights[0].new_empty(packed_size(weights), dtype=dtype)
+    return weights[0].new_empty(_packed_size(weights), dtype=dtype)
 
 
 @torch.library.register_fake("aminet_fast::skaf_descriptor_bwd_input", lib=library)

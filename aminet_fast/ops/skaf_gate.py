@@ -9,15 +9,13 @@ from torch import Tensor
 
 from ..reference.skaf import skaf_gate_ref
 from . import backends
+from ._arguments import arguments, image, parameter
 from ._library import (
     Needs,
     autocasts,
-    check_image,
-    describe,
     differentiable,
     empty_as,
     empty_weight,
-    entering,
     library,
     memory_format,
     plainly,
@@ -26,17 +24,26 @@ from ._library import (
 from .extension import load
 
 library.define(
-    "skaf_gate_fwd(Tensor m, Tensor weight, Tensor bias, Tensor g, Tensor l, Tensor? residual)"
+    "skaf_gate_fwd(Tensor m, Tensor weight, Tensor bias, Tensor g, Tensor local, Tensor? residual)"
     " -> (Tensor y, Tensor gates)"
 )
 # Gradients that are not needed come back with no elements.
 library.define(
-    "skaf_gate_bwd(Tensor dy, Tensor m, Tensor weight, Tensor g, Tensor l, Tensor gates,"
+    "skaf_gate_bwd(Tensor dy, Tensor m, Tensor weight, Tensor g, Tensor local, Tensor gates,"
     " bool need_m, bool need_weight, bool need_branches)"
-    " -> (Tensor dm, Tensor dweight, Tensor dbias, Tensor dg, Tensor dl)"
+    " -> (Tensor dm, Tensor dweight, Tensor dbias, Tensor dg, Tensor dlocal)"
 )
 backends.register("skaf_gate", "cpu", "cpu", lambda: load("_C")[1])
 triton_kernels("skaf_gate", float64=True)
+_take = arguments(
+    "skaf_gate",
+    image("g"),
+    image("m", "[N, 2, H, W]", or_float32=True),
+    parameter("weight", "[2, 2, K, K] of odd K"),
+    parameter("bias", "[2]"),
+    image("local"),
+    image("residual", optional=True),
+)
 
 
 def skaf_gate(
@@ -44,16 +51,16 @@ def skaf_gate(
     weight: Tensor,
     bias: Tensor,
     g: Tensor,
-    l: Tensor,  # noqa: E741  the paper's letter
+    local: Tensor,
     residual: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """residual + g * w1 + l * w2 with w1, w2 = split(sigmoid(conv(m))); without residual g * w1 + l * w2.
+    """residual + g * w1 + local * w2 with w1, w2 = split(sigmoid(conv(m))); without residual g * w1 + local * w2.
 
     Args:
         m: [N, 2, H, W], SKAF's descriptor: mean and maximum over the channels.
         weight, bias: [2, 2, K, K] of odd K (7 in the network) and [2]; the convolution pads by K // 2 zeros.
-        g, l, residual: [N, C, H, W] of one dtype out of float32, float64, bfloat16 and float16, in any layout;
+        g, local, residual: [N, C, H, W] of one dtype out of float32, float64, bfloat16 and float16, in any layout;
             channels_last for all of them is the fastest. m, weight and bias are of that dtype or float32.
         backend: "auto", "reference", "cpu", "triton" or "cuda"; None: AMINET_FAST_BACKEND, else "auto".
 
@@ -65,60 +72,10 @@ def skaf_gate(
         TypeError, ValueError: an argument is not as above; the message names it.
         NotImplementedError: the gradient of a gradient is asked for and backend is not "reference".
     """
-    _check(m, weight, bias, g, l, residual)
-    m, g, l = entering(m), entering(g), entering(l)  # noqa: E741
-    residual = residual if residual is None else entering(residual)
-    _check_dtypes(m, weight, bias, g, l, residual)
+    g, m, weight, bias, local, residual = _take(g, m, weight, bias, local, residual)
     if backends.choose("skaf_gate", g.device.type, backend, g.dtype) == "reference":
-        return _reference(m, weight, bias, g, l, residual)
-    return _call(m, weight, bias, g, l, residual)[0]
-
-
-def _check(
-    m: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    g: Tensor,
-    l: Tensor,  # noqa: E741
-    residual: Tensor | None,
-) -> None:
-    """Types, shapes and devices."""
-    check_image("skaf_gate", "g", g)
-    images = {"m": m, "l": l} if residual is None else {"m": m, "l": l, "residual": residual}
-    for name, image in images.items():
-        check_image("skaf_gate", name, image)
-        n, c, h, w = g.shape
-        c = 2 if name == "m" else c
-        if image.shape != (n, c, h, w):
-            raise ValueError(
-                f"skaf_gate: {name} must be {[n, c, h, w]} beside g {list(g.shape)}, got {describe(image)}"
-            )
-    for name, parameter in {"weight": weight, "bias": bias}.items():
-        if not isinstance(parameter, Tensor):
-            raise TypeError(f"skaf_gate: {name} must be a tensor, got {describe(parameter)}")
-    if weight.dim() != 4 or weight.shape != (2, 2, weight.shape[-1], weight.shape[-1]) or weight.shape[-1] % 2 == 0:
-        raise ValueError(f"skaf_gate: weight must be [2, 2, K, K] of odd K, got {describe(weight)}")
-    if bias.shape != (2,):
-        raise ValueError(f"skaf_gate: bias must be [2], got {describe(bias)}")
-    for name, tensor in {**images, "weight": weight, "bias": bias}.items():
-        if tensor.device != g.device:
-            raise ValueError(f"skaf_gate: {name} is on {tensor.device} and g on {g.device}; move them to one device")
-
-
-def _check_dtypes(
-    m: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    g: Tensor,
-    l: Tensor,  # noqa: E741
-    residual: Tensor | None,
-) -> None:
-    for name, image in {"l": l, "residual": residual}.items():
-        if image is not None and image.dtype != g.dtype:
-            raise TypeError(f"skaf_gate: {name} must have g's dtype {g.dtype}, got {describe(image)}")
-    for name, tensor in {"m": m, "weight": weight, "bias": bias}.items():
-        if tensor.dtype not in (g.dtype, torch.float32):
-            raise TypeError(f"skaf_gate: {name} must have g's dtype {g.dtype} or float32, got {describe(tensor)}")
+        return _reference(m, weight, bias, g, local, residual)
+    return _call(m, weight, bias, g, local, residual)[0]
 
 
 def _reference(
@@ -126,12 +83,12 @@ def _reference(
     weight: Tensor,
     bias: Tensor,
     g: Tensor,
-    l: Tensor,  # noqa: E741
+    local: Tensor,
     residual: Tensor | None,
 ) -> Tensor:
     """The reference, kept to this operator's promises on dtype and layout."""
     with plainly(g):
-        y = skaf_gate_ref(m.to(g.dtype), weight.to(g.dtype), bias.to(g.dtype), g, l, residual)
+        y = skaf_gate_ref(m.to(g.dtype), weight.to(g.dtype), bias.to(g.dtype), g, local, residual)
     return y.contiguous(memory_format=memory_format(g))
 
 
@@ -141,10 +98,10 @@ def _forward_fake(
     weight: Tensor,
     bias: Tensor,
     g: Tensor,
-    l: Tensor,  # noqa: E741
+    local: Tensor,
     residual: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    torch._check(g.shape == l.shape and (residual is None or g.shape == residual.shape))
+    torch._check(g.shape == local.shape and (residual is None or g.shape == residual.shape))
     torch._check(m.device == g.device and weight.device == g.device)
     n, _, h, w = g.shape
     accumulated = torch.float64 if g.dtype == torch.float64 else torch.float32
@@ -157,7 +114,7 @@ def _backward_fake(
     m: Tensor,
     weight: Tensor,
     g: Tensor,
-    l: Tensor,  # noqa: E741
+    local: Tensor,
     gates: Tensor,
     need_m: bool,
     need_weight: bool,
@@ -173,28 +130,29 @@ def _backward_fake(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    m, weight, bias, g, l, _ = inputs  # noqa: E741
+    m, weight, bias, g, local, _ = inputs
     _, gates = output
     ctx.mark_non_differentiable(gates)
     ctx.set_materialize_grads(False)  # no zeros for what has no gradient
     ctx.bias_dtype = bias.dtype
-    ctx.save_for_backward(m, weight, g, l, gates)
+    ctx.save_for_backward(m, weight, g, local, gates)
 
 
 def _backward(ctx: Any, needs: Needs, dy: Tensor, _gates: Tensor) -> tuple[Tensor | None, ...]:
-    m, weight, bias, g, l, residual = needs  # noqa: E741
-    if not (m or weight or bias or g or l):
+    m, weight, bias, g, local, residual = needs
+    if not (m or weight or bias or g or local):
         return None, None, None, None, None, dy if residual else None
-    dm, dweight, dbias, dg, dl = torch.ops.aminet_fast.skaf_gate_bwd(dy, *ctx.saved_tensors, m, weight or bias, g or l)
+    wanted = m, weight or bias, g or local
+    dm, dweight, dbias, dg, dlocal = torch.ops.aminet_fast.skaf_gate_bwd(dy, *ctx.saved_tensors, *wanted)
     return (
         dm if m else None,
         dweight if weight else None,
         dbias.to(ctx.bias_dtype) if bias else None,
         dg if g else None,
-        dl if l else None,
+        dlocal if local else None,
         dy if residual else None,
     )
 
 
-autocasts("skaf_gate", "m", "g", "l", "residual")
+autocasts("skaf_gate", "m", "g", "local", "residual")
 _call = differentiable("skaf_gate", _setup_context, _backward)

@@ -14,7 +14,7 @@ from .transformer import StackedFeedForward
 
 
 class LGFI(nn.Module):
-    """x + g*w1 + l*w2: global g = SA(LN(x)), local l = RDFE(LN(x)), gates w1, w2 = SKAF(g + l).
+    """x + g*w1 + local*w2: global g = SA(LN(x)), local = RDFE(LN(x)), gates w1, w2 = SKAF(g + local).
 
     [N, C, H, W] -> [N, C, H, W]. Where an ablation leaves one branch out, the other keeps its own gate; without SKAF
     the branches are added.
@@ -40,13 +40,13 @@ class LGFI(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(x)
         g = self.sa(y) if self.config.sa else None
-        l = self.rdfe(y) if self.config.local != "none" else None  # noqa: E741  the paper's letter
-        parts = [b for b in (g, l) if b is not None]
+        local = self.rdfe(y) if self.config.local != "none" else None
+        parts = [b for b in (g, local) if b is not None]
         if self.config.skaf != "both":
             return x + sum(parts[1:], parts[0])
         s = self.merge(torch.cat(parts, 1)) if self.concat else sum(parts[1:], parts[0])
         w1, w2 = self.skaf(s)
-        for branch, gate in ((g, w1), (l, w2)):
+        for branch, gate in ((g, w1), (local, w2)):
             if branch is not None:
                 x = x + branch * gate
         return x

@@ -40,15 +40,15 @@ def skaf_gate_ref(
     weight: Tensor,
     bias: Tensor,
     g: Tensor,
-    l: Tensor,  # noqa: E741  the paper's letter
+    local: Tensor,
     residual: Tensor | None = None,
 ) -> Tensor:
     """Two branches weighed by the gates of Eq. 14-15 and added: LGFI's sum with `residual`, EDFF's (Eq. 17) without.
 
-    m [N, 2, H, W], weight [2, 2, K, K] of odd K, bias [2], g, l and residual [N, C, H, W] -> [N, C, H, W].
+    m [N, 2, H, W], weight [2, 2, K, K] of odd K, bias [2], g, local and residual [N, C, H, W] -> [N, C, H, W].
     """
     w1, w2 = F.conv2d(m, weight, bias, padding=weight.shape[-1] // 2).sigmoid().chunk(2, 1)
-    return g * w1 + l * w2 if residual is None else residual + g * w1 + l * w2
+    return g * w1 + local * w2 if residual is None else residual + g * w1 + local * w2
 
 
 class SKAF(nn.Module):

@@ -35,7 +35,7 @@ void check(const Tensor& m, const Tensor& weight, const Tensor& bias, const Tens
                       weight.size(2) % 2 == 1,
                   "skaf_gate: weight must be [2, 2, K, K] of odd K");
   STD_TORCH_CHECK(bias.numel() == 2 && l.numel() == g.numel() && l.scalar_type() == g.scalar_type(),
-                  "skaf_gate: bias must be [2], l as g");
+                  "skaf_gate: bias must be [2], local as g");
 }
 
 // Rows [first, last) of the bordered planes, counted through all images and both maps.

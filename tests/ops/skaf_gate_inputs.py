@@ -26,12 +26,12 @@ SHAPES = [
     (2, 96, 5, 4),
     (1, 192, 4, 16),
 ]
-IMAGES = (0, 3, 4, 5)  # m, g, l, residual among the arguments
-NAMES = ("m", "weight", "bias", "g", "l", "residual")
+IMAGES = (0, 3, 4, 5)  # m, g, local, residual among the arguments
+NAMES = ("m", "weight", "bias", "g", "local", "residual")
 
 
 def arguments(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0, kernel: int = 7) -> list[Tensor]:
-    """m, weight, bias, g, l, residual and the gradient of the output."""
+    """m, weight, bias, g, local, residual and the gradient of the output."""
     n, c, h, w = shape
     generator = torch.Generator().manual_seed(seed)
     sizes = [(n, 2, h, w), (2, 2, kernel, kernel), (2,), *[(n, c, h, w)] * 4]

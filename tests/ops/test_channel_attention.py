@@ -185,9 +185,9 @@ def test_every_copy_of_the_kernels(capability: str) -> None:
     code = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
-from layouts import LAYOUTS
-from channel_attention_inputs import SHAPES, arguments, check, load
-from test_channel_attention import stored
+from tests.harness.layouts import LAYOUTS
+from tests.ops.channel_attention_inputs import SHAPES, arguments, check, load
+from tests.ops.test_channel_attention import stored
 from aminet_fast.ops._library import DTYPES
 print(load("_C")[0].cpu_capability())
 for dtype in DTYPES:

@@ -57,12 +57,12 @@ def test_gradients_through_saturated_gates_are_zero_and_not_denormal() -> None:
     """Arithmetic with denormal numbers takes some hundred cycles each, and trained networks are full of such gates."""
     m = torch.zeros(1, 2, 8, 8, requires_grad=True)
     weight, bias = torch.zeros(2, 2, 7, 7), torch.full((2,), -80.0)  # sigmoid: 2e-35
-    g, l = (torch.full((1, 16, 8, 8), 1e-5, requires_grad=True) for _ in range(2))  # noqa: E741
-    skaf_gate(m, weight, bias, g, l, backend="cpu").backward(torch.full((1, 16, 8, 8), 1e-4))
+    g, local = (torch.full((1, 16, 8, 8), 1e-5, requires_grad=True) for _ in range(2))
+    skaf_gate(m, weight, bias, g, local, backend="cpu").backward(torch.full((1, 16, 8, 8), 1e-4))
     assert g.grad is not None
-    assert l.grad is not None
+    assert local.grad is not None
     assert torch.equal(g.grad, torch.zeros_like(g))
-    assert torch.equal(l.grad, torch.zeros_like(l))
+    assert torch.equal(local.grad, torch.zeros_like(local))
     assert (torch.full((64,), 1e-40) * 1.0).ne(0).all()  # the caller's arithmetic is as it was
 
 
@@ -88,6 +88,6 @@ def test_operators_themselves_refuse_empty_images(shape: tuple[int, ...]) -> Non
 
 def test_operators_themselves_refuse_other_dtypes_beside_their_data() -> None:
     g, m = torch.ones(1, 8, 4, 4), torch.ones(1, 2, 4, 4)
-    for l, residual in ((g.bfloat16(), None), (g, g.bfloat16())):  # noqa: E741
+    for local, residual in ((g.bfloat16(), None), (g, g.bfloat16())):
         with pytest.raises(RuntimeError, match=r"skaf_gate: .* as g"):
-            OPERATORS.skaf_gate_fwd(m, torch.ones(2, 2, 7, 7), torch.ones(2), g, l, residual)
+            OPERATORS.skaf_gate_fwd(m, torch.ones(2, 2, 7, 7), torch.ones(2), g, local, residual)

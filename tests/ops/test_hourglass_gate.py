@@ -81,7 +81,7 @@ def test_every_copy_of_the_kernels(capability: str) -> None:
     code = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
-from hourglass_gate_inputs import SHAPES, arguments, check, load
+from tests.ops.hourglass_gate_inputs import SHAPES, arguments, check, load
 from aminet_fast.ops._library import DTYPES
 print(load("_C")[0].cpu_capability())
 for dtype in DTYPES:

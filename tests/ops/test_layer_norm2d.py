@@ -125,8 +125,8 @@ def test_every_copy_of_the_kernels(capability: str) -> None:
     code = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
-from layouts import LAYOUTS, laid_out
-from norm_cases import SHAPES, arguments, check
+from tests.harness.layouts import LAYOUTS, laid_out
+from tests.ops.layer_norm2d_inputs import SHAPES, arguments, check
 from aminet_fast.ops.extension import load
 from aminet_fast.ops._library import DTYPES
 print(load("_C")[0].cpu_capability())

@@ -170,7 +170,7 @@ def test_every_copy_of_the_kernels(capability: str) -> None:
     code = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
-from multiscale_inputs import SHAPES, case, check, load
+from tests.ops.multiscale_dwconv_inputs import SHAPES, case, check, load
 from aminet_fast.ops._library import DTYPES
 print(load("_C")[0].cpu_capability())
 for dtype in DTYPES:

@@ -105,7 +105,7 @@ def test_every_copy_of_the_kernels(capability: str) -> None:
     code = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
-from norm_act_conv_inputs import OPTIONS, SHAPES, arguments, check, load, stored
+from tests.ops.norm_act_conv_inputs import OPTIONS, SHAPES, arguments, check, load, stored
 from aminet_fast.ops._library import DTYPES
 print(load("_C")[0].cpu_capability())
 for dtype in DTYPES[:3]:

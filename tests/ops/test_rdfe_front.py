@@ -169,7 +169,7 @@ def test_every_copy_of_the_kernels(capability: str) -> None:
     code = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
-from rdfe_front_inputs import SHAPES, arguments, check, load, stored
+from tests.ops.rdfe_front_inputs import SHAPES, arguments, check, load, stored
 from aminet_fast.ops._library import DTYPES
 print(load("_C")[0].cpu_capability())
 for dtype in DTYPES:

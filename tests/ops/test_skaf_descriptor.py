@@ -223,7 +223,7 @@ def test_every_copy_of_the_kernels(capability: str) -> None:
     code = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
-from test_skaf_descriptor import DTYPES, SHAPES, arguments, check, load
+from tests.ops.test_skaf_descriptor import DTYPES, SHAPES, arguments, check, load
 print(load("_C")[0].cpu_capability())
 for dtype in DTYPES:
     for shape in SHAPES[1:3]:

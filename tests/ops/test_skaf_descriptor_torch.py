@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from aminet_fast.ops import skaf_descriptor, skaf_descriptor_prepack
-from aminet_fast.ops._skaf_arguments import check_packed
+from aminet_fast.ops.skaf_descriptor import _check_packed
 from aminet_fast.reference.skaf import skaf_descriptor_ref
 from tests.harness.layouts import laid_out
 from tests.ops.test_skaf_descriptor import BACKENDS, arguments, compiled_only, leaves
@@ -60,13 +60,13 @@ def test_what_weights_are_packed_into_on_cuda_devices(monkeypatch: pytest.Monkey
         ]:
             packed = skaf_descriptor_prepack(weights, dtype)
             assert (packed.dtype, packed.shape) == (wanted, ((4 + 4 + 1) * 5 * 5 * 6,))
-            check_packed(packed, weights)
+            _check_packed(packed, weights)
         assert skaf_descriptor_prepack(half, torch.bfloat16) is None
         assert skaf_descriptor_prepack(single, torch.float64) is None
         with pytest.raises(ValueError, match=r"must be skaf_descriptor_prepack of weights, got bfloat16 \[1350\]"):
-            check_packed(skaf_descriptor_prepack(single), half)
+            _check_packed(skaf_descriptor_prepack(single), half)
         with pytest.raises(TypeError, match=r"packed must be a 1-d floating-point tensor or None, got int32"):
-            check_packed(torch.empty(1350, dtype=torch.int32, device="cuda"), single)
+            _check_packed(torch.empty(1350, dtype=torch.int32, device="cuda"), single)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -204,7 +204,7 @@ def test_every_copy_of_the_kernels(capability: str) -> None:
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 import torch
-from test_skaf_descriptor_winograd import arguments, check, test_the_first_of_equal_channels
+from tests.ops.test_skaf_descriptor_winograd import arguments, check, test_the_first_of_equal_channels
 from aminet_fast.ops.extension import load
 print(load("_C")[0].cpu_capability())
 for channels, outputs in ((8, 3), (13, 50), (31, 97)):

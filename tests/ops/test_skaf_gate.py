@@ -149,8 +149,8 @@ def test_every_copy_of_the_kernels(capability: str) -> None:
     code = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
-from layouts import LAYOUTS, laid_out
-from skaf_gate_inputs import SHAPES, arguments, check, load, stored
+from tests.harness.layouts import LAYOUTS, laid_out
+from tests.ops.skaf_gate_inputs import SHAPES, arguments, check, load, stored
 from aminet_fast.ops._library import DTYPES
 print(load("_C")[0].cpu_capability())
 for dtype in DTYPES:

@@ -143,9 +143,9 @@ def edff(encoder: Array, decoder: Array, p: Params) -> Array:
 def lgfi(x: Array, p: Params, training: bool) -> Array:
     y = layer_norm(x, within(p, "norm"))
     g = attention(y, within(p, "sa"))
-    l = rdfe(y, within(p, "rdfe"), training)  # noqa: E741 (g and l: global and local)
-    w1, w2 = skaf(g + l, within(p, "skaf"))
-    return x + g * w1 + l * w2
+    local = rdfe(y, within(p, "rdfe"), training)
+    w1, w2 = skaf(g + local, within(p, "skaf"))
+    return x + g * w1 + local * w2
 
 
 def up(x: Array, p: Params) -> Array:

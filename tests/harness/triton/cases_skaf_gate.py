@@ -8,7 +8,7 @@ import torch
 
 from .case import BATCH, NETWORK, Arguments, Case, Draw
 
-ALL = ("m", "weight", "bias", "g", "l", "residual")
+ALL = ("m", "weight", "bias", "g", "local", "residual")
 
 
 def _arguments(
@@ -26,7 +26,7 @@ def _arguments(
         "weight": draw(2, 2, kernel, kernel, grad="weight" in wanted, dtype=parameters, fan_in=kernel * kernel),
         "bias": draw(2, grad="bias" in wanted, dtype=parameters),
         "g": draw(*size, grad="g" in wanted, contiguous=contiguous),
-        "l": draw(*size, grad="l" in wanted),
+        "local": draw(*size, grad="local" in wanted),
     }
     if residual:
         given["residual"] = draw(*size, grad="residual" in wanted)
@@ -51,7 +51,7 @@ CASES = [
     _case("map-only", (1, 4, 6, 5), wanted=("m",)),
     _case("weight-only", (1, 4, 6, 5), wanted=("weight",)),
     _case("bias-and-g", (1, 4, 6, 5), wanted=("bias", "g")),
-    _case("branches-only", (1, 4, 6, 5), wanted=("l", "residual")),
+    _case("branches-only", (1, 4, 6, 5), wanted=("local", "residual")),
     _case("residual-only", (1, 4, 6, 5), wanted=("residual",)),
     _case("many-images", (70000, 1, 1, 2), compile_only=True),
     _case("beyond-2**31", (3, 1024, 1024, 1024), compile_only=True),
