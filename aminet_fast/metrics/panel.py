@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .atomic import atomic_write
+from ..output.atomic import atomic_write
 from .luma import quantise
 
 _GAP = 4
