@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,7 +12,6 @@ from aminet_fast.ops import channel_attention
 from aminet_fast.ops._library import DTYPES
 from aminet_fast.reference import SelfAttention
 from aminet_fast.reference.attention import channel_attention_ref
-from tests.harness import ROOT
 from tests.harness.layouts import LAYOUTS, laid_out
 from tests.ops.channel_attention_inputs import (
     BACKENDS,
@@ -176,29 +171,3 @@ def test_threads_do_not_change_a_bit(shape: tuple[int, ...], heads: int, layout:
         torch.set_num_threads(before)
     for one, two in zip(*results, strict=True):
         assert torch.equal(one, two)
-
-
-@compiled_only
-@pytest.mark.parametrize("capability", ["portable", "avx2"])
-def test_every_copy_of_the_kernels(capability: str) -> None:
-    """The copies for lesser processors run here too: some of the grid, in a process told to use them."""
-    code = f"""
-import sys
-sys.path.insert(0, {str(ROOT)!r})
-from tests.harness.layouts import LAYOUTS
-from tests.ops.channel_attention_inputs import SHAPES, arguments, check, load
-from tests.ops.test_channel_attention import stored
-from aminet_fast.ops._library import DTYPES
-print(load("_C")[0].cpu_capability())
-for dtype in DTYPES:
-    for layout in LAYOUTS[:2]:
-        for shape, heads in SHAPES[1:7:2]:
-            inputs, dy = arguments(shape, heads, dtype)
-            check(stored(inputs, layout), heads, dy, "cpu")
-"""
-    environ = {**os.environ, "AMINET_FAST_CPU_CAPABILITY": capability}
-    command = [sys.executable, "-c", code]
-    result = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr[-3000:]
-    if result.stdout.strip() != capability:
-        pytest.skip(f"this processor cannot run {capability}")

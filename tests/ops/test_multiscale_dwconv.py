@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import pairwise
 
@@ -18,7 +15,6 @@ from aminet_fast.ops._library import DTYPES
 from aminet_fast.reference.config import AMINetConfig
 from aminet_fast.reference.rdfe import RDFE as ReferenceRDFE
 from aminet_fast.reference.rdfe import parameters
-from tests.harness import ROOT
 from tests.harness.layouts import LAYOUTS
 from tests.ops.multiscale_dwconv_inputs import BACKENDS, RDFE, SHAPES, case, check, compiled_only
 from tests.tolerances import assert_close
@@ -161,26 +157,3 @@ def test_nan_stays_within_the_kernels_reach(kernels: tuple[int, ...]) -> None:
         r = kernel // 2
         reach[0, 2, 10 - r : 11 + r, 11 - r : 12 + r] = True
         assert torch.equal(y.isnan(), reach)
-
-
-@compiled_only
-@pytest.mark.parametrize("capability", ["portable", "avx2"])
-def test_every_copy_of_the_kernels(capability: str) -> None:
-    """The copies for lesser processors run here too: some of the grid, in a process told to use them."""
-    code = f"""
-import sys
-sys.path.insert(0, {str(ROOT)!r})
-from tests.ops.multiscale_dwconv_inputs import SHAPES, case, check, load
-from aminet_fast.ops._library import DTYPES
-print(load("_C")[0].cpu_capability())
-for dtype in DTYPES:
-    for shape in SHAPES[1:3]:
-        check(case(shape, dtype).stored(["channels_last"]))
-        check(case(shape, dtype, (9, 7, 3), shared=False, scaled=True))
-"""
-    environ = {**os.environ, "AMINET_FAST_CPU_CAPABILITY": capability}
-    command = [sys.executable, "-c", code]
-    result = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr[-3000:]
-    if result.stdout.strip() != capability:
-        pytest.skip(f"this processor cannot run {capability}")

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,7 +10,6 @@ from hypothesis import strategies as st
 from aminet_fast.ops import channel_moments, norm_act_conv
 from aminet_fast.ops._library import DTYPES
 from aminet_fast.reference.frm import channel_moments_ref
-from tests.harness import ROOT
 from tests.harness.layouts import LAYOUTS, laid_out
 from tests.ops.norm_act_conv_inputs import (
     BACKENDS,
@@ -96,29 +91,6 @@ def test_threads_do_not_change_a_bit(options: tuple[int, str, bool]) -> None:
         torch.set_num_threads(before)
     for one, two in zip(*results, strict=True):
         assert torch.equal(one, two)
-
-
-@compiled_only
-@pytest.mark.parametrize("capability", ["portable", "avx2"])
-def test_every_copy_of_the_kernels(capability: str) -> None:
-    """The copies for lesser processors run here too: some of the grid, in a process told to use them."""
-    code = f"""
-import sys
-sys.path.insert(0, {str(ROOT)!r})
-from tests.ops.norm_act_conv_inputs import OPTIONS, SHAPES, arguments, check, load, stored
-from aminet_fast.ops._library import DTYPES
-print(load("_C")[0].cpu_capability())
-for dtype in DTYPES[:3]:
-    for options in OPTIONS:
-        for shape in SHAPES[2:5]:
-            check(stored(arguments(shape, dtype), "channels_last"), options, "cpu")
-"""
-    environ = {**os.environ, "AMINET_FAST_CPU_CAPABILITY": capability}
-    command = [sys.executable, "-c", code]
-    result = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr[-3000:]
-    if result.stdout.strip() != capability:
-        pytest.skip(f"this processor cannot run {capability}")
 
 
 @compiled_only

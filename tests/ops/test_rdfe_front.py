@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,7 +12,6 @@ from aminet_fast.ops._library import DTYPES
 from aminet_fast.reference import RDFE
 from aminet_fast.reference.config import AMINetConfig
 from aminet_fast.reference.rdfe import rdfe_front_ref
-from tests.harness import ROOT
 from tests.harness.layouts import LAYOUTS, laid_out
 from tests.ops.rdfe_front_inputs import BACKENDS, SHAPES, arguments, check, compiled_only, flat, mapped, stored
 from tests.tolerances import assert_close
@@ -160,26 +155,3 @@ def test_threads_do_not_change_a_bit(shape: tuple[int, ...]) -> None:
         torch.set_num_threads(before)
     for one, two in zip(*results, strict=True):
         assert torch.equal(one, two)
-
-
-@compiled_only
-@pytest.mark.parametrize("capability", ["portable", "avx2"])
-def test_every_copy_of_the_kernels(capability: str) -> None:
-    """The copies for lesser processors run here too: some of the grid, in a process told to use them."""
-    code = f"""
-import sys
-sys.path.insert(0, {str(ROOT)!r})
-from tests.ops.rdfe_front_inputs import SHAPES, arguments, check, load, stored
-from aminet_fast.ops._library import DTYPES
-print(load("_C")[0].cpu_capability())
-for dtype in DTYPES:
-    for shape in SHAPES[1:6:2]:
-        inputs, dz = arguments(shape, dtype)
-        check(stored(inputs, "channels_last"), dz, "cpu")
-"""
-    environ = {**os.environ, "AMINET_FAST_CPU_CAPABILITY": capability}
-    command = [sys.executable, "-c", code]
-    result = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr[-3000:]
-    if result.stdout.strip() != capability:
-        pytest.skip(f"this processor cannot run {capability}")

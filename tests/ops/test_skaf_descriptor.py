@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,7 +12,6 @@ from aminet_fast.ops import skaf_descriptor
 from aminet_fast.ops._library import DTYPES
 from aminet_fast.ops.extension import load
 from aminet_fast.reference.skaf import skaf_descriptor_ref, skaf_features_ref
-from tests.harness import ROOT
 from tests.harness.layouts import LAYOUTS, laid_out
 from tests.tolerances import BACKWARD, FORWARD, WINOGRAD, assert_close
 
@@ -214,24 +209,3 @@ def test_every_number_is_written() -> None:
         torch.use_deterministic_algorithms(False)
     for one, other in zip(results, expected, strict=True):
         assert torch.equal(one, other)
-
-
-@compiled_only
-@pytest.mark.parametrize("capability", ["portable", "avx2"])
-def test_every_copy_of_the_kernels(capability: str) -> None:
-    """The copies for lesser processors run here too: the grid again, in a process told to use them."""
-    code = f"""
-import sys
-sys.path.insert(0, {str(ROOT)!r})
-from tests.ops.test_skaf_descriptor import DTYPES, SHAPES, arguments, check, load
-print(load("_C")[0].cpu_capability())
-for dtype in DTYPES:
-    for shape in SHAPES[1:3]:
-        check(arguments(shape, dtype))
-"""
-    environ = {**os.environ, "AMINET_FAST_CPU_CAPABILITY": capability}
-    command = [sys.executable, "-c", code]
-    result = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr[-3000:]
-    if result.stdout.strip() != capability:
-        pytest.skip(f"this processor cannot run {capability}")

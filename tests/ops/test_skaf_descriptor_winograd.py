@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,7 +10,6 @@ from torch import Tensor, nn
 
 from aminet_fast.ops import skaf_descriptor, skaf_descriptor_prepack
 from aminet_fast.reference.skaf import skaf_features_ref
-from tests.harness import ROOT
 from tests.harness.layouts import LAYOUTS, laid_out
 from tests.ops.test_skaf_descriptor import BACKENDS, all_results, arguments, check, compiled_only, leaves
 
@@ -194,27 +189,3 @@ def test_threads_do_not_change_a_bit() -> None:
         torch.set_num_threads(before)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
-
-
-@compiled_only
-@pytest.mark.parametrize("capability", ["portable", "avx2", "avx512"])
-def test_every_copy_of_the_kernels(capability: str) -> None:
-    """They hold other numbers of channels in a vector. What new memory holds, here 3e38, must not be used."""
-    code = f"""
-import sys
-sys.path.insert(0, {str(ROOT)!r})
-import torch
-from tests.ops.test_skaf_descriptor_winograd import arguments, check, test_the_first_of_equal_channels
-from aminet_fast.ops.extension import load
-print(load("_C")[0].cpu_capability())
-for channels, outputs in ((8, 3), (13, 50), (31, 97)):
-    for height, width in ((1, 5), (7, 8), (14, 21)):
-        check(arguments((2, channels, height, width), torch.float32, outputs=outputs), winograd=True)
-test_the_first_of_equal_channels(40)
-"""
-    environ = {**os.environ, "AMINET_FAST_CPU_CAPABILITY": capability, "MALLOC_PERTURB_": "128"}
-    command = [sys.executable, "-c", code]
-    result = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr[-3000:]
-    if result.stdout.strip() != capability:
-        pytest.skip(f"this processor cannot run {capability}")
