@@ -40,6 +40,7 @@ def emulate(operator: str, *options: str, **environ: str) -> None:
     assert result.returncode == 0, result.stdout[-4000:]
 
 
+@pytest.mark.gpuless
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_first_case(operator: str) -> None:
     emulate(operator, "--fast")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,9 +15,8 @@ from tests.harness.cuda import build, nvcc, resources
 if reason := nvcc.problem():
     pytest.skip(reason, allow_module_level=True)
 
+pytestmark = pytest.mark.gpuless
 SOURCES = {source.stem: source for source in build.sources()}
-FAST = (80, 90)
-LIKELY = [pytest.param(a, marks=() if a in FAST else pytest.mark.slow) for a in nvcc.ARCHITECTURES]
 LOAD = """
 import importlib.util, sys, torch
 import aminet_fast.ops
@@ -35,23 +32,11 @@ for operator in sys.argv[2:]:
 """
 
 
-@pytest.fixture(scope="module")
-def objects(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, int], Future[nvcc.Compiled]]]:
-    """What the selected tests compile, as many at a time as there are cores."""
-    calls = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
-    pairs = {(call["operator"], call["architecture"]) for call in calls if {"operator", "architecture"} <= set(call)}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield {(name, arch): pool.submit(nvcc.compiled, SOURCES[name], arch) for name, arch in sorted(pairs)}
-
-
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("architecture", LIKELY)
+@pytest.mark.parametrize("architecture", nvcc.ARCHITECTURES)
 @pytest.mark.parametrize("operator", SOURCES)
-def test_compiles_without_spills(
-    operator: str, architecture: int, objects: dict[tuple[str, int], Future[nvcc.Compiled]]
-) -> None:
-    made = objects[operator, architecture].result()
-    kernels = resources.used(made)
+def test_compiles_without_spills(operator: str, architecture: int) -> None:
+    kernels = resources.used(nvcc.compiled(SOURCES[operator], architecture))
     assert kernels
     assert not any(used.spilled for used in kernels.values())
 

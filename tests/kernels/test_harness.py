@@ -96,6 +96,7 @@ def shifted(x_ptr, y_ptr, n, APART: tl.constexpr):
 """
 
 
+@pytest.mark.gpuless
 @pytest.mark.parametrize(
     ("mistake", "message"),
     [

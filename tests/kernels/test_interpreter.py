@@ -31,7 +31,13 @@ def interpret(operator: str, *options: str) -> None:
     assert result.returncode == 0, result.stdout[-4000:]
 
 
-@pytest.mark.parametrize("operator", operators())
+# Their smallest case takes some seconds; the others' is for make test-gpu-less.
+LIGHT = ("batch_norm_affine", "channel_moments", "layer_norm2d", "skaf_gate")
+
+
+@pytest.mark.parametrize(
+    "operator", [pytest.param(name, marks=[] if name in LIGHT else pytest.mark.gpuless) for name in operators()]
+)
 def test_first_case(operator: str) -> None:
     interpret(operator, "--fast")
 

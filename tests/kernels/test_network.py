@@ -50,6 +50,7 @@ def model_and_image() -> tuple[AMINet, Tensor]:
         return AMINet(), image()
 
 
+@pytest.mark.gpuless
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("autocast", [False, True], ids=["float32", "bfloat16"])
 def test_captures_for_cuda(training: bool, autocast: bool, caplog: pytest.LogCaptureFixture) -> None:
@@ -80,6 +81,7 @@ def unused(training: bool) -> set[str]:
     return {"multiscale_dwconv"} | (set() if training else {"channel_moments"})
 
 
+@pytest.mark.gpuless
 def test_batches_of_any_size_take_two_graphs() -> None:
     """One for the first size, one for all others."""
     torch.compiler.reset()
