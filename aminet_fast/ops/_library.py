@@ -1,4 +1,4 @@
-"""What the operators share: the torch library they are defined in, and checks of arguments."""
+"""What the operators share: the torch library they are defined in, autocast, gradients, and who serves a call."""
 
 from __future__ import annotations
 

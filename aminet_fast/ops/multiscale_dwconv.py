@@ -14,7 +14,6 @@ from ._arguments import arguments, image, odd_sizes, parameter
 from ._library import (
     Needs,
     autocasts,
-    cuda_kernels,
     describe,
     differentiable,
     library,
@@ -23,7 +22,8 @@ from ._library import (
 )
 from .extension import load
 
-# x is one tensor for all branches, or one each; a bias with no elements stands for none.
+# x is one tensor for all branches, or one each; a bias with no elements stands for none. backend chooses nothing: there
+# are Triton's kernels and the CPU's, whose schema has it.
 library.define(
     'multiscale_dwconv_fwd(Tensor[] x, Tensor[] weights, Tensor[] biases, Tensor? scale, str backend="auto")'
     " -> Tensor[] y",
@@ -35,29 +35,6 @@ library.define(
     " -> (Tensor[] dx, Tensor[] dweights, Tensor[] dbiases, Tensor dscale)"
 )
 backends.register("multiscale_dwconv", "cpu", "cpu", lambda: load("_C")[1])
-
-
-def _about(first: Sequence[Tensor], *_: Any) -> tuple[Tensor, int]:
-    return first[0], first[0].shape[1]
-
-
-def _refuses(first: Sequence[Tensor], second: Sequence[Any], third: Sequence[Tensor], *_: Any) -> str:
-    """What csrc/cuda/multiscale_dwconv.cu does not take of (x, weights, biases, ...) or (dy, x, weights, ...)."""
-    # The third of a forward call are biases [C].
-    x, weights = (second, third) if third[0].dim() == 4 else (first, second)
-    kernels = sorted(weight.shape[-1] for weight in weights)
-    if x[0].dtype == torch.float64:
-        return "its kernels are not for float64"
-    if len(kernels) > 3 or not {3, 5, 7}.issuperset(kernels):
-        return f"its kernels are for one to three branches of sizes 3, 5 and 7, not for {kernels}"
-    if len(x) != len(kernels) and kernels != [3, 5, 7]:
-        return f"its kernels are for 3, 5 and 7 together where branches share x, not for {kernels}"
-    if x[0].numel() // x[0].shape[0] >= 2**30:
-        return "an image has 2**30 elements or more"
-    return ""
-
-
-cuda_kernels("multiscale_dwconv", about=_about, refuses=_refuses)
 triton_kernels("multiscale_dwconv", float64=True)
 _take = arguments(
     "multiscale_dwconv",

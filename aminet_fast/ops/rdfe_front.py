@@ -131,14 +131,7 @@ def rdfe_front(
         TypeError, ValueError: an argument is not as above; the message names it.
         NotImplementedError: the gradient of a gradient is asked for and backend is not "reference".
     """
-    lists = {
-        "dw1_weights": dw1_weights,
-        "dw1_biases": dw1_biases,
-        "dw2_weights": dw2_weights,
-        "dw2_biases": dw2_biases,
-    }
-    for name, tensors in lists.items():
-        _check_list(name, tensors, dw1_weights)
+    _check_lists(dw1_weights=dw1_weights, dw1_biases=dw1_biases, dw2_weights=dw2_weights, dw2_biases=dw2_biases)
     branches, hidden = len(dw1_weights), (reduce_bias.numel() if isinstance(reduce_bias, Tensor) else 0)
     y, *_ = _take(
         y,
@@ -191,8 +184,8 @@ def rdfe_front_prepack(
         "dw2_weights": dw2_weights,
         "dw2_biases": dw2_biases,
     }
+    _check_lists(**lists)
     for name, tensors in lists.items():
-        _check_list(name, tensors, dw1_weights)
         if not all(isinstance(t, Tensor) for t in tensors):
             raise TypeError(f"rdfe_front: {name} must be a list of tensors, got {[type(t).__name__ for t in tensors]}")
     first = dw1_weights[0]
@@ -220,15 +213,16 @@ def _check_packed(packed: Tensor | None, parameters: Sequence[Tensor], branches:
         raise ValueError(f"rdfe_front: packed must be {wanted}, got {describe(packed)}")
 
 
-def _check_list(name: str, tensors: Sequence[Tensor], dw1_weights: Sequence[Tensor]) -> None:
-    """As many as there are branches, at least one."""
-    if not isinstance(tensors, (list, tuple)):
-        raise TypeError(f"rdfe_front: {name} must be a list of tensors, got {describe(tensors)}")
-    if not tensors or len(tensors) != len(dw1_weights):
-        raise ValueError(
-            "rdfe_front: dw1_weights, dw1_biases, dw2_weights and dw2_biases must have one entry for each branch and "
-            f"at least one, got {len(dw1_weights)} dw1_weights and {len(tensors)} {name}"
-        )
+def _check_lists(dw1_weights: Sequence[Tensor], **others: Sequence[Tensor]) -> None:
+    """As many in each as there are branches, at least one."""
+    for name, tensors in {"dw1_weights": dw1_weights, **others}.items():
+        if not isinstance(tensors, (list, tuple)):
+            raise TypeError(f"rdfe_front: {name} must be a list of tensors, got {describe(tensors)}")
+        if not tensors or len(tensors) != len(dw1_weights):
+            raise ValueError(
+                "rdfe_front: dw1_weights, dw1_biases, dw2_weights and dw2_biases must have one entry for each branch "
+                f"and at least one, got {len(dw1_weights)} dw1_weights and {len(tensors)} {name}"
+            )
 
 
 def _reference(y: Tensor, parameters: list[Tensor], branches: int) -> Tensor:

@@ -11,15 +11,9 @@
 // out so that both have 7 or 8 rows of taps of the first convolution, then 15 or 18 and 12 of the rest, and registers for it.
 #pragma once
 
-#include "cuda/multiscale_dwconv_tile.cuh"
 #include "cuda/rdfe_front_bands.cuh"
 
 namespace aminet::rdfe {
-
-using multiscale::unseen;  // what is worked out from it is so in every step, and takes no registers between them
-
-constexpr int PARTIAL_ROWS = TAPS + BRANCHES;  // of what a block adds up for a channel: taps and a bias, branch by branch
-__host__ __device__ constexpr int first_partial(int branch) { return first_tap(branch) + branch; }
 
 // A matrix of products for each warp and, at last, what a block has added up [PARTIAL_ROWS][8]; where stage and rings were.
 constexpr int MATRIX = 16 * 8, SUMS_BYTES = VECTOR * (2 * MATRIX + PARTIAL_ROWS) * 4;

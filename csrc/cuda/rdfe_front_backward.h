@@ -4,15 +4,15 @@
 //   df_k = a DW2_k^T(df'_k) + const_k;  dW1, db1 = y (x) df_k;  dy = sum_k DW1_k^T(df_k) + dz;  dF = dz (x) f'_k
 //
 // In images moved, where Triton's kernels move 33: 16 bits: df' by products, two walks on tensor cores (rdfe_front_back.cuh),
-// dF by products: 4 + 7 + 6 + 4 = 21, or to 48 channels, where the walks make df', 5 + 3 + 4 = 12. float32: the passes of
-// multiscale_dwconv, whose multiply-adds are exact: 39.
+// dF by products: 4 + 7 + 6 + 4 = 21, or to 48 channels, where the walks make df', 5 + 3 + 4 = 12. float32: passes
+// of their own (rdfe_front_exact.h), whose multiply-adds are exact: 39.
 #pragma once
 
 #include <tuple>
 
-#include "cuda/multiscale_dwconv_launch.h"
 #include "cuda/rdfe_front_back_walk.cuh"
 #include "cuda/rdfe_front_call.h"
+#include "cuda/rdfe_front_exact.h"
 #include "cuda/rdfe_front_gradient.cuh"
 #include "cuda/rdfe_front_unit.cuh"
 
@@ -36,7 +36,7 @@ struct Backward {
 
   bool wants_y() const { return dy.numel() != 0; }
   bool wants_parameters() const { return !gradients.empty(); }
-  Gradient gradient(size_t i) { return multiscale::gradient_of(gradients[i]); }
+  Gradient gradient(size_t i) { return gradient_of(gradients[i]); }
 
   // df'_k of all branches, [branch][block][pixel][group].
   Tensor before_fuse() {
@@ -117,30 +117,30 @@ struct Backward {
   void on_tensor_cores();
 };
 
-// By passes of multiscale_dwconv; f'_k as the forward makes it.
+// By the exact passes; f'_k as the forward makes it.
 template <typename T>
 void Backward<T>::exactly() {
-  using multiscale::Pass;
+  using exact::Pass;
   const std::vector<int64_t> size = {BRANCHES, s.images, s.height, s.width, s.channels};
   const auto room = [&] { return branches_of(torch::stable::new_empty(y, size)); };
   const List before = branches_of(torch::stable::view(before_fuse(), size));
   List f = room(), df = room();
-  multiscale::filter<T>(Pass::kSpread, {y}, three(0), three(3), std::nullopt, false, f, stream);
+  exact::filter(Pass::kSpread, {y}, three(0), three(3), nullptr, false, f, s, stream);
   const bool all = wants_parameters();
-  multiscale::Gradients second = {{}, all ? gradients_of(10) : List{}, all ? gradients_of(13) : List{}, floats(y, {s.images, s.channels})};
-  multiscale::parameter_gradients<T>(before, f, three(10), a, all, true, second, stream);
-  through_unit(std::get<3>(second));
-  multiscale::filter<T>(Pass::kEach, before, three(10), branches_of(constant), a, true, df, stream);
+  Tensor da = floats(y, {s.images, s.channels});
+  exact::parameter_gradients(before, f, three(10), &a, all ? gradients_of(10) : List{}, all ? gradients_of(13) : List{},
+                             &da, s, stream);
+  through_unit(da);
+  exact::filter(Pass::kEach, before, three(10), branches_of(constant), &a, true, df, s, stream);
   if (wants_y()) {
     List to = {dy};
-    multiscale::filter<T>(Pass::kSummed, df, three(0), {}, std::nullopt, true, to, stream);
+    exact::filter(Pass::kSummed, df, three(0), {}, nullptr, true, to, s, stream);
     const int64_t elements = pixels * s.channels;
     AMINET_LAUNCH((add_images<T>), unsigned(std::min<int64_t>(ceil_div<int64_t>(elements, SUM_THREADS), 8 * PLACES)),
                   SUM_THREADS, 0, stream, data_of<T>(dz), room_of<T>(dy), elements);
   }
   if (!all) return;
-  multiscale::Gradients first = {{}, gradients_of(0), gradients_of(3), torch::stable::new_empty(y, {0})};
-  multiscale::parameter_gradients<T>(df, {y}, three(0), std::nullopt, true, false, first, stream);
+  exact::parameter_gradients(df, {y}, three(0), nullptr, gradients_of(0), gradients_of(3), nullptr, s, stream);
   Tensor given = a, unused = sums, again = torch::stable::new_empty(y, {pixels, inputs});
   run_filters<T>(y, p, {given, unused, again}, again, s, stream);
   of_fuse(again);
@@ -174,24 +174,17 @@ void Backward<T>::walk(const Tensor& df, Tensor* out, Tensor* da) {
                             adds ? room_of<float>(partial) : nullptr, s, views};
   AMINET_LAUNCH((back<T, SEGMENTS, AGAIN, DEPTH>), blocks_of(s, views), W::THREADS, W::BYTES, stream, call);
   if (!adds) return;
-  multiscale::FoldCall fold = {};
+  FoldCall fold = {};
   fold.partial = call.partial;
-  fold.channels = s.channels, fold.rows = PARTIAL_ROWS, fold.padded = views.blocks * VECTOR, fold.branches = BRANCHES;
+  fold.channels = s.channels, fold.padded = views.blocks * VECTOR;
   fold.shares = shares, fold.of_image = views.across * views.bands;
   for (int k = 0; k < BRANCHES; ++k) {
-    fold.kernel[k] = kernel_of(k), fold.row[k] = first_partial(k);
     fold.weight[k] = AGAIN ? p.second.weight[k] : p.first.weight[k];
     if (!wants_parameters()) continue;
     fold.dweight[k] = gradient((AGAIN ? 10 : 0) + k), fold.dbias[k] = gradient((AGAIN ? 13 : 3) + k);
   }
   if (AGAIN) fold.scale = {a.const_data_ptr(), true};
-  const unsigned columns = unsigned(ceil_div(s.channels, multiscale::kFoldLanes));
-  const dim3 block(multiscale::kFoldLanes, multiscale::kFoldRows);
-  if (wants_parameters())
-    AMINET_LAUNCH(multiscale::fold_parameters<T>, dim3(PARTIAL_ROWS, columns), block, 0, stream, fold);
-  if (da == nullptr) return;
-  fold.dscale = multiscale::gradient_of(*da);
-  AMINET_LAUNCH(multiscale::fold_scale<T>, dim3(unsigned(s.images), columns), block, 0, stream, fold);
+  fold_sums<T>(fold, wants_parameters(), da, s.images, stream);
 }
 
 template <typename T>

@@ -13,6 +13,10 @@ constexpr int LANES = 32;
 __host__ __device__ constexpr int kernel_of(int branch) { return 2 * branch + 3; }
 __host__ __device__ constexpr int first_tap(int branch) { return branch == 0 ? 0 : (branch == 1 ? 9 : 34); }
 
+// Of what a block adds up for a channel: taps and a bias, branch by branch.
+constexpr int PARTIAL_ROWS = TAPS + BRANCHES;
+__host__ __device__ constexpr int first_partial(int branch) { return first_tap(branch) + branch; }
+
 struct Sizes {
   int images, channels, height, width;
 };
@@ -25,5 +29,28 @@ struct Unit {
   Parameter reduce_weight, reduce_bias, expand_weight, expand_bias;  // [hidden, 3 C], [hidden], [C, hidden], [C]
   int hidden;
 };
+
+// A Parameter to write.
+struct Gradient {
+  void* data;
+  bool wide;
+
+  template <typename T>
+  __device__ __forceinline__ void put(int64_t i, float v) const {
+    if (wide)
+      static_cast<float*>(data)[i] = v;
+    else
+      static_cast<T*>(data)[i] = narrow<T>(v);
+  }
+};
+
+// The same number, which the compiler cannot know to be: what is worked out from it need not wait in registers, and it
+// is not worked out again where it does.
+__device__ __forceinline__ int unseen(int v) {
+#ifdef __CUDACC__
+  asm volatile("" : "+r"(v));
+#endif
+  return v;
+}
 
 }  // namespace aminet::rdfe

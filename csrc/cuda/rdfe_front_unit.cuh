@@ -6,12 +6,10 @@
 // Vectors of an image: no bytes to speak of, three short launches.
 #pragma once
 
-#include "cuda/multiscale_dwconv_tile.cuh"
+#include "cuda/rdfe_front_fold.cuh"
 #include "cuda/rdfe_front_sums.cuh"
 
 namespace aminet::rdfe {
-
-using multiscale::Gradient;
 
 // F^T as the product of dz with it wants it: [branch][block][GROUP] rows of C outputs' weights, zeros where no channel is.
 template <typename T>
@@ -107,24 +105,18 @@ __global__ void unit_parameters(UnitVectors from, UnitGradients to, int hidden, 
     to.expand_bias.put<T>(j - hidden, over_images(from.dlogit, s.channels, j - hidden, nullptr, 0, 0, s.images));
 }
 
-constexpr int FOLD_LANES = 32, FOLD_ROWS = 8;  // of a block: elements, and splits side by side
-
 // dF and dbias from partial [split][inputs + 1][C], whose inputs are [branch][block][group].
 template <typename T>
 __global__ void fold_fuse(const float* partial, int splits, Gradient weight, Gradient bias, int channels, int group,
                           int blocks) {
-  AMINET_SHARED(float, all, [FOLD_ROWS][FOLD_LANES]);
   const int inputs = BRANCHES * blocks * group;
   const int64_t size = int64_t(inputs + 1) * channels, at = int64_t(blockIdx.x) * FOLD_LANES + threadIdx.x;
   float sum = 0;
   if (at < size)
 #pragma unroll 4
     for (int split = threadIdx.y; split < splits; split += FOLD_ROWS) sum += partial[split * size + at];
-  all[threadIdx.y][threadIdx.x] = sum;
-  __syncthreads();
+  sum = sum_of_rows(sum);
   if (threadIdx.y != 0 || at >= size) return;
-  sum = 0;
-  for (int i = 0; i < FOLD_ROWS; ++i) sum += all[i][threadIdx.x];
   const int input = static_cast<int>(at / channels), out = static_cast<int>(at % channels);
   const int branch = input / (group * blocks), c = input % (group * blocks);
   if (branch == BRANCHES)

@@ -1,5 +1,6 @@
-// The arithmetic of multiscale_dwconv in registers: what one row of x gives the outputs, or the sums, of P neighbouring
-// pixels of one channel. Rows are met from the top down; branch K keeps K rows (of outputs, or of dy) in registers.
+// The arithmetic of the float32 backward's depthwise passes in registers: what one row of x gives the outputs, or the
+// sums, of P neighbouring pixels of one channel. Rows are met from the top down; branch K keeps K rows (of outputs, or of
+// dy) in registers.
 //
 // Row `at` of x meets rows at - K/2 .. at + K/2. Those outside a band [top, bottom) must not be met; Met says which are
 // inside, and the compiler makes a second body without questions for rows that meet no border (kAll).
@@ -7,7 +8,7 @@
 
 #include "cuda/device.h"
 
-namespace aminet::multiscale {
+namespace aminet::rdfe::exact {
 
 constexpr int kReach = 3;  // of the largest kernel
 
@@ -27,10 +28,10 @@ __device__ __forceinline__ unsigned rows_met(int at, int top, int bottom, int he
 }
 
 // P + 2 REACH values of a row in shared memory, float; `row` points at the first of the P pixels.
-template <int P, int REACH, int LANES, typename T>
-__device__ __forceinline__ void load_window(float (&x)[P + 2 * REACH], const T* row) {
+template <int P, int REACH, int LANES>
+__device__ __forceinline__ void load_window(float (&x)[P + 2 * REACH], const float* row) {
 #pragma unroll
-  for (int i = 0; i < P + 2 * REACH; ++i) x[i] = widen(row[(i - REACH) * LANES]);
+  for (int i = 0; i < P + 2 * REACH; ++i) x[i] = row[(i - REACH) * LANES];
 }
 
 // sum + what a row of taps makes of pixel p's window.
@@ -91,4 +92,4 @@ __device__ __forceinline__ void correlate(float (&sums)[K * K], const float (&x)
     }
 }
 
-}  // namespace aminet::multiscale
+}  // namespace aminet::rdfe::exact

@@ -1,9 +1,10 @@
-// How multiscale_dwconv cuts images [N, H, W, C] into tiles, and how a tile's rows come into shared memory.
+// How the float32 backward's depthwise passes cut images [N, H, W, C] into tiles, and how a tile's rows come into
+// shared memory.
 //
 // A block of 192 threads is 8 groups of 24 lanes. A lane has one channel and P neighbouring pixels of a row, and walks
 // down the rows of a band: what belongs to a channel (83 weights, or 83 sums) stays in registers all the way. The 8
 // groups are side by side in one slice of 24 channels (parts = 1), or shared out to 2 or 4 slices, so that narrow
-// images fill a block and 48 channels of 16 bits are whole sectors of 32 bytes:
+// images fill a block:
 //
 //   parts = 1    [8 P pixels][24 channels]          parts = 2    [4 P pixels][24] [4 P pixels][24]
 //
@@ -11,12 +12,12 @@
 #pragma once
 
 #include "cuda/async.h"
-#include "cuda/multiscale_dwconv_taps.cuh"
+#include "cuda/rdfe_front_exact_taps.cuh"
+#include "cuda/rdfe_front_shared.cuh"
 
-namespace aminet::multiscale {
+namespace aminet::rdfe::exact {
 
 constexpr int kLanes = 24, kGroups = 8, kThreads = kLanes * kGroups;
-constexpr int kBranches = 3;
 
 // Rows of a step, between two barriers, so that its fixed cost is shared by four pixels a thread at least; and steps of
 // a ring, of which all but one are under way while one is worked on.
@@ -76,15 +77,6 @@ __host__ __device__ constexpr int row_elements(int parts) {
   return (kGroups * P + 2 * HALO * parts) * kLanes;
 }
 
-// The same number, which the compiler cannot know to be: what is worked out from it need not wait in registers, and it
-// is not worked out again where it does.
-__device__ __forceinline__ int unseen(int v) {
-#ifdef __CUDACC__
-  asm volatile("" : "+r"(v));
-#endif
-  return v;
-}
-
 // Offsets in bytes are unsigned and of 32 bits: beside an address that all threads share they cost one addition.
 template <typename T>
 __device__ __forceinline__ T* moved(T* from, unsigned bytes) {
@@ -94,15 +86,15 @@ __device__ __forceinline__ T* moved(T* from, unsigned bytes) {
 
 // What a thread copies of every row: worked out once, an addition a row. Rows are asked for from the top down. What
 // lies outside the image does so in every row, so that it is zeroed once (clear) and never copied.
-template <typename T, int P, int HALO>
+template <int P, int HALO>
 class RowCopy {
  public:
-  static constexpr int kVector = 16 / int(sizeof(T)), kVectors = kLanes / kVector;
+  static constexpr int kVector = 16 / int(sizeof(float)), kVectors = kLanes / kVector;
   static constexpr int kCopies = ceil_div(row_elements<P, HALO>(4) / kVector, kThreads);
 
   // `row`: of the image, the first that will be asked for; it may be outside.
   __device__ __forceinline__ RowCopy(const Tiling& t, const Place<P>& place, int row)
-      : row_(unsigned(row) * unsigned(t.row()) * unsigned(sizeof(T))) {
+      : row_(unsigned(row) * unsigned(t.row()) * unsigned(sizeof(float))) {
     const int wide = place.pixels + 2 * HALO, of_pixel = t.parts * kVectors;
 #pragma unroll
     for (int i = 0; i < kCopies; ++i) {
@@ -111,21 +103,21 @@ class RowCopy {
       const int channel = place.first + vector * kVector;
       const bool inside = pixel < wide && column >= 0 && column < t.width && channel < t.channels;
       to_[i] = inside ? (part * wide + pixel) * kLanes + vector % kVectors * kVector : -1;
-      from_[i] = inside ? unsigned(column * t.channels + channel) * unsigned(sizeof(T)) : 0;
+      from_[i] = inside ? unsigned(column * t.channels + channel) * unsigned(sizeof(float)) : 0;
     }
   }
 
   // The row of an image, or one `below` it, to shared memory: by vectors, or for channels that are none one by one.
-  __device__ __forceinline__ void by_vectors(const Tiling& t, T* to, const T* image, int below = 0) const {
-    const unsigned row = row_ + unsigned(below) * unsigned(t.row()) * unsigned(sizeof(T));
+  __device__ __forceinline__ void by_vectors(const Tiling& t, float* to, const float* image, int below = 0) const {
+    const unsigned row = row_ + unsigned(below) * unsigned(t.row()) * unsigned(sizeof(float));
 #pragma unroll
     for (int i = 0; i < kCopies; ++i)
       if (to_[i] >= 0) copy_async<16>(to + to_[i], moved(image, row + from_[i]), true);
   }
 
-  __device__ __forceinline__ void one_by_one(const Tiling& t, const Place<P>& place, T* to, const T* image,
+  __device__ __forceinline__ void one_by_one(const Tiling& t, const Place<P>& place, float* to, const float* image,
                                              int below = 0) const {
-    const T* row = moved(image, row_ + unsigned(below) * unsigned(t.row()) * unsigned(sizeof(T)));
+    const float* row = moved(image, row_ + unsigned(below) * unsigned(t.row()) * unsigned(sizeof(float)));
     const int wide = place.pixels + 2 * HALO;
 #pragma unroll 1
     for (int at = threadIdx.x; at < t.parts * wide * kLanes; at += kThreads) {
@@ -136,7 +128,7 @@ class RowCopy {
   }
 
   __device__ __forceinline__ void next_rows(const Tiling& t, int rows) {
-    row_ += unsigned(rows) * unsigned(t.row()) * unsigned(sizeof(T));
+    row_ += unsigned(rows) * unsigned(t.row()) * unsigned(sizeof(float));
   }
 
  private:
@@ -145,10 +137,9 @@ class RowCopy {
 };
 
 // Zeros in shared memory, a multiple of 8 bytes; between barriers.
-template <typename T>
-__device__ __forceinline__ void clear(T* shared, int elements) {
+__device__ __forceinline__ void clear(float* shared, int elements) {
   uint64_t* words = reinterpret_cast<uint64_t*>(shared);
-  for (int i = threadIdx.x; i < elements * int(sizeof(T)) / 8; i += kThreads) words[i] = 0;
+  for (int i = threadIdx.x; i < elements * int(sizeof(float)) / 8; i += kThreads) words[i] = 0;
 }
 
 // Calls row(r, at, met) for the rows of a step from `at` on: at once where no row of theirs meets a border of the band.
@@ -164,18 +155,4 @@ __device__ __forceinline__ void each_row(const Tiling& t, const Place<P>& place,
   }
 }
 
-// A Parameter to write.
-struct Gradient {
-  void* data;
-  bool wide;
-
-  template <typename T>
-  __device__ __forceinline__ void put(int64_t i, float v) const {
-    if (wide)
-      static_cast<float*>(data)[i] = v;
-    else
-      static_cast<T*>(data)[i] = narrow<T>(v);
-  }
-};
-
-}  // namespace aminet::multiscale
+}  // namespace aminet::rdfe::exact
