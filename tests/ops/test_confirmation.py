@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from aminet_fast import ops
-from aminet_fast.commands import installation as info
+from aminet_fast.commands.cli import main
 from aminet_fast.ops import backends, confirmation
 from aminet_fast.ops import sources as _sources
 from tests.harness import ROOT
@@ -61,7 +61,7 @@ def test_an_entry_counts_while_the_kernels_are_those(write: Write) -> None:
 
 def test_info_prints_what_counts_and_what_does_not(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     write(entry(), entry(dtype="float32", source="0" * _sources.LENGTH))
-    assert info.main(["--json"]) == 0
+    assert main(["info", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["confirmed"] == {
         "skaf_gate, triton, bfloat16": "GPU 1, torch 2.11, triton 3.6",
         "skaf_gate, triton, float32": "GPU 1, torch 2.11, triton 3.6: of other kernels than are here, which no GPU has "

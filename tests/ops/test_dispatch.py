@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from aminet_fast import ops
-from aminet_fast.commands import installation as info
+from aminet_fast.commands.cli import main
 from aminet_fast.ops import _devices, _library, backends, dispatch
 from aminet_fast.ops.extension import load
 from tests.harness.triton.case import first_case, tf32_products
@@ -145,14 +145,14 @@ def test_capability_is_a_least_one(least: tuple[int, int], chosen: str, write: W
 def test_info_prints_the_table(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     bounded = {"passes": ["fwd"], "dtypes": ["float16"], "channels": [None, 48], "pixels": [7, 7], "capability": [9, 0]}
     write({**ROW, **bounded}, {**ESTIMATED, "channels": [3, None], "backend": "triton"})
-    assert info.main(["--json"]) == 0
+    assert main(["info", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["dispatch"] == {
         "1. some_op_fwd, float16, up to 48 channels, 7 pixels, sm_90 or newer": "cuda, measured on G1: twice as fast",
         "2. some_op, 3 channels or more": "triton, estimated: a model says so",
         "every other call on CUDA devices": "triton",
     }
     write()
-    assert info.main(["--json"]) == 0
+    assert main(["info", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["dispatch"] == {"every other call on CUDA devices": "triton"}
 
 
