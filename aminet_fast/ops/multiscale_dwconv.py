@@ -22,16 +22,12 @@ from ._library import (
 )
 from .extension import load
 
-# x is one tensor for all branches, or one each; a bias with no elements stands for none. backend chooses nothing: there
-# are Triton's kernels and the CPU's, whose schema has it.
-library.define(
-    'multiscale_dwconv_fwd(Tensor[] x, Tensor[] weights, Tensor[] biases, Tensor? scale, str backend="auto")'
-    " -> Tensor[] y",
-)
+# x is one tensor for all branches, or one each; a bias with no elements stands for none.
+library.define("multiscale_dwconv_fwd(Tensor[] x, Tensor[] weights, Tensor[] biases, Tensor? scale) -> Tensor[] y")
 # Gradients that are not needed come back as empty lists, dscale with no elements.
 library.define(
     "multiscale_dwconv_bwd(Tensor[] dy, Tensor[] x, Tensor[] weights, Tensor? scale,"
-    ' bool need_x, bool need_weights, bool need_scale, str backend="auto")'
+    " bool need_x, bool need_weights, bool need_scale)"
     " -> (Tensor[] dx, Tensor[] dweights, Tensor[] dbiases, Tensor dscale)"
 )
 backends.register("multiscale_dwconv", "cpu", "cpu", lambda: load("_C")[1])
@@ -78,11 +74,10 @@ def multiscale_dwconv(
     """
     images, weights, biases = _check(x, weights, biases, scale)
     first = images[0]
-    chosen = backends.choose("multiscale_dwconv", first.device.type, backend, first.dtype)
-    if chosen == "reference":
+    if backends.choose("multiscale_dwconv", first.device.type, backend, first.dtype) == "reference":
         return _reference(images, weights, biases, scale)
     parameters = [first.new_empty(0) if bias is None else bias for bias in biases]
-    return tuple(_call(images, weights, parameters, scale, chosen))
+    return tuple(_call(images, weights, parameters, scale))
 
 
 def _check(
@@ -129,9 +124,7 @@ def _like(x: Tensor) -> Tensor:
 
 
 @torch.library.register_fake("aminet_fast::multiscale_dwconv_fwd", lib=library)
-def _forward_fake(
-    x: list[Tensor], weights: list[Tensor], biases: list[Tensor], scale: Tensor | None, backend: str = "auto"
-) -> list[Tensor]:
+def _forward_fake(x: list[Tensor], weights: list[Tensor], biases: list[Tensor], scale: Tensor | None) -> list[Tensor]:
     torch._check(len(weights) == len(biases) and len(x) in (1, len(weights)))
     for weight in weights:
         torch._check(x[0].device == weight.device and weight.shape[0] == x[0].shape[1])
@@ -147,7 +140,6 @@ def _backward_fake(
     need_x: bool,
     need_weights: bool,
     need_scale: bool,
-    backend: str = "auto",
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor]:
     torch._check(len(dy) == len(weights))
     dx = [_like(image) for image in x] if need_x else []
@@ -158,26 +150,26 @@ def _backward_fake(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    x, weights, biases, scale, ctx.backend = inputs
+    x, weights, biases, scale = inputs
     ctx.images = len(x)
     ctx.biases = [bias.dtype if bias.numel() else None for bias in biases]
     ctx.save_for_backward(*x, *weights, scale)
 
 
-def _backward(ctx: Any, needs: Needs, dy: list[Tensor | None]) -> tuple[Any, Any, Any, Tensor | None, None]:
+def _backward(ctx: Any, needs: Needs, dy: list[Tensor | None]) -> tuple[Any, Any, Any, Tensor | None]:
     *saved, scale = ctx.saved_tensors
     x, weights = saved[: ctx.images], saved[ctx.images :]
-    need_x, need_weights, need_biases, need_scale, _ = needs
+    need_x, need_weights, need_biases, need_scale = needs
     parameters = any(need_weights) or any(need_biases)
     dy = [torch.zeros_like(x[0]) if gradient is None else gradient for gradient in dy]
     dx, dweights, dbiases, dscale = torch.ops.aminet_fast.multiscale_dwconv_bwd(
-        dy, x, weights, scale, any(need_x), parameters, need_scale, ctx.backend
+        dy, x, weights, scale, any(need_x), parameters, need_scale
     )
     if parameters:
         pairs = zip(dbiases, ctx.biases, strict=True)
         dbiases = [None if dtype is None else bias.to(dtype) for bias, dtype in pairs]
     none = [None] * len(weights)
-    return dx or none[: len(x)], dweights or none, dbiases or none, dscale if need_scale else None, None
+    return dx or none[: len(x)], dweights or none, dbiases or none, dscale if need_scale else None
 
 
 autocasts("multiscale_dwconv", "x")

@@ -97,8 +97,7 @@ struct Call {
 };
 
 std::vector<Tensor> forward(const std::vector<Tensor>& x, const std::vector<Tensor>& weights,
-                            const std::vector<Tensor>& biases, const std::optional<Tensor>& scale,
-                            const std::string& /* backend: of GPUs */) {
+                            const std::vector<Tensor>& biases, const std::optional<Tensor>& scale) {
   Call call(x, weights, scale, false);
   STD_TORCH_CHECK(biases.size() == weights.size(), "multiscale_dwconv: one bias, maybe empty, for each of weights");
   std::vector<Tensor> y;
@@ -119,7 +118,7 @@ std::vector<Tensor> forward(const std::vector<Tensor>& x, const std::vector<Tens
 // Gradients that are not needed come back as empty lists, dscale as a tensor with no elements.
 std::tuple<std::vector<Tensor>, std::vector<Tensor>, std::vector<Tensor>, Tensor> backward(
     const std::vector<Tensor>& dy, const std::vector<Tensor>& x, const std::vector<Tensor>& weights,
-    const std::optional<Tensor>& scale, bool need_x, bool need_weights, bool need_scale, const std::string&) {
+    const std::optional<Tensor>& scale, bool need_x, bool need_weights, bool need_scale) {
   Call call(x, weights, scale, true);
   MultiscaleDwconv& a = call.a;
   const ScalarType acc = call.acc;
