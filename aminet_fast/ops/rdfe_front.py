@@ -184,10 +184,10 @@ def rdfe_front_prepack(
         "dw2_weights": dw2_weights,
         "dw2_biases": dw2_biases,
     }
-    _check_lists(**lists)
     for name, tensors in lists.items():
-        if not all(isinstance(t, Tensor) for t in tensors):
-            raise TypeError(f"rdfe_front: {name} must be a list of tensors, got {[type(t).__name__ for t in tensors]}")
+        if not isinstance(tensors, (list, tuple)) or not all(isinstance(t, Tensor) for t in tensors):
+            raise TypeError(f"rdfe_front: {name} must be a list of tensors, got {describe(tensors)}")
+    _check_lists(**lists)
     first = dw1_weights[0]
     if not first.is_cuda or first.dtype == torch.float64 or triton_problem():
         return None

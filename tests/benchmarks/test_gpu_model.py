@@ -358,6 +358,7 @@ def test_report() -> None:
     assert "2 rdfe_front_fwd 24@128 kernel" in printed
 
 
+@pytest.mark.gpuless
 def test_launches_of_a_compiled_operator(tmp_path: Path) -> None:
     """Found whether the module is built or not; each is one of its source's kernels."""
     pytest.importorskip("triton.backends.nvidia")

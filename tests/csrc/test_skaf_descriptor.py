@@ -24,6 +24,9 @@ except FileNotFoundError as error:
     pytest.skip(str(error), allow_module_level=True)
 
 
+pytestmark = pytest.mark.gpuless
+
+
 @pytest.fixture(scope="module")
 def forward():
     torch.ops.load_library(build.library(build.ROOT / "csrc" / "cuda" / "skaf_descriptor.cu"))

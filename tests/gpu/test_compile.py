@@ -55,7 +55,7 @@ def step(model: torch.nn.Module, x: Tensor) -> list[Tensor]:
     return [y.detach(), *(p.grad for p in model.parameters() if p.grad is not None), *model.buffers()]
 
 
-@pytest.mark.parametrize("device", ["cpu", GPU])
+@pytest.mark.parametrize("device", [pytest.param("cpu", marks=pytest.mark.gpuless), GPU])
 def test_batches_of_any_size_take_two_graphs(device: str) -> None:
     """One for the first size, one for all others; forward and backward."""
     counter = CompileCounterWithBackend("aot_eager")

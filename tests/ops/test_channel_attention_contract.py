@@ -10,6 +10,7 @@ from aminet_fast.ops import channel_attention, channel_attention_prepack
 from aminet_fast.reference.attention import channel_attention_ref
 from tests.harness.layouts import laid_out
 from tests.ops.channel_attention_inputs import BACKENDS, arguments, compiled_only, needing_gradients, tensors
+from tests.ops.compiling import ways
 
 
 @compiled_only
@@ -98,9 +99,7 @@ def test_opcheck(layout: str, keep: bool, normalised: bool) -> None:
     torch.library.opcheck(torch.ops.aminet_fast.channel_attention_fwd, (*needing, 2, keep))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dynamic", [False, True])
-@pytest.mark.parametrize("autocast", [False, True])
+@ways
 def test_compiles_whole_and_once(backend: str, dynamic: bool, autocast: bool) -> None:
     channels = 24 if dynamic else 72  # the forward keeps something for the backward from 64 on
     torch._dynamo.reset()

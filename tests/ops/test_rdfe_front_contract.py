@@ -8,6 +8,7 @@ from torch import Tensor
 
 from aminet_fast.ops import rdfe_front, rdfe_front_prepack
 from aminet_fast.reference.rdfe import rdfe_front_ref
+from tests.ops.compiling import ways
 from tests.ops.rdfe_front_inputs import BACKENDS, arguments, compiled_only, flat, mapped, stored
 
 KERNELS = (3, 5)
@@ -70,9 +71,7 @@ def test_opcheck(layout: str) -> None:
     torch.library.opcheck(torch.ops.aminet_fast.rdfe_front_fwd, (y.detach().requires_grad_(), needing))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dynamic", [False, True])
-@pytest.mark.parametrize("autocast", [False, True])
+@ways
 def test_compiles_whole_and_once(backend: str, dynamic: bool, autocast: bool) -> None:
     torch._dynamo.reset()
     compiled = torch.compile(rdfe_front, fullgraph=True, dynamic=dynamic, backend="aot_eager")

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from aminet_fast.ops import skaf_gate
 from aminet_fast.reference.skaf import skaf_gate_ref
+from tests.ops.compiling import ways
 from tests.ops.skaf_gate_inputs import BACKENDS, IMAGES, arguments, compiled_only, stored
 
 
@@ -60,9 +61,7 @@ def test_opcheck(layout: str) -> None:
     torch.library.opcheck(torch.ops.aminet_fast.skaf_gate_fwd, (*needing[:5], None))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dynamic", [False, True])
-@pytest.mark.parametrize("autocast", [False, True])
+@ways
 def test_compiles_whole_and_once(backend: str, dynamic: bool, autocast: bool) -> None:
     torch._dynamo.reset()
     compiled = torch.compile(skaf_gate, fullgraph=True, dynamic=dynamic, backend="aot_eager")
