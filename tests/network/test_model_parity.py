@@ -79,7 +79,7 @@ def test_training_steps_stay_together() -> None:
     target = x.roll(1, -1) * 0.5
     losses = []
     for model in (fast.train(), plain.train()):
-        optimizer = torch.optim.Adam(model.parameters(), lr=2e-4, betas=(0.9, 0.99))
+        optimizer = torch.optim.Adam(model.parameters(), lr=2e-4, betas=(0.9, 0.99), fused=True)
         run = []
         for _ in range(100):
             optimizer.zero_grad()

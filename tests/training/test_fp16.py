@@ -117,7 +117,7 @@ def test_it_goes_on_from_an_overflow_as_if_never_stopped(tmp_path: Path, monkeyp
         bright_pictures(patch, 2)
         parts = run(tmp_path / "parts", ema=0.9, steps=2)
     run(tmp_path / "parts", ema=0.9, steps=4)
-    a, b = ({name: checkpoint(folder, 4)[name] for name in STATE} for folder in (whole, parts))
+    a, b = ({name: state[name] for name in STATE} for state in (checkpoint(folder, 4) for folder in (whole, parts)))
     assert unequal(a, b) == []
     assert a["scaler"]["scale"] == FIRST / 2
     assert column(whole, "loss") == column(parts, "loss")
@@ -157,7 +157,7 @@ def test_an_infinite_loss_that_moved_the_weights_is_divergence_at_once(
 def test_a_graphed_run_is_the_plain_one(tmp_path: Path) -> None:
     plain, graphed = (run(tmp_path / str(g), cuda_graph=g, grad_clip=0.5) for g in (False, True))
     assert column(plain, "loss") == column(graphed, "loss")
-    a, b = ({name: checkpoint(folder, 4)[name] for name in STATE} for folder in (plain, graphed))
+    a, b = ({name: state[name] for name in STATE} for state in (checkpoint(folder, 4) for folder in (plain, graphed)))
     assert unequal(a, b) == []
 
 

@@ -126,7 +126,7 @@ RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 def compare(whole: str, parts: str) -> list[str]:
     names = ("step", "model", "optimizer", "gan", "scaler", "ema", "rng", "loss_sum", "part_sums", "loss_count", "best")
-    a, b = ({name: checkpoint(run, 4)[name] for name in names} for run in (whole, parts))
+    a, b = ({name: state[name] for name in names} for state in (checkpoint(run, 4) for run in (whole, parts)))
     rows = ({name: column(run, name) for name in ("step", "loss", "lr", "val_psnr", *PARTS)} for run in (whole, parts))
     return unequal(a, b) + unequal(*rows)
 

@@ -75,7 +75,7 @@ def scramble() -> None:
 
 
 def compare(whole: str, parts: str) -> list[str]:
-    a, b = ({name: checkpoint(run, 4)[name] for name in STATE} for run in (whole, parts))
+    a, b = ({name: state[name] for name in STATE} for state in (checkpoint(run, 4) for run in (whole, parts)))
     rows = ({name: column(run, name) for name in ("step", "loss", "lr", "val_psnr")} for run in (whole, parts))
     return unequal(a, b) + unequal(*rows)
 

@@ -79,7 +79,8 @@ def go_on(tmp_path: Path, **options: Any) -> None:
     assert train(tiny(tmp_path, **options)) == 0
     whole = tiny(tmp_path, out=str(tmp_path / "whole"), **{**options, "workers": 0})
     assert train(whole) == 0
-    a, b = ({n: checkpoint(run, whole.steps or 0)[n] for n in STATE} for run in (tmp_path / "run", whole.out))
+    states = (checkpoint(run, whole.steps or 0) for run in (tmp_path / "run", whole.out))
+    a, b = ({n: state[n] for n in STATE} for state in states)
     assert unequal(a, b) == []
     for name in NUMBERS:
         assert column(tmp_path / "run", name) == column(str(whole.out), name), name
