@@ -106,6 +106,7 @@ void parameter_gradients(const List& dy, const List& x, const List& weights, con
   for (int k = 0; k < BRANCHES; ++k) {
     if (!shared || k == 0) call.x[k] = data_of<float>(x[k]);
     call.dy[k] = data_of<float>(dy[k]);
+    call.kernel[k] = kernel_of(k), call.row[k] = first_partial(k);
     fold.weight[k] = {weights[k].const_data_ptr(), true};
     if (!dweights.empty()) fold.dweight[k] = gradient_of(dweights[k]), fold.dbias[k] = gradient_of(dbiases[k]);
   }
@@ -115,6 +116,7 @@ void parameter_gradients(const List& dy, const List& x, const List& weights, con
   const int64_t of_image = int64_t(t.strips) * t.bands;
   const int64_t runs = scale != nullptr ? s.images : 1, inner = (scale != nullptr ? 1 : s.images) * of_image;
   STD_TORCH_CHECK(s.images * of_image < (int64_t(1) << 31), "rdfe_front: too many images");
+  call.rows = PARTIAL_ROWS;
   call.inner = int(inner);
   call.shares = int(std::min(inner, std::max<int64_t>(kBlocks / (runs * t.slices * branches), 1)));
   call.padded = t.slices * t.parts * kLanes;

@@ -15,7 +15,10 @@ struct SumsCall {
   Tiling tiling;
   const float* x[BRANCHES];
   const float* dy[BRANCHES];
-  float* partial;     // [share][PARTIAL_ROWS][padded], where branch k begins at first_partial(k)
+  // kernel_of, first_partial and PARTIAL_ROWS: as constants the compiler would keep in registers what it makes of them,
+  // and on sm_100 there is none left.
+  int kernel[BRANCHES], row[BRANCHES], rows;
+  float* partial;  // [share][rows][padded], where branch k begins at row[k]
   int padded;
   int inner, shares;  // strips of tiles (over images, bands and strips): runs of `inner`, each in so many shares
 };
@@ -67,7 +70,7 @@ struct Correlation<P, REACH, K, REST...> {
     __syncthreads();
     const int parts = call.tiling.parts, channels = parts * kLanes, groups = kGroups / parts;
     const int slice = blockIdx.x % call.tiling.slices, share = blockIdx.x / call.tiling.slices;
-    float* to = call.partial + (int64_t(share) * PARTIAL_ROWS + first_partial(branch)) * call.padded + slice * channels;
+    float* to = call.partial + (int64_t(share) * call.rows + call.row[branch]) * call.padded + slice * channels;
     for (int i = threadIdx.x; i < (K * K + 1) * channels; i += kThreads) {
       const int row = i / channels, channel = i % channels;
       const float* from = shared + row * kThreads + channel / kLanes * groups * kLanes + channel % kLanes;
@@ -100,7 +103,7 @@ class GradientCopy {
       to_[i] = -1;
       if (k < COUNT && column < t.width && channel < t.channels) {
         to_[i] = k * row_elements<P, 0>(t.parts) + (part * place.pixels + pixel) * kLanes + vector % kVectors * kVector;
-        ahead_[i] = kernel_of(branch + k) / 2;
+        ahead_[i] = call.kernel[branch + k] / 2;
         const int64_t rows = int64_t(place.image) * t.height + row + ahead_[i];
         from_[i] = call.dy[branch + k] + rows * t.row() + column * t.channels + channel;
       }
@@ -139,7 +142,7 @@ __device__ __forceinline__ void copy_one_by_one(const SumsCall& call, const Plac
   to += t.margined;
 #pragma unroll 1
   for (int k = 0; k < count; ++k, to += row_elements<P, 0>(t.parts)) {
-    const int there = row + kernel_of(branch + k) / 2;
+    const int there = row + call.kernel[branch + k] / 2;
     if (there >= place.top && there < place.bottom)
       RowCopy<P, 0>(t, place, there).one_by_one(t, place, to, call.dy[branch + k] + image);
   }

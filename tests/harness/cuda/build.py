@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch.utils.cpp_extension import include_paths
 
-from tests.harness import ROOT, sanitize
+from tests.harness import ROOT, alone, sanitize
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "build_backend"))
@@ -65,11 +65,11 @@ def library(source: Path, sanitizer: str = "", defines: Sequence[str] = ()) -> P
         os.environ.get("AMINET_EMULATED_CACHE") or Path(tempfile.gettempdir()) / f"aminet-emulated-{os.getuid()}"
     )
     target = folder / f"{source.stem}-{name}.so"
-    if not target.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        part = target.with_suffix(f".{os.getpid()}")
-        subprocess.run([*command, str(source), "-o", str(part), *linked], env=environ, check=True)
-        part.rename(target)
+    with alone(target):
+        if not target.exists():
+            part = target.with_suffix(f".{os.getpid()}")
+            subprocess.run([*command, str(source), "-o", str(part), *linked], env=environ, check=True)
+            part.rename(target)
     return target
 
 

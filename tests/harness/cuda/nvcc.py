@@ -22,6 +22,8 @@ from pathlib import Path
 import torch
 from torch.utils.cpp_extension import COMMON_NVCC_FLAGS, include_paths
 
+from tests.harness import alone
+
 from .build import ROOT, build_plan, build_toolchain
 
 ARCHITECTURES = tuple(int(a.replace(".", "").removesuffix("+PTX")) for a in build_plan.ARCHITECTURES.split(";"))
@@ -79,23 +81,23 @@ def compiled(
     name = hashlib.sha256(text + " ".join([*command, torch.__version__, _version()]).encode()).hexdigest()[:16]
     target = (folder or _folder()) / f"{source.stem}-sm{architecture}-{name}.o"
     facts = target.with_suffix(".json")
-    if not facts.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            part = Path(folder, "part.o")
-            command += ["--keep", f"--keep-dir={folder}", "-c", str(source), "-o", str(part)]
-            result = subprocess.run(command, capture_output=True, text=True, check=False)
-            if result.returncode != 0:
-                lines = [
-                    line
-                    for line in result.stderr.splitlines()
-                    if "ptxas info" not in line and "bytes stack" not in line
-                ]
-                raise CompileError("\n".join([f"{source.name} for sm_{architecture}:", result.stdout, *lines]))
-            threads = [_threads(path.read_text()) for path in Path(folder).glob("*.ptx")]
-            part.rename(target)
-        found = {"log": result.stderr, "threads": {name: n for of in threads for name, n in of.items()}}
-        facts.write_text(json.dumps(found))
+    with alone(target):
+        if not facts.exists():
+            with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+                part = Path(folder, "part.o")
+                command += ["--keep", f"--keep-dir={folder}", "-c", str(source), "-o", str(part)]
+                result = subprocess.run(command, capture_output=True, text=True, check=False)
+                if result.returncode != 0:
+                    lines = [
+                        line
+                        for line in result.stderr.splitlines()
+                        if "ptxas info" not in line and "bytes stack" not in line
+                    ]
+                    raise CompileError("\n".join([f"{source.name} for sm_{architecture}:", result.stdout, *lines]))
+                threads = [_threads(path.read_text()) for path in Path(folder).glob("*.ptx")]
+                part.rename(target)
+            found = {"log": result.stderr, "threads": {name: n for of in threads for name, n in of.items()}}
+            facts.write_text(json.dumps(found))
     return Compiled(target, **json.loads(facts.read_text()))
 
 
