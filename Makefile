@@ -4,6 +4,8 @@ VENV ?= .venv
 # What is installed as torch, the newest that we test; e.g. TORCH='torch==2.11.*'.
 TORCH ?= torch>=2.11,<2.15
 PY = $(VENV)/bin/python
+# The package with what the demonstration needs, and what development needs beside it.
+PACKAGE = $(VENV)/.package
 INSTALLED = $(VENV)/.installed
 
 .PHONY: install demo test test-gpu-less test-slow test-slow-cpu test-slow-triton test-all sanitize lint types benchmarks benchmarks-quick \
@@ -13,11 +15,16 @@ install: $(INSTALLED)
 
 # torch first, so that the build finds it there and fetches no second one for itself; named again, so that torchvision
 # comes in the version that fits it.
-$(INSTALLED): $(VENV)/.torch pyproject.toml setup.py $(wildcard csrc/*/* csrc/*/*/* build_backend/*)
+$(PACKAGE): $(VENV)/.torch pyproject.toml setup.py $(wildcard csrc/*/* csrc/*/*/* build_backend/*)
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check '$(TORCH)'
-	$(PY) -m pip install --quiet --disable-pip-version-check '$(TORCH)' -e '.[dev,demo]'
+	$(PY) -m pip install --quiet --disable-pip-version-check '$(TORCH)' -e '.[demo]'
 	$(PY) -m aminet_fast info
+	touch $@
+
+# The package is there already, and is not compiled again.
+$(INSTALLED): $(PACKAGE)
+	$(PY) -m pip install --quiet --disable-pip-version-check '$(TORCH)' 'aminet-fast[dev]'
 	touch $@
 
 # Holds the TORCH of the last call, and is newer than what was installed when it changes.
@@ -26,7 +33,7 @@ $(VENV)/.torch: FORCE
 
 FORCE:
 
-demo: $(INSTALLED)
+demo: $(PACKAGE)
 	$(PY) -m aminet_fast demo
 
 # Tests on all cores, a process each; JOBS=1 for one after the other in one process.

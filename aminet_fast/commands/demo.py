@@ -19,7 +19,7 @@ class DemoConfig:
     """
 
     out: str = "runs/demo"
-    steps: int = 450
+    steps: int = 600
     minutes: float = 7.0
 
 

@@ -23,7 +23,7 @@ from ..restoration import UpscaleConfig, upscale
 from ..training import TrainConfig, train
 from ..training.curves import draw_curves
 
-FACES = DataConfig(drawn=2048)
+FACES = DataConfig(drawn=1280, val_limit=32)
 MARGIN = 0.5  # dB of PSNR over bicubic on drawn faces that were not trained on
 PHOTOGRAPH_MARGIN = 1.0  # the same on the photograph, by the weights of the package
 
@@ -52,7 +52,7 @@ def _recipe(faces: DataConfig, out: Path, steps: int, minutes: float) -> TrainCo
         preset="aminet-nano",
         data=faces,
         out=str(out),
-        batch_size=4,
+        batch_size=2,
         steps=steps,
         lr=2e-3,
         warmup_steps=20,
@@ -61,9 +61,9 @@ def _recipe(faces: DataConfig, out: Path, steps: int, minutes: float) -> TrainCo
         ema=0.97,
         grad_clip=1.0,
         workers=0,
-        val_every=150,
+        val_every=200,
         panel_every=0,
-        checkpoint_every=150,
+        checkpoint_every=200,
         log_every=15,
         stop_after_minutes=minutes,
     )
