@@ -37,6 +37,11 @@ def compiled(plan: build_plan.Plan) -> tuple[list[Any], type, dict[str, Any]]:
     class BuildExtension(cpp_extension.BuildExtension):
         """Compiles csrc/cpu/kernels once per capability, each copy in a namespace of that name."""
 
+        def run(self) -> None:
+            if self.inplace:
+                (HERE / "aminet_fast" / "_compiled").mkdir(exist_ok=True)
+            super().run()
+
         def build_extension(self, ext: Any) -> None:
             for capability, flags in build_plan.CAPABILITIES.items() if ext.name.endswith("._C") else ():
                 ext.extra_objects += self.compiler.compile(
@@ -77,6 +82,11 @@ class BuildPy(build_py):
     def run(self) -> None:
         super().run()
         package = HERE / "aminet_fast" if self.editable_mode else Path(self.build_lib, "aminet_fast")
+        for leftover in (
+            *package.glob("_C*.so"),
+            package / "_build.json",
+        ):  # of version 0.1, which built in other places
+            leftover.unlink(missing_ok=True)
         folder = package / "_compiled"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)

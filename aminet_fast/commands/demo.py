@@ -19,7 +19,7 @@ class DemoConfig:
     """
 
     out: str = "runs/demo"
-    steps: int = 600
+    steps: int = 540
     minutes: float = 7.0
 
 

@@ -158,7 +158,8 @@ def _parsed(want: Wanted, known: set[str]) -> _Shape:
     sizes = tuple(found[1].split(", "))
     new = [name for name in dict.fromkeys(sizes) if name.isidentifier() and name not in known]
     known.update(new)
-    words = tuple(repr(size) if size in new and not want.image else size for size in sizes)
+    # A name that this one binds stands for itself; of an image its size does, but where there is none.
+    words = tuple((f"({size} or {size!r})" if want.image else repr(size)) if size in new else size for size in sizes)
     return _Shape(sizes, words, tuple((sizes.index(name), name) for name in new), found[2] or "")
 
 

@@ -185,8 +185,9 @@ def rdfe_front_prepack(
         "dw2_biases": dw2_biases,
     }
     for name, tensors in lists.items():
-        if not isinstance(tensors, (list, tuple)) or not all(isinstance(t, Tensor) for t in tensors):
-            raise TypeError(f"rdfe_front: {name} must be a list of tensors, got {describe(tensors)}")
+        if isinstance(tensors, (list, tuple)) and not all(isinstance(t, Tensor) for t in tensors):
+            came = ", ".join(sorted({type(t).__name__ for t in tensors}))
+            raise TypeError(f"rdfe_front: {name} must be a list of tensors, got {describe(tensors)} of {came}")
     _check_lists(**lists)
     first = dw1_weights[0]
     if not first.is_cuda or first.dtype == torch.float64 or triton_problem():

@@ -23,15 +23,16 @@ from ._library import (
 )
 from .extension import load
 
+# l: the local branch; exported programs look arguments up by their names here.
 library.define(
-    "skaf_gate_fwd(Tensor m, Tensor weight, Tensor bias, Tensor g, Tensor local, Tensor? residual)"
+    "skaf_gate_fwd(Tensor m, Tensor weight, Tensor bias, Tensor g, Tensor l, Tensor? residual)"
     " -> (Tensor y, Tensor gates)"
 )
 # Gradients that are not needed come back with no elements.
 library.define(
-    "skaf_gate_bwd(Tensor dy, Tensor m, Tensor weight, Tensor g, Tensor local, Tensor gates,"
+    "skaf_gate_bwd(Tensor dy, Tensor m, Tensor weight, Tensor g, Tensor l, Tensor gates,"
     " bool need_m, bool need_weight, bool need_branches)"
-    " -> (Tensor dm, Tensor dweight, Tensor dbias, Tensor dg, Tensor dlocal)"
+    " -> (Tensor dm, Tensor dweight, Tensor dbias, Tensor dg, Tensor dl)"
 )
 backends.register("skaf_gate", "cpu", "cpu", lambda: load("_C")[1])
 triton_kernels("skaf_gate", float64=True)
@@ -154,5 +155,5 @@ def _backward(ctx: Any, needs: Needs, dy: Tensor, _gates: Tensor) -> tuple[Tenso
     )
 
 
-autocasts("skaf_gate", "m", "g", "local", "residual")
+autocasts("skaf_gate", "m", "g", "l", "residual")
 _call = differentiable("skaf_gate", _setup_context, _backward)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .config import GanConfig as GanConfig
     from .config import TrainConfig as TrainConfig
     from .run import train as train
 
-__all__ = ["TrainConfig", "train"]
+__all__ = ["GanConfig", "TrainConfig", "train"]
 
 
 def __getattr__(name: str) -> Any:
@@ -17,8 +18,8 @@ def __getattr__(name: str) -> Any:
         from .run import train
 
         return train
-    if name == "TrainConfig":
-        from .config import TrainConfig
+    if name in ("GanConfig", "TrainConfig"):
+        from . import config
 
-        return TrainConfig
+        return getattr(config, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -53,8 +53,12 @@ def run(kind: str, library: Path, pytest_arguments: list[str]) -> int:
     """The operators' tests against that tree; pytest's exit status, or the sanitizer's."""
     environ = os.environ | environment(kind) | {"PYTHONPATH": str(library)}
     tests = sorted({str(path) for name in _operators(library) for path in ROOT.glob(f"tests/ops/test_{name}*.py")})
-    # The module's own main puts no working directory before PYTHONPATH, which would hide the instrumented tree.
-    start = "import sys, pytest; sys.path[:] = [p for p in sys.path if p]; raise SystemExit(pytest.main(sys.argv[1:]))"
+    # Imported before pytest puts the checkout first on sys.path, which would hide the instrumented tree.
+    start = (
+        "import sys, pytest; sys.path[:] = [p for p in sys.path if p]; import aminet_fast.ops\n"
+        f"assert aminet_fast.__file__.startswith({str(library)!r}), aminet_fast.__file__\n"
+        "raise SystemExit(pytest.main(sys.argv[1:]))"
+    )
     # Reports go to stderr itself, past Python.
     # Compiling for torch.compile starts compilers, which need no sanitizer, and says nothing of the kernels.
     chosen = pytest_arguments or ["-q", "-x", "-m", "not slow", "-k", "not compile and not export"]

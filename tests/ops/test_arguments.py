@@ -48,7 +48,7 @@ def test_what_fits_comes_back_and_images_enter() -> None:
             "z must be one of float32, float64, bfloat16",
         ),
         ({"z": torch.ones(2, 7, 5, 6).half()}, TypeError, "z must have x's dtype torch.float32, got float16"),
-        ({"z": torch.ones(2, 0, 5, 6)}, ValueError, r"z must be \[2, 0, 5, 6\] beside x \[2, 4, 5, 6\], got float32"),
+        ({"z": torch.ones(2, 0, 5, 6)}, ValueError, r"z must be \[2, M, 5, 6\] beside x \[2, 4, 5, 6\], got float32"),
         ({"z": torch.ones(1, 7, 5, 6)}, ValueError, r"z must be \[2, 7, 5, 6\] beside x"),
         ({"weight": None}, TypeError, "weight must be a tensor, got NoneType"),
         ({"weight": torch.ones(8, 12, 3, 3).half()}, TypeError, "weight must have x's dtype torch.float32 or float32"),

@@ -116,7 +116,7 @@ def test_every_kernel_names_others_as_the_hash_reads_it() -> None:
 
 
 def test_without_sources_the_build_says_what_it_compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(confirmation, "__file__", str(tmp_path / "aminet_fast" / "confirmation.py"))
+    monkeypatch.setattr(confirmation, "__file__", str(tmp_path / "aminet_fast" / "ops" / "confirmation.py"))
     monkeypatch.setattr(confirmation, "build_facts", lambda: {"cuda_sources": {"rdfe_front": "ab12"}})
     confirmation.forget()
     try:

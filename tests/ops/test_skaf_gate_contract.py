@@ -61,6 +61,12 @@ def test_opcheck(layout: str) -> None:
     torch.library.opcheck(torch.ops.aminet_fast.skaf_gate_fwd, (*needing[:5], None))
 
 
+def test_exported_programs_find_its_arguments() -> None:
+    """A saved program has them by name."""
+    schema = torch.ops.aminet_fast.skaf_gate_fwd.default._schema
+    assert [argument.name for argument in schema.arguments] == ["m", "weight", "bias", "g", "l", "residual"]
+
+
 @ways
 def test_compiles_whole_and_once(backend: str, dynamic: bool, autocast: bool) -> None:
     torch._dynamo.reset()

@@ -1,7 +1,7 @@
 """``python -m tests.harness.cuda.emulated <operator>``: the harness's cases, by csrc/cuda/<operator>.cu on the CPU.
 
 Forward and every gradient against the reference in float64, one line a case. Exit status 1 when a case fails. A process
-of its own, because sanitizers end it, and because what it registers stays. PYTHONPATH must have tests/.
+of its own, because sanitizers end it, and because what it registers stays. Run it in the root of the tree.
 """
 
 from __future__ import annotations

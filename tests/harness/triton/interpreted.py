@@ -1,6 +1,6 @@
 """``python -m tests.harness.triton.interpreted <operator>``: its cases by Triton's interpreter, one line each.
 
-A process of its own, because TRITON_INTERPRET=1 has to be there before Triton is imported. PYTHONPATH must have tests/.
+A process of its own, because TRITON_INTERPRET=1 has to be there before Triton is imported. Run it in the tree's root.
 Exit status 1 when a case fails, 0 when all are right.
 """
 
