@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..network.packed import Packed
+
 KEPT = ("packed", "affine_kept")  # what `freeze` puts on modules beside their parameters and buffers
 
 
@@ -16,7 +18,7 @@ class Addresses:
 
     def __init__(self, *modules: nn.Module) -> None:
         self._registered: list[tuple[str, dict[str, Any], str, int]] = []
-        self._kept: list[tuple[str, dict[str, Any], str, Any]] = []
+        self._kept: list[tuple[str, dict[str, Any], str, Packed]] = []
         # Keeps memory that the modules let go of from being given to somebody else.
         self._held: list[Tensor] = []
         for path, module in (named for root in modules for named in root.named_modules()):
@@ -26,8 +28,8 @@ class Addresses:
                         self._registered.append((f"{path}.{key}", holder, key, tensor.data_ptr()))
                         self._held.append(tensor.detach())
             for key in KEPT:
-                if module.__dict__.get(key) is not None:
-                    self._kept.append((f"{path}.{key}", module.__dict__, key, module.__dict__[key]))
+                if (kept := module.__dict__.get(key)) is not None:
+                    self._kept.append((f"{path}.{key}", module.__dict__, key, kept))
 
     def check(self, who: str) -> None:
         """RuntimeError when a tensor is another one now, as after `.to()`, `freeze`, `load_state_dict(assign=True)`."""
@@ -35,7 +37,7 @@ class Addresses:
             if (tensor := holder.get(key)) is None or tensor.data_ptr() != address:
                 self._refuse(who, name)
         for name, holder, key, value in self._kept:
-            if holder.get(key) is not value:
+            if holder.get(key) is not value or not value.unchanged():
                 self._refuse(who, name)
 
     @staticmethod

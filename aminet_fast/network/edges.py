@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .. import reference
 from .casting import autocast_copies, copy_of
+from .children import untouched
 
 
 class FastConv2d(nn.Conv2d):
@@ -36,7 +37,7 @@ class FastUp(nn.Sequential):
             return super().forward(x)
         conv, shuffle, act = self
         y = conv(x)
-        if _hooked(shuffle) or _hooked(act):
+        if untouched(shuffle) or untouched(act):
             return act(shuffle(y))
         y = shuffled(y, cast("nn.PixelShuffle", shuffle).upscale_factor) if y.is_cuda else shuffle(y)
         return F.prelu(y, cast(Tensor, copy_of(cast("nn.PReLU", act).weight)))
@@ -85,9 +86,3 @@ def _modules(network: reference.AMINet) -> Iterator[nn.Module]:
 
 def _is_up(up: nn.Sequential) -> bool:
     return [type(part) for part in up] in ([kind, nn.PixelShuffle, nn.PReLU] for kind in (nn.Conv2d, FastConv2d))
-
-
-def _hooked(module: nn.Module) -> bool:
-    """Whether somebody waits for this module to be called."""
-    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    return bool(hooks)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from ..ops import backends, batch_norm_affine, channel_moments, hourglass_gate, norm_act_conv, norm_act_conv_prepack
 from ..ops._library import entering
-from ..reference.rdfe import FeatureRefinement, ReflectConv
+from ..reference.rdfe import FeatureRefinement, Hourglass, ReflectConv
+from .children import NORM, Child, Fused, Layer, conv, listed
+from .packed import Packed
 
 Pair = tuple[Tensor, Tensor]  # scale and shift, [C]
 
@@ -66,20 +68,28 @@ def _on_batch(bn: nn.BatchNorm2d) -> bool:
     return bn.training or bn.running_mean is None
 
 
-def _kept(bn: nn.BatchNorm2d) -> Pair | None:
-    """Scale and shift that `freeze` kept, where they are still those of the parameters."""
-    kept = getattr(bn, "affine_kept", None)
-    if kept is None or bn.weight.requires_grad or bn.bias.requires_grad:
-        return None
-    wide = torch.promote_types(bn.weight.dtype, torch.float32)
-    return kept if (kept[0].dtype, kept[0].device) == (wide, bn.weight.device) else None
-
-
-class FastFeatureRefinement(FeatureRefinement):
+class FastFeatureRefinement(Fused, FeatureRefinement):
     """FeatureRefinement whose parts are fused; an hourglass of another depth than 1 runs as the reference does."""
 
     backend: str | None = None
-    packed: dict[torch.dtype, list[Tensor | None]] | None = None  # `freeze`
+    packed: Packed | None = None  # `freeze`
+
+    def children_of_operator(self) -> Iterable[Child]:
+        hourglass = self.hourglass
+        yield from listed("bn", self.bn, NORM)
+        yield from listed("conv", self.conv, conv(3, bias=False))
+        yield "hourglass", hourglass, Layer(Hourglass)
+        layers = [("plus", hourglass.plus)]
+        for name in ("b1", "b2", "b3"):
+            branch = getattr(hourglass, name)
+            yield from listed(f"hourglass.{name}", branch, Layer(ReflectConv))
+            layers += [(f"{name}.{i}", layer) for i, layer in enumerate(branch)]
+        for name, layer in layers:
+            yield f"hourglass.{name}", layer, Layer(ReflectConv)
+            stride = 2 if name.startswith("b2") else 1
+            yield f"hourglass.{name}.conv", layer.conv, conv(3, bias=False, stride=stride, same=False)
+            yield f"hourglass.{name}.bn", layer.bn, NORM
+        yield "hourglass.out", hourglass.out, conv(3, same=False)
 
     def forward(self, z: Tensor) -> Tensor:
         """FRM(z), as the reference: [N, C, H, W] -> [N, C, H, W]."""
@@ -97,9 +107,9 @@ class FastFeatureRefinement(FeatureRefinement):
 
     def _as_reference(self, z: Tensor) -> bool:
         # Without kernels the operators' plain forms would be more passes than the reference's own batch norms.
-        chosen = backends.choose("norm_act_conv", z.device.type, self.backend, z.dtype)
-        synchronised = isinstance(self.bn[0], nn.SyncBatchNorm)
-        return self.hourglass.depth != 1 or chosen == "reference" or synchronised
+        if not self.takes(z) or self.hourglass.depth != 1:
+            return True
+        return backends.choose("norm_act_conv", z.device.type, self.backend, z.dtype) == "reference"
 
     def train(self, mode: bool = True) -> FastFeatureRefinement:
         """As of any module; in training the running statistics move on, so that what `freeze` kept is forgotten."""
@@ -112,25 +122,26 @@ class FastFeatureRefinement(FeatureRefinement):
     def refine(self, z: Tensor, residual: Tensor) -> Tensor:
         """residual + FRM(z)."""
         norms = [cast("nn.BatchNorm2d", bn) for bn in self.bn]
-        packed = iter(self._packed(z))
+        # Once: to read a weight with a parametrization is to compute it.
+        weights = [conv.weight for conv in self._convolutions()]
+        layers = zip(weights, self._packed(weights, z), strict=True)
         seen: list[Moments] = []
         # Of the last normalisation's map there are three uses: both of the hourglass's branches, and its product.
         uses = [1] * (len(norms) - 1) + [3]
         mean, var = channel_moments(z, self.backend) if _on_batch(norms[0]) else (None, None)
         x, pairs = z, self._affine(norms[0], mean, var, z, seen, uses[0])
-        for module, bn, of_it in zip(self.conv, norms[1:], uses[1:], strict=True):
+        for bn, of_it, (weight, packed) in zip(norms[1:], uses[1:], layers, strict=False):
             scale, shift = pairs[0]
-            weight, on_batch = cast("nn.Conv2d", module).weight, _on_batch(bn)
             x, mean, var = norm_act_conv(
-                x, scale, shift, weight, moments=on_batch, backend=self.backend, packed=next(packed)
+                x, scale, shift, weight, moments=_on_batch(bn), backend=self.backend, packed=packed
             )
             pairs = self._affine(bn, mean, var, x, seen, of_it)
         h, out = self.hourglass, self.hourglass.out
         # FRM's last normalisation has no activation behind it: slope 1.
-        a, of_a = self._layer(h.b1[0], x, pairs[0], 1.0, packed, seen)
-        low, of_low = self._layer(h.b2[0], x, pairs[1], 1.0, packed, seen)
-        low, of_low = self._layer(h.plus, low, of_low, 0.2, packed, seen)
-        b, of_b = self._layer(h.b3[0], low, of_low, 0.2, packed, seen, upsample=True)
+        a, of_a = self._layer(h.b1[0], x, pairs[0], 1.0, layers, seen)
+        low, of_low = self._layer(h.b2[0], x, pairs[1], 1.0, layers, seen)
+        low, of_low = self._layer(h.plus, low, of_low, 0.2, layers, seen)
+        b, of_b = self._layer(h.b3[0], low, of_low, 0.2, layers, seen, upsample=True)
         if seen:
             update_running(seen)
         bias = cast("Tensor", out.bias)
@@ -142,25 +153,16 @@ class FastFeatureRefinement(FeatureRefinement):
         x: Tensor,
         affine: Pair,
         slope: float,
-        packed: Iterator[Tensor | None],
+        layers: Iterator[tuple[Tensor, Tensor | None]],
         seen: list[Moments],
         upsample: bool = False,
     ) -> tuple[Tensor, Pair]:
-        """A ReflectConv before its BN, and that BN as scale and shift; affine: those of x."""
-        conv, bn = cast("ReflectConv", layer).conv, cast("ReflectConv", layer).bn
+        """A ReflectConv before its BN, and that BN as scale and shift; affine: those of x; layers: weights, packed."""
+        stride, bn = cast("ReflectConv", layer).conv.stride[0], cast("ReflectConv", layer).bn
+        weight, packed = next(layers)
         scale, shift = affine
         y, mean, var = norm_act_conv(
-            x,
-            scale,
-            shift,
-            conv.weight,
-            slope,
-            conv.stride[0],
-            "reflect",
-            upsample,
-            _on_batch(bn),
-            self.backend,
-            next(packed),
+            x, scale, shift, weight, slope, stride, "reflect", upsample, _on_batch(bn), self.backend, packed
         )
         return y, self._affine(bn, mean, var, y, seen)[0]
 
@@ -171,16 +173,18 @@ class FastFeatureRefinement(FeatureRefinement):
 
         Raises ValueError where nn.BatchNorm2d does.
         """
+        weight, bias = bn.weight, bn.bias
         if mean is None or var is None:
-            if (kept := _kept(bn)) is not None:
-                return [kept] * uses
             mean, var = cast("Tensor", bn.running_mean), cast("Tensor", bn.running_var)
+            kept: Packed | None = getattr(bn, "affine_kept", None)
+            if kept is not None and (pair := kept.of([weight, bias, mean, var])) is not None:
+                return [pair] * uses
         elif bn.training:
             pixels = x.numel() // x.shape[1]
             if pixels == 1:
                 raise ValueError("batch normalisation in training needs more than one value a channel, got one pixel")
             seen.append(Moments(bn, mean, var, pixels))
-        return batch_norm_affine(bn.weight, bn.bias, mean, var, bn.eps, uses, self.backend)
+        return batch_norm_affine(weight, bias, mean, var, bn.eps, uses, self.backend)
 
     def _convolutions(self) -> list[nn.Conv2d]:
         """Those that `norm_act_conv` is, in the order of their use."""
@@ -188,29 +192,25 @@ class FastFeatureRefinement(FeatureRefinement):
         layers = [cast("ReflectConv", layer).conv for layer in (h.b1[0], h.b2[0], h.plus, h.b3[0])]
         return [*(cast("nn.Conv2d", conv) for conv in self.conv), *layers]
 
-    def prepacked(self) -> dict[torch.dtype, list[Tensor | None]]:
+    def prepacked(self) -> Packed:
         """What `freeze` keeps: for data of the weights' dtype, and beside float32 on a GPU for autocast to bfloat16."""
-        weight = self.hourglass.out.weight
-        dtypes = [weight.dtype]
-        if weight.dtype == torch.float32 and weight.device.type != "cpu":
-            dtypes.append(torch.bfloat16)
-        return {dtype: self._prepack(dtype, backward=False) for dtype in dtypes}
-
-    def _prepack(self, dtype: torch.dtype, backward: bool) -> list[Tensor | None]:
-        """The convolutions' weights as their kernels take them for data of that dtype, in one launch."""
-        convs = self._convolutions()
-        strides, upsamples = [conv.stride[0] for conv in convs], [False] * (len(convs) - 1) + [True]
-        return norm_act_conv_prepack([c.weight for c in convs], strides, upsamples, dtype, backward, self.backend)
-
-    def _packed(self, z: Tensor) -> list[Tensor | None]:
-        """What `freeze` kept, or on a GPU what is made of the weights for this call."""
         weights = [conv.weight for conv in self._convolutions()]
-        kept = (self.packed or {}).get(z.dtype)
-        if kept is not None and not any(w.requires_grad or w.device != p.device for w, p in _both(weights, kept)):
-            return kept
+        dtypes = [weights[0].dtype]
+        if weights[0].dtype == torch.float32 and weights[0].device.type != "cpu":
+            dtypes.append(torch.bfloat16)
+        return Packed(weights, {dtype: self._prepack(weights, dtype, backward=False) for dtype in dtypes})
+
+    def _prepack(self, weights: list[Tensor], dtype: torch.dtype, backward: bool) -> list[Tensor | None]:
+        """The convolutions' weights as their kernels take them for data of that dtype, in one launch."""
+        strides = [conv.stride[0] for conv in self._convolutions()]
+        upsamples = [False] * (len(strides) - 1) + [True]
+        return norm_act_conv_prepack(weights, strides, upsamples, dtype, backward, self.backend)
+
+    def _packed(self, weights: list[Tensor], z: Tensor) -> list[Tensor | None]:
+        """What `freeze` kept, or on a GPU what is made of the weights for this call."""
+        if self.packed is not None and (kept := self.packed.of(weights, z.dtype)) is not None:
+            return cast("list[Tensor | None]", kept)
         # The CPU's kernels lay weights out for one direction at a time, and no sooner than they need them.
-        return [None] * len(weights) if z.device.type == "cpu" else self._prepack(z.dtype, torch.is_grad_enabled())
-
-
-def _both(weights: list[Tensor], kept: list[Tensor | None]) -> list[tuple[Tensor, Tensor]]:
-    return [(w, p) for w, p in zip(weights, kept, strict=True) if p is not None]
+        if z.device.type == "cpu":
+            return [None] * len(weights)
+        return self._prepack(weights, z.dtype, torch.is_grad_enabled())

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import batch_norm_affine
+from .children import Fused
 from .fast_frm import FastFeatureRefinement
+from .packed import Packed
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -20,9 +22,12 @@ def freeze(model: Model) -> Model:
     Puts it in eval mode, switches the gradients of its parameters off, keeps weights as their kernels want them (on the
     CPU SKAF's, 1.7 times their size again, and FRM's, up to 1.8 times; on CUDA devices those of all operators, in
     their own dtype and float32 ones in bfloat16 too) and folds each batch normalisation into the one scale and shift
-    that it is in eval mode. The numbers stay. Call `unfreeze` to train again. What is kept is not used where a
-    parameter needs its gradient, and is forgotten in training mode or when a state dict is loaded; after any other
-    change of the weights, or a move to another device, call `freeze` again.
+    that it is in eval mode. The numbers stay. Call `unfreeze` to train again.
+
+    What is kept is of no use for other weights: it is left unused, and the model slower, where a weight was changed in
+    place, replaced or moved to another device, or needs its gradient; it is forgotten in training mode and when a state
+    dict is loaded. `freeze` again then. Two changes go unnoticed: through ``.data`` (``p.data.mul_(2)``), and of a
+    model that torch.compile has compiled since.
 
     Args:
         model: An `AMINet`, or what `accelerate` was called on; other modules have nothing to prepare.
@@ -37,17 +42,25 @@ def freeze(model: Model) -> Model:
     unfreeze(model).eval()
     model.__dict__["_trained"] = [name for name, p in model.named_parameters() if p.requires_grad]
     model.requires_grad_(False)
-    for module in model.modules():
-        prepacked = getattr(module, "prepacked", None)  # of fast modules whose kernels want weights in another layout
-        if prepacked is not None and (packed := prepacked()) is not None:
-            _keep(module, packed=packed, packed_from=next(module.parameters()).dtype)
-        if isinstance(module, FastFeatureRefinement):
-            for bn in module.modules():
-                if isinstance(bn, nn.BatchNorm2d) and bn.running_mean is not None:
-                    running = bn.running_mean, cast(Tensor, bn.running_var)
-                    with torch.no_grad():
-                        _keep(bn, affine_kept=batch_norm_affine(bn.weight, bn.bias, *running, bn.eps)[0])
+    # Whoever freezes in inference mode may still ask for gradients of images later.
+    with torch.inference_mode(False), torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, Fused) and module.fits():
+                _prepare(module)
     return model
+
+
+def _prepare(module: Fused) -> None:
+    """Keep what is made of the weights of one fast module."""
+    prepacked = getattr(module, "prepacked", None)  # where the kernels want weights in another layout
+    if prepacked is not None and (packed := prepacked()) is not None and packed.made:
+        _keep(module, "packed", packed)
+    if isinstance(module, FastFeatureRefinement):
+        for bn in module.modules():
+            if isinstance(bn, nn.BatchNorm2d) and bn.running_mean is not None:
+                mean, var = bn.running_mean, cast(Tensor, bn.running_var)
+                pair = batch_norm_affine(bn.weight, bn.bias, mean, var, bn.eps)[0]
+                _keep(bn, "affine_kept", Packed([bn.weight, bn.bias, mean, var], {pair[0].dtype: pair}))
 
 
 def unfreeze(model: Model) -> Model:
@@ -61,9 +74,9 @@ def unfreeze(model: Model) -> Model:
     return model
 
 
-def _keep(module: nn.Module, **values: Any) -> None:
-    """As plain attributes: they belong to no state dict."""
-    module.__dict__.update(values)
+def _keep(module: nn.Module, name: str, packed: Packed) -> None:
+    """As a plain attribute: it belongs to no state dict."""
+    module.__dict__[name] = packed
     # Hooks run for the module that a state dict is loaded into and those in it, however that comes about; what is kept
     # may be made of the weights of any that is in this one.
     forget = partial(_forget_loaded, module)
@@ -83,5 +96,5 @@ def _forget(module: nn.Module) -> None:
 
 
 def _drop(module: nn.Module) -> None:
-    for name in ("packed", "packed_from", "affine_kept"):
+    for name in ("packed", "affine_kept"):
         module.__dict__.pop(name, None)

@@ -6,7 +6,7 @@ another class, and made plain again by giving the first one back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
@@ -30,60 +30,85 @@ from ..reference.attention import SelfAttention
 from ..reference.edff import EDFF
 from ..reference.lgfi import LGFI
 from ..reference.norm import LayerNorm2d
-from ..reference.rdfe import RDFE, FeatureRefinement
+from ..reference.rdfe import RDFE, AttentionUnit, FeatureRefinement
 from ..reference.skaf import SKAF
+from .children import Child, Fused, Layer, conv, listed
 from .edges import swap_edges
 from .fast_frm import FastFeatureRefinement
+from .packed import Packed
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
-class FastLayerNorm2d(LayerNorm2d):
+class FastLayerNorm2d(Fused, LayerNorm2d):
     """LN over channels; its output is channels_last, and so is then everything after it."""
 
     backend: str | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        if not self.takes(x):
+            return super().forward(x)
         x = x.contiguous(memory_format=torch.channels_last)
         return layer_norm2d(x, self.weight, self.bias, self.eps, self.backend)
 
 
-class FastSelfAttention(SelfAttention):
+class FastSelfAttention(Fused, SelfAttention):
     """Self-attention in three passes over its input."""
 
     backend: str | None = None
-    packed: Tensor | None = None  # these two: `freeze`
-    packed_from: torch.dtype | None = None
+    packed: Packed | None = None  # `freeze`
 
-    def prepacked(self) -> Tensor | None:
+    def children_of_operator(self) -> Iterable[Child]:
+        yield "qkv", self.qkv, conv(1, bias=False)
+        yield "qkv_dw", self.qkv_dw, conv(3, bias=False, depthwise=True)
+        yield "proj", self.proj, conv(1, bias=False)
+
+    def prepacked(self) -> Packed:
         """What `freeze` is to keep."""
-        return channel_attention_prepack(self.qkv.weight)
+        weight = self.qkv.weight
+        return Packed([weight], {weight.dtype: channel_attention_prepack(weight)})
 
     def forward(self, x: Tensor) -> Tensor:
+        if not self.takes(x):
+            return super().forward(x)
         temperature = self.temperature if self.scale == "temperature" else None
         weights = self.qkv.weight, self.qkv_dw.weight, temperature, self.proj.weight
-        packed = _packed(self, [self.qkv.weight])
+        packed = _packed(self, weights[:1])
         return channel_attention(x, *weights, self.heads, backend=self.backend, packed=packed)
 
 
-class FastRDFE(RDFE):
+class FastRDFE(Fused, RDFE):
     """RDFE with its front, Eq. 7-10, in one operator; ablations of the front have that of their branches."""
 
     backend: str | None = None
-    packed: Tensor | None = None
-    packed_from: torch.dtype | None = None
+    packed: Packed | None = None
 
-    def prepacked(self) -> Tensor | None:
+    def children_of_operator(self) -> Iterable[Child]:
+        yield from listed("dw1", self.dw1, conv(None, depthwise=True))
+        if self.config.dw_twice:
+            yield from listed("dw2", self.dw2, conv(None, depthwise=True))
+        if self._fused():
+            yield "au", self.au, Layer(AttentionUnit)
+            yield "au.reduce", self.au.reduce, conv(1)
+            yield "au.expand", self.au.expand, conv(1)
+            yield "fuse", self.fuse, conv(1)
+
+    def prepacked(self) -> Packed | None:
         """What `freeze` is to keep."""
-        return rdfe_front_prepack(*_depthwise(self.front_parameters())) if self._fused() else None
+        if not self._fused():
+            return None
+        depthwise = _depthwise(self.front_parameters())
+        return Packed(_flat(depthwise), {depthwise[0][0].dtype: rdfe_front_prepack(*depthwise)})
 
     def _fused(self) -> bool:
         return self.config.attention_unit == "pooled" and self.config.dw_twice
 
     def front(self, y: Tensor) -> Tensor:
+        if not self.takes(y):
+            return super().front(y)
         if self._fused():
             parameters = self.front_parameters()
-            packed = _packed(self, [t for tensors in _depthwise(parameters) for t in tensors])
+            packed = _packed(self, _flat(_depthwise(parameters)))
             return rdfe_front(y, *parameters, backend=self.backend, packed=packed)  # type: ignore[misc]
         f = self._branches(self.dw1, y)
         if self.config.attention_unit != "none":
@@ -101,52 +126,64 @@ class FastRDFE(RDFE):
         z = self.front(y)
         if not self.config.frm:
             return z
-        if isinstance(self.frm, FastFeatureRefinement) and not _hooked(self.frm):
+        if type(self.frm) is FastFeatureRefinement and not self.frm.watched():
             return self.frm.add_to(z)
         return z + self.frm(z)
 
 
-class FastLGFI(LGFI):
-    """LGFI whose gates come from `skaf_descriptor` and are applied by `skaf_gate`."""
+class _Gated(Fused):
+    """What `FastLGFI` and `FastEDFF` share: gates from `skaf_descriptor`, applied by `skaf_gate`."""
 
     backend: str | None = None
-    packed: tuple[Tensor, ...] = ()  # what `freeze` kept of `prepacked`
+    packed: Packed | None = None
+    skaf: SKAF
 
-    def prepacked(self) -> tuple[Tensor, ...]:
-        """What `freeze` is to keep."""
-        return _prepacked(self)
+    def children_of_operator(self) -> Iterable[Child]:
+        skaf = getattr(self, "skaf", None)
+        if skaf is not None and (not isinstance(skaf, SKAF) or _fusible(skaf)):
+            yield "skaf", skaf, Layer(SKAF)
+            yield from listed("skaf.convs", skaf.convs, conv(None))
+            yield "skaf.mix", skaf.mix, conv(None)
+
+    def prepacked(self) -> Packed | None:
+        """What `freeze` is to keep: SKAF's weights for data of their own dtype, and for autocast to bfloat16."""
+        if not _fusible(getattr(self, "skaf", None)):
+            return None
+        weights = self._weights()
+        dtypes = dict.fromkeys([weights[0].dtype, torch.bfloat16])
+        return Packed(weights, {dtype: skaf_descriptor_prepack(weights, dtype) for dtype in dtypes})
+
+    def _weights(self) -> list[Tensor]:
+        return [conv.weight for conv in _convs(self.skaf.convs)]
+
+    def gated(self, s: Tensor, g: Tensor, local: Tensor, residual: Tensor | None) -> Tensor:
+        skaf, weights = self.skaf, self._weights()
+        biases = [cast(Tensor, conv.bias) for conv in _convs(skaf.convs)]
+        packed = _packed(self, weights, autocast_dtype(s))
+        m = skaf_descriptor(s, weights, biases, self.backend, packed)
+        return skaf_gate(m, skaf.mix.weight, skaf.mix.bias, g, local, residual, self.backend)  # type: ignore[arg-type]
+
+
+class FastLGFI(_Gated, LGFI):
+    """LGFI whose gates come from `skaf_descriptor` and are applied by `skaf_gate`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.config.skaf != "both" or self.branches != 2 or not _fusible(self.skaf):
+        if self.config.skaf != "both" or self.branches != 2 or not self.takes(x) or not _fusible(self.skaf):
             return super().forward(x)
         y = self.norm(x)
         g, local = self.sa(y), self.rdfe(y)
         s = self.merge(torch.cat([g, local], 1)) if self.concat else g + local
-        return _gated(self, s, g, local, x)
+        return self.gated(s, g, local, x)
 
 
-class FastEDFF(EDFF):
+class FastEDFF(_Gated, EDFF):
     """EDFF with the same two operators as `FastLGFI`."""
 
-    backend: str | None = None
-    packed: tuple[Tensor, ...] = ()
-
-    def prepacked(self) -> tuple[Tensor, ...]:
-        """What `freeze` is to keep."""
-        return _prepacked(self)
-
     def forward(self, encoder: Tensor, decoder: Tensor) -> Tensor:
-        if not self.weigh or not _fusible(self.skaf):
+        if not self.weigh or not self.takes(encoder) or not _fusible(self.skaf):
             return super().forward(encoder, decoder)
         s = self.reduce(torch.cat([encoder, decoder], 1))
-        return _gated(self, s, encoder, decoder, None)
-
-
-def _hooked(module: nn.Module) -> bool:
-    """Whether somebody waits for this module to be called."""
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    )
+        return self.gated(s, encoder, decoder, None)
 
 
 def _convs(modules: nn.Module) -> Iterator[nn.Conv2d]:
@@ -158,54 +195,21 @@ def _depthwise(parameters: tuple[Any, ...]) -> tuple[list[Tensor], ...]:
     return *parameters[:2], *parameters[6:8]
 
 
-def _fusible(skaf: SKAF) -> bool:
-    """Whether the operators compute this SKAF: dense convolutions, both pools over the channels, a mixing one."""
-    dense = len(skaf.convs) > 0 and all(conv.groups == 1 for conv in _convs(skaf.convs))
-    return dense and skaf.pools == ("avg", "max") and not skaf.spatial and skaf.mixed
+def _flat(lists: Iterable[list[Tensor]]) -> list[Tensor]:
+    return [tensor for tensors in lists for tensor in tensors]
 
 
-def _skaf_weights(module: FastLGFI | FastEDFF) -> list[Tensor]:
-    """The weights that `skaf_descriptor` is given; none where it is not used."""
-    skaf = getattr(module, "skaf", None)
-    return [conv.weight for conv in _convs(skaf.convs)] if skaf is not None and _fusible(skaf) else []
+def _fusible(skaf: nn.Module | None) -> bool:
+    """Whether the operators compute a SKAF of this kind: dense convolutions, both pools over channels, and mixed."""
+    if not isinstance(skaf, SKAF) or skaf.pools != ("avg", "max") or skaf.spatial or not skaf.mixed:
+        return False
+    return skaf.dense and len(skaf.convs) > 0
 
 
-def _gated(
-    module: FastLGFI | FastEDFF,
-    s: Tensor,
-    g: Tensor,
-    local: Tensor,
-    residual: Tensor | None,
-) -> Tensor:
-    skaf, weights = module.skaf, _skaf_weights(module)
-    biases = [cast(Tensor, conv.bias) for conv in _convs(skaf.convs)]
-    m = skaf_descriptor(s, weights, biases, module.backend, _packed_for(s, module, weights))
-    return skaf_gate(m, skaf.mix.weight, skaf.mix.bias, g, local, residual, module.backend)  # type: ignore[arg-type]
-
-
-def _prepacked(module: FastLGFI | FastEDFF) -> tuple[Tensor, ...]:
-    """SKAF's weights as its kernels want them: for data of their own dtype, and for autocast to bfloat16."""
-    weights = _skaf_weights(module)
-    dtypes = dict.fromkeys([weights[0].dtype, torch.bfloat16]) if weights else ()
-    made = (skaf_descriptor_prepack(weights, dtype) for dtype in dtypes)
-    return tuple(packed for packed in made if packed is not None)
-
-
-def _packed_for(s: Tensor, module: FastLGFI | FastEDFF, weights: list[Tensor]) -> Tensor | None:
-    """What `freeze` kept of SKAF for s, where it is still what the operator takes beside these weights."""
-    if not module.packed or module.training or any(w.requires_grad for w in weights):
-        return None
-    wanted, dtype = autocast_dtype(s), weights[0].dtype
-    fitting = (kept for kept in module.packed if kept.dtype == wanted and kept.device == weights[0].device)
-    return next(fitting, None) if dtype in (torch.float32, wanted) else None
-
-
-def _packed(module: FastSelfAttention | FastRDFE, weights: list[Tensor]) -> Tensor | None:
-    """What `freeze` kept, where it is still what the operator takes beside these weights."""
+def _packed(module: Any, weights: Sequence[Tensor], dtype: torch.dtype | None = None) -> Tensor | None:
+    """What `freeze` kept, where it is still what the operator takes beside these weights and data of that dtype."""
     kept = module.packed
-    if kept is None or module.training or any(w.requires_grad for w in weights) or kept.device != weights[0].device:
-        return None
-    return kept if weights[0].dtype in (module.packed_from, kept.dtype) else None
+    return None if kept is None or module.training else kept.of(weights, dtype)
 
 
 # option of `accelerate`: plain class -> fast class
@@ -269,7 +273,8 @@ def accelerate(
                 if type(module) in (plain, fast):
                     found = True
                     module.__class__ = fast if wanted[option] else plain
-                    module.__dict__.pop("backend", None)
+                    for name in ("backend", "_verdict"):
+                        module.__dict__.pop(name, None)
                     if wanted[option]:
                         module.backend = backend  # type: ignore[assignment]
     if not found:

@@ -133,8 +133,8 @@ def choose(operator: str, device: str, backend: str | None, dtype: torch.dtype |
     return choice.backend
 
 
-def warn(line: str) -> None:
-    """Once a process."""
+def warn(line: str, more: str = "aminet info says more") -> None:
+    """Once a process. more: where else to look, in brackets behind it."""
     if line not in _logged:
         _logged.add(line)
-        _log.warning("%s (aminet info says more)", line)
+        _log.warning("%s (%s)", line, more)

@@ -95,8 +95,7 @@ class AttentionUnit(nn.Module):
     def forward(self, f: Tensor) -> Tensor:
         if self.kind == "pixel":
             return self.reduce(f).sigmoid()
-        reduce, expand = self.reduce, self.expand
-        return attention_unit_ref(f, reduce.weight, cast(Tensor, reduce.bias), expand.weight, cast(Tensor, expand.bias))
+        return self.expand(F.relu(self.reduce(f.mean((2, 3), keepdim=True)))).sigmoid()
 
 
 class ReflectConv(nn.Module):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -12,13 +11,13 @@ from torch import Tensor, nn
 from .config import AMINetConfig
 
 
-def skaf_features_ref(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], groups: int = 1) -> Tensor:
+def skaf_features_ref(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> Tensor:
     """Convolutions of several odd sizes, side by side (Eq. 12, 13).
 
-    x [N, C, H, W], weights [C_k, C / groups, k, k], biases [C_k] -> [N, sum of C_k, H, W].
+    x [N, C, H, W], weights [C_k, C, k, k], biases [C_k] -> [N, sum of C_k, H, W].
     """
     pairs = zip(weights, biases, strict=True)
-    return torch.cat([F.conv2d(x, w, b, padding=w.shape[-1] // 2, groups=groups) for w, b in pairs], 1)
+    return torch.cat([F.conv2d(x, w, b, padding=w.shape[-1] // 2) for w, b in pairs], 1)
 
 
 def channel_pool_ref(u: Tensor, pools: Sequence[str] = ("avg", "max")) -> Tensor:
@@ -64,6 +63,7 @@ class SKAF(nn.Module):
         c_out = c // 2 if kind == "half" else c
         groups = c if kind == "depthwise" else 1
         self.convs = nn.ModuleList(nn.Conv2d(c, c_out, k, padding=k // 2, groups=groups) for k in kernels)
+        self.dense = groups == 1
         self.pools = config.skaf_pools
         self.spatial = config.skaf_pool_axis == "spatial"
         self.mixed = config.skaf_mix
@@ -90,10 +90,7 @@ class SKAF(nn.Module):
         return pooled_u if self.mixed or len(self.pools) == 2 else pooled_u.repeat(1, 2, 1, 1)
 
     def forward(self, s: Tensor) -> tuple[Tensor, Tensor]:
-        u = s
-        if self.convs:
-            convs = cast("Sequence[nn.Conv2d]", self.convs)
-            u = skaf_features_ref(s, [conv.weight for conv in convs], [conv.bias for conv in convs], convs[0].groups)
+        u = torch.cat([conv(s) for conv in self.convs], 1) if self.convs else s  # Eq. 12, 13
         m = self.pool(u) if self.pools else u
         w1, w2 = self.mix(m).sigmoid().chunk(2, 1)  # Eq. 14, 15
         return w1, w2

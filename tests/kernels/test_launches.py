@@ -130,6 +130,10 @@ def test_layer_norm2d(launches: list[str]) -> None:
         assert (dx.dtype, dweight.dtype, dbias.dtype) == (torch.bfloat16, torch.float32, torch.float32)
 
 
+def _all(convs: torch.nn.ModuleList, kind: str) -> list[torch.Tensor]:
+    return [getattr(conv, kind) for conv in convs]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_freeze_keeps_what_they_take(dtype: torch.dtype) -> None:
     with FakeTensorMode(), torch.device("cuda"):
@@ -140,17 +144,18 @@ def test_freeze_keeps_what_they_take(dtype: torch.dtype) -> None:
         finally:
             torch.set_default_dtype(before)
         rdfe, sa = model.enc[0].rdfe, model.enc[0].sa
-        assert (rdfe.packed.shape, rdfe.packed.dtype) == ((2 * (83 + 3), 8), torch.float32)
-        assert modules._packed(rdfe, list(rdfe.dw1.parameters())) is rdfe.packed
+        weights = [t for convs in (rdfe.dw1, rdfe.dw2) for kind in ("weight", "bias") for t in _all(convs, kind)]
+        of_rdfe = modules._packed(rdfe, weights)
+        assert (of_rdfe.shape, of_rdfe.dtype) == ((2 * (83 + 3), 8), torch.float32)
         if dtype == torch.float32:
-            assert (sa.packed.shape, sa.packed.dtype) == (sa.qkv.weight.shape, torch.bfloat16)
-            assert modules._packed(sa, [sa.qkv.weight]) is sa.packed
-            rounded = [weight.to(torch.bfloat16) for weight in rdfe.dw1.parameters()]  # as of model.bfloat16()
+            of_sa = modules._packed(sa, [sa.qkv.weight])
+            assert (of_sa.shape, of_sa.dtype) == (sa.qkv.weight.shape, torch.bfloat16)
+            rounded = [weight.to(torch.bfloat16) for weight in weights]  # as of model.bfloat16()
             assert modules._packed(rdfe, rounded) is None
         else:
             assert sa.packed is None  # there is nothing to convert
         rdfe.dw2[0].weight.requires_grad_(True)
-        assert modules._packed(rdfe, list(rdfe.dw2.parameters())) is None
+        assert modules._packed(rdfe, weights) is None
         unfreeze(model)
         assert rdfe.packed is None
         assert sa.packed is None

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
 from aminet_fast import AMINet, AMINetConfig, freeze, load_model, reference, unfreeze
-from aminet_fast.ops import batch_norm_affine, norm_act_conv_prepack, skaf_descriptor_prepack
+from aminet_fast.network import fast_frm, modules
+from aminet_fast.ops import batch_norm_affine, norm_act_conv_prepack
 
 CONFIG = AMINetConfig(width=8, hourglass_width=8)
+needs_kernels = pytest.mark.skipif(
+    norm_act_conv_prepack([torch.zeros(8, 8, 3, 3)], [1], [False])[0] is None, reason="no kernels that pack weights"
+)
 
 
 @pytest.fixture
@@ -34,17 +41,124 @@ def test_the_numbers_stay(model: AMINet, x: torch.Tensor) -> None:
     torch.testing.assert_close(copy.deepcopy(model)(x), model(x), rtol=0, atol=0)
 
 
-def test_what_is_kept_is_what_runs(model: AMINet, x: torch.Tensor) -> None:
-    expected = freeze(model)(x)
+def given_packed(model: AMINet, x: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many calls of operators in a forward pass were given what `freeze` kept."""
+    count = 0
+
+    def counting(operator: Callable[..., Any]) -> Callable[..., Any]:
+        at = list(inspect.signature(operator).parameters).index("packed")
+
+        def call(*args: Any, **options: Any) -> Any:
+            nonlocal count
+            count += (args[at] if len(args) > at else options.get("packed")) is not None
+            return operator(*args, **options)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for module, name in ((modules, "skaf_descriptor"), (fast_frm, "norm_act_conv")):
+            patch.setattr(module, name, counting(getattr(module, name)))
+        model(x)
+    return count
+
+
+ALL_PACKED = 8 * 6 + 11  # FRM's convolutions, and SKAFs
+
+
+@needs_kernels
+def test_what_is_kept_is_what_runs(model: AMINet, x: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert given_packed(model, x, monkeypatch) == 0
+    assert given_packed(freeze(model), x, monkeypatch) == ALL_PACKED
+    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert given_packed(copied, x, monkeypatch) == ALL_PACKED
+
+
+def averaged(model: AMINet) -> AMINet:
+    """As one keeps an average of a frozen network beside its training."""
+    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.5))
+    for seed in (7, 8):
+        torch.manual_seed(seed)
+        other = AMINet(CONFIG)
+        average.update_parameters(other)
+    return average.module
+
+
+def changed_in_place(model: AMINet) -> AMINet:
     with torch.no_grad():
-        model.enc[0].skaf.convs[0].weight.mul_(3)
-        model.enc[0].rdfe.frm.bn[0].weight.mul_(3)
-    packed = skaf_descriptor_prepack([torch.zeros(8, 8, k, k) for k in (5, 7)]) is not None
-    if packed:  # kernels are there: neither change is seen before the next `freeze`
-        torch.testing.assert_close(model(x), expected, rtol=0, atol=0)
-    changed = freeze(model)(x)
-    assert (changed - expected).abs().max() > 1e-4
-    torch.testing.assert_close(changed, unfreeze(model)(x), rtol=1e-6, atol=1e-6)
+        for p in model.parameters():
+            p.mul_(1.5)
+    return model
+
+
+def replaced(model: AMINet) -> AMINet:
+    for part in list(model.modules()):
+        for name, p in list(part.named_parameters(recurse=False)):
+            setattr(part, name, torch.nn.Parameter(p.detach() * 1.5, requires_grad=False))
+    return model
+
+
+def pointed_elsewhere(model: AMINet) -> AMINet:
+    vector = torch.nn.utils.parameters_to_vector(model.parameters())
+    torch.nn.utils.vector_to_parameters(1.5 * vector, model.parameters())
+    return model
+
+
+def moved_statistics(model: AMINet) -> AMINet:
+    for name, buffer in model.named_buffers():
+        if "running" in name:
+            buffer.mul_(1.5)
+    return model
+
+
+def stepped(model: AMINet) -> AMINet:
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    torch.optim.SGD(model.parameters(), lr=0.01).step()
+    return model
+
+
+def in_double(model: AMINet) -> AMINet:
+    return model.double().float()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [averaged, changed_in_place, replaced, pointed_elsewhere, moved_statistics, stepped, in_double],
+    ids=lambda change: change.__name__,
+)
+def test_frozen_and_then_changed(
+    model: AMINet,
+    x: torch.Tensor,
+    change: Callable[[AMINet], AMINet],
+) -> None:
+    before = freeze(model)(x)
+    model = change(model)
+    found = model(x)
+    torch.testing.assert_close(found, unfreeze(copy.deepcopy(model)).eval()(x), rtol=1e-6, atol=1e-6)
+    assert (found - before).abs().max() > 1e-3 or change is in_double
+    torch.testing.assert_close(freeze(model)(x), found, rtol=1e-6, atol=1e-6)  # frozen again: as they are now
+
+
+def test_frozen_in_inference_mode(model: AMINet, x: torch.Tensor) -> None:
+    with torch.inference_mode():
+        freeze(model)
+        kept = [vars(part)["affine_kept"].made for part in model.modules() if "affine_kept" in vars(part)]
+        assert kept
+        assert not any(t.is_inference() for made in kept for pair in made.values() for t in pair)
+        expected = model(x)
+    x.requires_grad_(True)
+    found = model(x)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    (gradient,) = torch.autograd.grad(found.square().mean(), x)
+    plain = unfreeze(copy.deepcopy(model)).eval()
+    (wanted,) = torch.autograd.grad(plain(x).square().mean(), x)
+    torch.testing.assert_close(gradient, wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_a_network_made_in_inference_mode(x: torch.Tensor) -> None:
+    with torch.inference_mode():
+        model = freeze(AMINet(CONFIG))
+        torch.testing.assert_close(model(x), unfreeze(copy.deepcopy(model)).eval()(x), rtol=1e-6, atol=1e-6)
 
 
 def test_loading_a_state_dict_forgets(model: AMINet, x: torch.Tensor) -> None:
@@ -137,32 +251,19 @@ def test_a_frozen_network_can_be_pickled(model: AMINet, x: torch.Tensor) -> None
     torch.testing.assert_close(again(x), copy.deepcopy(unfreeze(again))(x), rtol=1e-6, atol=1e-6)
 
 
-def test_what_was_kept_on_another_device_is_left_alone(model: AMINet) -> None:
+def test_what_was_kept_for_other_tensors_is_left_alone(model: AMINet) -> None:
     frm, x = freeze(model).enc[0].rdfe.frm, torch.empty(1, 8, 2, 2)
     bn = frm.bn[0]
-    kept = bn.affine_kept
+    (kept,) = bn.affine_kept.made.values()
     assert frm._affine(bn, None, None, x, [], 2) == [kept, kept]
-    bn.affine_kept = tuple(t.to("meta") for t in kept)
-    ((scale, shift),) = frm._affine(bn, None, None, x, [])
-    assert scale.device.type == shift.device.type == "cpu"
-    packed = frm.packed[torch.float32]
-    assert frm._packed(x) is packed
-    frm.packed = {torch.float32: [p if p is None else p.to("meta") for p in packed]}
-    assert all(p is None or p.device.type == "cpu" for p in frm._packed(x))
-
-
-@pytest.mark.skipif(
-    norm_act_conv_prepack([torch.zeros(8, 8, 3, 3)], [1], [False])[0] is None, reason="no kernels that pack weights"
-)
-def test_the_convolutions_of_frm_run_on_what_is_kept(model: AMINet, x: torch.Tensor) -> None:
-    expected = freeze(model)(x)
-    frm = model.enc[0].rdfe.frm
-    with torch.no_grad():
-        for conv in (frm.conv[0], frm.hourglass.b2[0].conv, frm.hourglass.b3[0].conv):
-            conv.weight.mul_(3)
-    torch.testing.assert_close(model(x), expected, rtol=0, atol=0)
-    frm.hourglass.plus.conv.weight.requires_grad_(True)  # one of them is thawed: all are laid out anew
-    assert (model(x) - expected).abs().max() > 1e-4
+    bn.running_mean = bn.running_mean.clone()
+    ((scale, _),) = frm._affine(bn, None, None, x, [])
+    assert scale is not kept[0]
+    weights = [conv.weight for conv in frm._convolutions()]
+    assert frm._packed(weights, x) is frm.packed.made[torch.float32]
+    assert frm._packed(weights, x.bfloat16()) == [None] * 6
+    weights[2].requires_grad_(True)
+    assert frm._packed(weights, x) == [None] * 6
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
