@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import torch
@@ -25,9 +25,8 @@ from ..ops import backends
 
 # Of another class only itself knows what its values are. The last two stand for parameters while somebody traces.
 PLAIN = {nn.Parameter, Tensor, FakeTensor, FunctionalTensor}
-_settings: Callable[[Any], tuple[Any, ...]] = attrgetter(
-    "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode", "in_channels", "out_channels"
-)
+_SETTINGS = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+_settings: Callable[[dict[str, Any]], tuple[Any, ...]] = itemgetter(*_SETTINGS)  # of a convolution's __dict__
 _hooks = attrgetter("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
@@ -60,8 +59,7 @@ class Convolution(Layer):
         padding = k // 2 if self.same else 0
         groups = module.in_channels if self.depthwise else 1
         wanted = (k, k), (self.stride,) * 2, (padding,) * 2, (1, 1), groups, "zeros"
-        names = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
-        for name, value, want in zip(names, _settings(module), wanted, strict=False):
+        for name, value, want in zip(_SETTINGS, _settings(module.__dict__), wanted, strict=True):
             if value != want:
                 return f"has {name}={value!r}, not {want!r}"
         if k % 2 == 0:
@@ -135,22 +133,27 @@ class _Verdict:
     def __init__(self, module: nn.Module, children: list[nn.Module], problem: str) -> None:
         self.problem = problem
         self._children, self._kinds = children, [*map(type, children)]
-        self._submodules = [module._modules, *(child._modules for child in children)]
+        containers = [child._modules for child in children if child._modules]
+        self._submodules = [module._modules, *containers]
         self._were = [dict(submodules) for submodules in self._submodules]
-        self._counted = [counted for child in children for counted in (child.__dict__, *_hooks(child))]
-        self._counts = [*map(len, self._counted)]
-        self._convs = [child for child in children if isinstance(child, nn.Conv2d)]
+        # Of most children nothing but the number of attributes; hooks are empty, where nothing is wrong with them.
+        self._attributes = [child.__dict__ for child in children]
+        self._hooks = [hooks for child in children for hooks in _hooks(child)]
+        self._counts = [*map(len, self._attributes)], [*map(len, self._hooks)] if problem else []
+        self._convs = [child.__dict__ for child in children if isinstance(child, nn.Conv2d)]
         self._settings = [*map(_settings, self._convs)]
-        self._parameters = [module._parameters, *(child._parameters for child in children)]
+        self._parameters = [module._parameters, *(child._parameters for child in children if child._parameters)]
         self._classes = [*map(type, chain.from_iterable(map(dict.values, self._parameters)))]
 
     def holds(self, submodules: dict[str, Any], parameters: dict[str, Any]) -> bool:
+        attributes, hooks = self._counts
         return (
             submodules is self._submodules[0]  # else this is the verdict on what it was copied from
             and parameters is self._parameters[0]
-            and [*map(len, self._counted)] == self._counts
-            and self._submodules == self._were
+            and not (any(self._hooks) if not self.problem else [*map(len, self._hooks)] != hooks)
+            and [*map(len, self._attributes)] == attributes
             and [*map(type, self._children)] == self._kinds
+            and self._submodules == self._were
             and [*map(_settings, self._convs)] == self._settings
             and [*map(type, chain.from_iterable(map(dict.values, self._parameters)))] == self._classes
         )
@@ -180,7 +183,8 @@ def _judge(module: Fused) -> _Verdict:
 def _wrong(child: nn.Module, layer: Layer) -> str:
     kind = type(child)
     if kind is not layer.kind and not (is_parametrized(child) and kind.__mro__[1] is layer.kind):
-        return f"is a {kind.__name__}, not a {layer.kind.__name__}"
+        alike = kind.__name__ == layer.kind.__name__  # torch.ao.quantization's have the names of torch.nn's
+        return f"is a {f'{kind.__module__}.' if alike else ''}{kind.__name__}, not a {layer.kind.__name__}"
     return untouched(child) or layer.problem(child) or _odd_parameter(child)
 
 

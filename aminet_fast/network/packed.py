@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from operator import is_
+from operator import attrgetter, is_
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+
+_version: Callable[[Tensor], int] = attrgetter("_version")
+_needs_gradient: Callable[[Tensor], bool] = attrgetter("requires_grad")
 
 
 class Packed:
@@ -25,14 +28,15 @@ class Packed:
     """
 
     def __init__(self, weights: Sequence[Tensor], made: Mapping[torch.dtype, Any]) -> None:
-        self._weights, self._marks = list(weights), [_mark(weight) for weight in weights]
+        self._weights = list(weights)
+        self._marks = _marks(self._weights)
         self.made = {dtype: value for dtype, value in made.items() if value is not None}
 
     def of(self, weights: Sequence[Tensor], dtype: torch.dtype | None = None) -> Any:
         """What is kept for that dtype (None: for any); None where there is none, or the weights are others by now, or
         one of them needs its gradient."""
         found = self.made.get(dtype) if dtype is not None else next(iter(self.made.values()), None)
-        if found is None or any(weight.requires_grad for weight in weights):
+        if found is None or any(map(_needs_gradient, weights)):
             return None
         if torch.compiler.is_compiling():  # which neither asks where tensors lie nor how often they changed
             return found
@@ -41,7 +45,7 @@ class Packed:
 
     def unchanged(self) -> bool:
         """Whether the weights are what they were."""
-        return [*map(_mark, self._weights)] == self._marks
+        return _marks(self._weights) == self._marks
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Packed | None:
         """The copy of a module keeps the copy of this, made of its own weights."""
@@ -55,7 +59,11 @@ class Packed:
         return (Packed, (self._weights, self.made if self.unchanged() else {}))
 
 
-def _mark(weight: Tensor) -> tuple[int | None, int]:
-    """How often it was written to, and where it lies: `.to()` and ``p.data = ...`` leave the object and move it."""
-    version = None if weight.is_inference() else weight._version
-    return version, 0 if isinstance(weight, FakeTensor) else weight.data_ptr()
+def _marks(weights: list[Tensor]) -> list[int]:
+    """How often each was written to, and where it lies: `.to()` and ``p.data = ...`` leave the object and move it."""
+    if isinstance(weights[0], FakeTensor):  # which lies nowhere
+        return []
+    try:
+        return [*map(_version, weights), *map(Tensor.data_ptr, weights)]
+    except RuntimeError:  # of inference tensors nobody counts what writes to them
+        return [*map(Tensor.data_ptr, weights)]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from aminet_fast import AMINet, freeze, get_config, graph
 from aminet_fast.graphs.inference import cut
 from aminet_fast.graphs.state import Addresses
+from aminet_fast.network.packed import Packed
 from tests.graphs.stand_in import StandIn, stand_in
 
 
@@ -183,7 +184,7 @@ def test_what_freeze_keeps_is_watched() -> None:
         (module, key)
         for module in model.modules()
         for key, value in module.__dict__.items()
-        if isinstance(value, Tensor) or (isinstance(value, tuple) and value and isinstance(value[0], Tensor))
+        if isinstance(value, Tensor | Packed)
     ]
     assert kept
     addresses = Addresses(model)
@@ -192,6 +193,12 @@ def test_what_freeze_keeps_is_watched() -> None:
         with pytest.raises(RuntimeError, match=f"{key} of the model is another tensor"):
             addresses.check("graph")
         module.__dict__[key] = value
+    addresses.check("graph")
+    with torch.no_grad():
+        model.enc[0].skaf.convs[0].weight.mul_(2)  # the graph reads what was made of it, not the weight
+    with pytest.raises(RuntimeError, match=r"enc\.0\.packed of the model is another tensor.*call graph again"):
+        addresses.check("graph")
+    addresses = Addresses(freeze(model))
     addresses.check("graph")
     freeze(model)
     with pytest.raises(RuntimeError, match="call graph again"):
