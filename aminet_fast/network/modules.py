@@ -25,7 +25,7 @@ from ..ops import (
     skaf_descriptor_prepack,
     skaf_gate,
 )
-from ..ops._library import autocast_dtype
+from ..ops._library import autocast_dtype, laid_out
 from ..reference.attention import SelfAttention
 from ..reference.edff import EDFF
 from ..reference.lgfi import LGFI
@@ -44,7 +44,7 @@ class FastLayerNorm2d(LayerNorm2d):
     backend: str | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = laid_out(x, torch.channels_last)
         return layer_norm2d(x, self.weight, self.bias, self.eps, self.backend)
 
 
