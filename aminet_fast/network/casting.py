@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from ..ops._transforms import unseen
+
 # Where it pays: on the CPU a launch costs nothing.
 DEVICES = {"cuda"}
 # Of another class (DTensor, a quantised weight) only itself knows what a copy is.
@@ -61,12 +63,12 @@ def autocast_copies(parameters: Iterable[Tensor | None], x: Tensor) -> dict[int,
     """Copies in autocast's dtype of all plain float32 parameters beside x, for `using`; None: autocast does it itself.
 
     It does where it is off or not of 16 bits, on devices where nothing is won, and where somebody looks on:
-    torch.compile, export, tracing and functorch.
+    torch.compile, export, and whoever would not see an operator.
     """
     device = x.device.type
     if torch.compiler.is_compiling() or device not in DEVICES or not torch.is_autocast_enabled(device):
         return None
-    if torch._C._are_functorch_transforms_active() or torch.jit.is_tracing():
+    if unseen():
         return None
     dtype = torch.get_autocast_dtype(device)
     if dtype not in (torch.bfloat16, torch.float16):

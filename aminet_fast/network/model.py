@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +60,12 @@ class AMINet(
             return super().forward(x)
         with using(copies):
             return super().forward(x)
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Asked for by torch.jit.script, whose language is too small for the configurations."""
+        raise NotImplementedError(
+            "torch.jit.script cannot compile an AMINet: use torch.jit.trace(model.eval(), x), or torch.export.export"
+        )
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As `nn.Module.load_state_dict`, and also takes the keys of a DataParallel, DDP or compiled model.

@@ -25,7 +25,7 @@ from ..ops import (
     skaf_descriptor_prepack,
     skaf_gate,
 )
-from ..ops._library import autocast_dtype
+from ..ops._library import autocast_dtype, laid_out
 from ..reference.attention import SelfAttention
 from ..reference.edff import EDFF
 from ..reference.lgfi import LGFI
@@ -48,7 +48,7 @@ class FastLayerNorm2d(Fused, LayerNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.takes(x):
             return super().forward(x)
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = laid_out(x, torch.channels_last)
         return layer_norm2d(x, self.weight, self.bias, self.eps, self.backend)
 
 

@@ -13,11 +13,13 @@ from torch import Tensor
 
 from . import backends, dispatch
 from ._devices import compiled_problem, triton_problem
+from ._transforms import Refusing, inside_vmap, takes_vmap
 from .extension import kernels
 
 NAMESPACE = "aminet_fast"
 # Schemas live in Python, so that they exist when nothing was compiled; compiled modules add kernels to them.
 library = torch.library.Library(NAMESPACE, "FRAGMENT")
+_gradients = Refusing(NAMESPACE, "FRAGMENT")
 # What csrc/cuda registers: compiled for GPUs, and for the tests' emulator.
 COMPILED, EMULATED = "aminet_fast_cuda", "aminet_fast_emulated"
 libraries = {name: torch.library.Library(name, "FRAGMENT") for name in (COMPILED, EMULATED)}
@@ -103,10 +105,10 @@ def differentiable(
 
     setup_context(ctx, inputs, output) is as for torch.library.register_autograd; backward(ctx, needs, *gradients) is
     told which inputs need gradients, nested as the inputs are. The gradients' own operators raise when they are
-    differentiated. What comes back takes images that are `entering` already.
+    differentiated, and vmap takes all of them slice by slice. What comes back takes images that are `entering` already.
 
-    The call goes to the operator as it is registered where somebody has to see it (torch.compile, export, functorch),
-    and else through an autograd.Function of our own, at about half the cost: torch.library's has to be ready for more.
+    The call goes to the operator as it is registered where somebody has to see it (torch.compile, export), and else
+    through an autograd.Function of our own, at about half the cost: torch.library's has to be ready for more.
     """
     forward = getattr(torch.ops.aminet_fast, f"{operator}_fwd").default
 
@@ -124,12 +126,14 @@ def differentiable(
         f"{NAMESPACE}::{operator}_fwd",
         registered,
         setup_context=setup_context,
-        lib=library,
+        lib=_gradients,
     )
     for suffix in backward_operators:
         torch.library.register_autograd(
-            f"{NAMESPACE}::{operator}_{suffix}", lambda ctx, *_: no_second_derivative(operator), lib=library
+            f"{NAMESPACE}::{operator}_{suffix}", lambda ctx, *_: no_second_derivative(operator), lib=_gradients
         )
+    for suffix in ("fwd", *backward_operators):
+        takes_vmap(library, f"{operator}_{suffix}")
 
     class Direct(torch.autograd.Function):
         @staticmethod
@@ -151,7 +155,7 @@ def differentiable(
             return None, *_flat(found)
 
     def call(*inputs: Any) -> Any:
-        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        if torch.compiler.is_compiling():
             return forward(*inputs)
         if not torch.is_grad_enabled():
             with _no_autocast():
@@ -178,6 +182,13 @@ def memory_format(t: Tensor) -> torch.memory_format:
     The kernels have the same rule: memory_format in kernels/_common.py, format_of in csrc/common/tensors.h.
     """
     return torch.channels_last if t.stride(1) == 1 else torch.contiguous_format
+
+
+def laid_out(t: Tensor, layout: torch.memory_format) -> Tensor:
+    """t [N, C, H, W] in that layout; inside vmap, which knows of none but the contiguous one, as views of it."""
+    if layout is torch.contiguous_format or not inside_vmap(t):
+        return t.contiguous(memory_format=layout)
+    return t.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
 def empty_as(t: Tensor) -> Tensor:

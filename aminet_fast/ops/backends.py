@@ -2,7 +2,8 @@
 
 An operator's file registers what it has, best first for each kind of device; everything else is the same
 for all of them. ``reference`` is plain PyTorch and always there: where the wanted backend is missing, the
-reference gives the same numbers and one line is logged.
+reference gives the same numbers and one line is logged. It also runs, whatever is wanted, where somebody follows the
+computation who does not see an operator: `choose` is where that rule is kept.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from torch._dynamo.eval_frame import skip_code
 
 from . import confirmation
+from ._transforms import unseen
 
 NAMES = ("auto", "reference", "cpu", "triton", "cuda")
 VARIABLE = "AMINET_FAST_BACKEND"
@@ -81,6 +84,8 @@ def explain(operator: str, device: str, backend: str | None = None, dtype: torch
         raise ValueError(f"{source}={wanted!r} is unknown: use one of {', '.join(NAMES)}")
     if wanted == "reference":
         return Choice("reference", f"{source}=reference")
+    if device == "meta":
+        return Choice("reference", "there are shapes alone")
     entry = _operators[operator]
     registered = entry.backends.get(device, [])
 
@@ -123,14 +128,20 @@ def _unconfirmed(operator: str, device: str, backend: str, dtype: torch.dtype | 
 def choose(operator: str, device: str, backend: str | None, dtype: torch.dtype | None = None) -> str:
     """`explain`, with one line in the log of "aminet_fast" for each reason that leads to the reference.
 
-    And one for all kernels that "auto" took though no device has confirmed them.
+    And one for all kernels that "auto" took though no device has confirmed them. Where operators are `unseen` it is the
+    reference, whatever was asked for and without a line: it is not what is left, but the form that is right there.
     """
     choice = explain(operator, device, backend, dtype)
+    if unseen():
+        return "reference"
     if choice.missed:
         warn(f"{operator} runs as plain PyTorch on {device}: {choice.reason}")
     elif choice.unconfirmed:
         warn(f"{choice.backend} kernels run, which no {device} device has confirmed; {VARIABLE}=reference avoids them")
     return choice.backend
+
+
+skip_code(choose.__code__)  # as `unseen`
 
 
 def warn(line: str, more: str = "aminet info says more") -> None:

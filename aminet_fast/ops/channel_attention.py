@@ -18,6 +18,7 @@ from ._library import (
     describe,
     differentiable,
     empty_as,
+    laid_out,
     library,
     memory_format,
     triton_kernels,
@@ -170,7 +171,7 @@ def _reference(
     temperature = temperature if temperature is None else temperature.to(x.dtype)
     # Under autocast as it is, which takes norms and softmax in float32 on CUDA devices.
     y = channel_attention_ref(x, qkv_weight, dw_weight, temperature, proj_weight, heads)
-    return y.contiguous(memory_format=memory_format(x))
+    return laid_out(y, memory_format(x))
 
 
 @torch.library.register_fake("aminet_fast::channel_attention_fwd", lib=library)

@@ -16,6 +16,7 @@ from ._library import (
     differentiable,
     empty_as,
     empty_weight,
+    laid_out,
     library,
     plainly,
     triton_kernels,
@@ -89,7 +90,7 @@ def hourglass_gate(
     if backends.choose("hourglass_gate", x.device.type, backend, x.dtype) == "reference":
         given = [z, x, *(t.to(x.dtype) for t in others), slope]
         with plainly(x):
-            return hourglass_gate_ref(*given).contiguous(memory_format=torch.channels_last)
+            return laid_out(hourglass_gate_ref(*given), torch.channels_last)
     return _call(z, x, *others, slope)[0]
 
 

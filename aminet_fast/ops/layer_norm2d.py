@@ -15,6 +15,7 @@ from ._library import (
     autocasts,
     differentiable,
     empty_as,
+    laid_out,
     library,
     memory_format,
     triton_kernels,
@@ -63,7 +64,7 @@ def _reference(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """The reference, kept to this operator's promises on dtype and layout."""
     dtype = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), bias.dtype)
     y = layer_norm2d_ref(x.to(dtype), weight.to(dtype), bias.to(dtype), eps).to(x.dtype)
-    return y.contiguous(memory_format=memory_format(x))
+    return laid_out(y, memory_format(x))
 
 
 @torch.library.register_fake("aminet_fast::layer_norm2d_fwd", lib=library)

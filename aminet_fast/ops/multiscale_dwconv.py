@@ -16,6 +16,7 @@ from ._library import (
     autocasts,
     describe,
     differentiable,
+    laid_out,
     library,
     plainly,
     triton_kernels,
@@ -115,7 +116,7 @@ def _reference(
     x = images[0] if len(images) == 1 else images
     with plainly(images[0]):
         outputs = multiscale_dwconv_ref(x, weights, biases, scale)
-    return tuple(y.contiguous(memory_format=torch.channels_last) for y in outputs)
+    return tuple(laid_out(y, torch.channels_last) for y in outputs)
 
 
 def _like(x: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from ._library import (
     describe,
     differentiable,
     empty_as,
+    laid_out,
     library,
     plainly,
     triton_kernels,
@@ -181,7 +182,7 @@ def _reference(
     with plainly(x):
         parameters = (scale.to(dtype), shift.to(dtype), weight.to(dtype))
         y = norm_act_conv_ref(x, *parameters, slope, stride, padding, upsample)[0]
-        y = y.contiguous(memory_format=torch.channels_last)
+        y = laid_out(y, torch.channels_last)
         if not moments:
             return y, None, None
         var, mean = torch.var_mean(y.to(torch.promote_types(dtype, torch.float32)), (0, 2, 3), correction=0)

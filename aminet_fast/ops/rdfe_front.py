@@ -19,6 +19,7 @@ from ._library import (
     describe,
     differentiable,
     empty_as,
+    laid_out,
     library,
     memory_format,
     plainly,
@@ -234,7 +235,7 @@ def _reference(y: Tensor, parameters: list[Tensor], branches: int) -> Tensor:
     unit = (reduce_weight, reduce_bias, expand_weight, expand_bias)
     with plainly(y):
         z = rdfe_front_ref(y, p[:b], p[b : 2 * b], *unit, dw2_weights, dw2_biases, p[-2], p[-1])
-    return z.contiguous(memory_format=memory_format(y))
+    return laid_out(z, memory_format(y))
 
 
 @torch.library.register_fake("aminet_fast::rdfe_front_fwd", lib=library)

@@ -19,6 +19,7 @@ from ._library import (
     describe,
     differentiable,
     empty_as,
+    laid_out,
     library,
     memory_format,
     plainly,
@@ -282,7 +283,7 @@ def _backward(
             dx = torch.ops.aminet_fast.skaf_descriptor_bwd_input(dm, argmax, weights, ctx.backend)
         else:
             dx = torch.ops.aminet_fast.skaf_descriptor_bwd_packed(dm, argmax, weights, packed, ctx.backend)
-        dx = dx.contiguous(memory_format=memory_format(x))
+        dx = laid_out(dx, memory_format(x))
     if any(needs_weights) or any(needs_biases):
         dweights, dbiases = torch.ops.aminet_fast.skaf_descriptor_bwd_parameters(dm, x, argmax, weights, ctx.backend)
         dbiases = [bias.to(dtype) for bias, dtype in zip(dbiases, ctx.bias_dtypes, strict=True)]

@@ -16,6 +16,7 @@ from ._library import (
     differentiable,
     empty_as,
     empty_weight,
+    laid_out,
     library,
     memory_format,
     plainly,
@@ -90,7 +91,7 @@ def _reference(
     """The reference, kept to this operator's promises on dtype and layout."""
     with plainly(g):
         y = skaf_gate_ref(m.to(g.dtype), weight.to(g.dtype), bias.to(g.dtype), g, local, residual)
-    return y.contiguous(memory_format=memory_format(g))
+    return laid_out(y, memory_format(g))
 
 
 @torch.library.register_fake("aminet_fast::skaf_gate_fwd", lib=library)
