@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -21,6 +22,7 @@ VARIABLE = "AMINET_FAST_BACKEND"
 
 _log = logging.getLogger("aminet_fast")
 _logged: set[str] = set()
+_logging = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,9 @@ def choose(operator: str, device: str, backend: str | None, dtype: torch.dtype |
 
 
 def warn(line: str) -> None:
-    """Once a process."""
-    if line not in _logged:
+    """Once a process, whichever of its threads come to it."""
+    with _logging:
+        new = line not in _logged
         _logged.add(line)
+    if new:
         _log.warning("%s (aminet info says more)", line)
