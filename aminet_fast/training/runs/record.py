@@ -78,8 +78,7 @@ def environment(
 
     Versions, the commit of the source tree with a digest of what was changed in it, processor, GPU and threads, what
     runs the operators, the libraries' variables that change numbers, and the digests of the faces. Plain values, as
-    YAML and
-    JSON hold them.
+    YAML and JSON hold them.
     """
     compiled, _ = _extension.load("_C")
     return {
