@@ -35,8 +35,8 @@ def accelerated(device: str, precision: str, accumulate: int) -> Iterator[Accele
         precision: "fp32", "bf16" or "fp16".
         accumulate: Batches whose gradients are summed into one step.
 
-    Raises ValueError for "cuda" where PyTorch sees no GPU, where the environment asks for another engine or Accelerate
-    has been set up otherwise in this process, and while another thread is in here.
+    Raises ValueError for "cuda" where PyTorch sees no GPU, where the environment asks for another engine or the caller
+    has an Accelerator in this process, and while another thread is in here.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError(
@@ -48,19 +48,32 @@ def accelerated(device: str, precision: str, accumulate: int) -> Iterator[Accele
         raise ValueError(
             "another thread trains or profiles in this process; wait for its end, or use a process of its own"
         )
-    deterministic = torch.are_deterministic_algorithms_enabled()
     try:
-        with without_accelerates_own():
+        if AcceleratorState._shared_state:
+            raise ValueError(
+                "this process has an Accelerator already, whose settings a run would take over and whose state it would"
+                " end; train in a process of its own"
+            )
+        with _own_state(), without_accelerates_own():
             accelerator = _accelerator(cpu, precision, accumulate)
             try:
                 yield accelerator
             finally:
-                torch.use_deterministic_algorithms(deterministic)
                 accelerator.end_training()
-                # Or it would refuse another run at another precision.
-                AcceleratorState._reset_state(reset_partial_state=True)
     finally:
         _taken.release()
+
+
+@contextmanager
+def _own_state() -> Iterator[None]:
+    """What is set for the process inside, Accelerate's and torch's, is as it was afterwards."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(deterministic)
+        # Or it would refuse another run at another precision.
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def _accelerator(cpu: bool, precision: str, accumulate: int) -> Accelerator:
@@ -72,10 +85,10 @@ def _accelerator(cpu: bool, precision: str, accumulate: int) -> Accelerator:
         kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )
     wanted = "cpu" if cpu else "cuda"
-    if accelerator.device.type != wanted:  # an Accelerator of the caller's, or torch_xla, which it prefers
+    if accelerator.device.type != wanted:  # torch_xla's, which it prefers, or chosen in this process before
         raise ValueError(
-            f"Accelerate trains on {accelerator.device.type} in this process, and the run's options say {wanted}; use a"
-            " process without an Accelerator of its own, and set USE_TORCH_XLA=0 where torch_xla is installed"
+            f"Accelerate trains on {accelerator.device.type} in this process, and the run's options say {wanted};"
+            " train in a process of its own, with USE_TORCH_XLA=0 where torch_xla is installed"
         )
     if precision == "fp16" and cpu:
         # Accelerate has both for accelerators alone: without them it would train in float32 and not say so.

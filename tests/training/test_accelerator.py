@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from aminet_fast.training.accelerator import accelerated
 
@@ -54,11 +56,24 @@ def test_a_second_run_in_this_process_is_refused() -> None:
 
 
 def test_another_device_than_the_options_say_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As Accelerate would take it from an Accelerator that is there already, or from torch_xla."""
+    """As Accelerate would take it from torch_xla."""
     there = SimpleNamespace(device=torch.device("meta"))
     monkeypatch.setattr("aminet_fast.training.accelerator.Accelerator", lambda **options: there)
     with pytest.raises(ValueError, match="Accelerate trains on meta in this process, and the run's options say cpu"):
         fails()
     monkeypatch.undo()
+    with pytest.raises(OSError, match="no faces"):
+        fails()
+
+
+def test_an_accelerator_of_the_callers_is_left_alone() -> None:
+    """The run would compile as it says, and it could not be used after the run."""
+    mine = Accelerator(cpu=True, gradient_accumulation_steps=4, dynamo_backend="eager")
+    try:
+        with pytest.raises(ValueError, match="this process has an Accelerator already"):
+            fails()
+        assert (mine.device.type, mine.gradient_accumulation_steps) == ("cpu", 4)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
     with pytest.raises(OSError, match="no faces"):
         fails()
