@@ -29,14 +29,14 @@ class _Conv(NamedTuple):
     out: Shape
 
     def forward(self) -> int:
-        return int(_convolution(self.x, self.weight, None, [1, 1], [0, 0], [1, 1], False, out_shape=self.out))
+        return _convolution(self.x, self.weight, None, [1, 1], [0, 0], [1, 1], False, out_shape=self.out)
 
     def backward(self, x: bool, weight: bool) -> int:
         """Of the gradients that are wanted."""
         groups = self.x[1] // self.weight[1]
         options = None, [1, 1], [0, 0], [1, 1], False, [0, 0], groups, [x, weight, False]
         gradients = [self.x, self.weight, None]
-        return int(_convolution_backward(self.out, self.x, self.weight, *options, out_shape=gradients))
+        return _convolution_backward(self.out, self.x, self.weight, *options, out_shape=gradients)
 
 
 def _same(x: Shape, weight: Tensor) -> _Conv:
@@ -54,7 +54,7 @@ def _attention(x: Tensor, qkv: Tensor, dw: Tensor, proj: Tensor, heads: int) -> 
     """The three convolutions, and either of the two products of each head."""
     n, c, h, w = x.shape
     first = _same(x.shape, qkv)
-    product = int(_product((n * heads, c // heads, h * w), (n * heads, h * w, c // heads)))
+    product = _product((n * heads, c // heads, h * w), (n * heads, h * w, c // heads))
     return first, _same(first.out, dw), _same(x.shape, proj), product
 
 
