@@ -15,6 +15,7 @@ from typing import Any
 from .. import __version__
 from . import data, demo, evaluate, info, plot, profile, train, upscale
 from .command import Command
+from .threads import spin_briefly
 
 COMMANDS = {
     module.COMMAND.name: module.COMMAND for module in (train, evaluate, upscale, data, profile, plot, info, demo)
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     A wrong request is one line on standard error and status 2; AMINET_FAST_DEBUG=1 shows the traceback
     instead.
     """
+    spin_briefly()
     args = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be text of the terminal's encoding
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -21,8 +21,9 @@ from ..ops import backends, confirmation, dispatch
 from ..ops.extension import build_facts, load
 from ..output.extras import EXTRAS
 from ..reference.config import AMINetConfig
+from .threads import CHOICES
 
-VARIABLES = ("AMINET_FAST_BACKEND", "AMINET_FAST_CPU_CAPABILITY", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
+VARIABLES = ("AMINET_FAST_BACKEND", "AMINET_FAST_CPU_CAPABILITY", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", *CHOICES)
 
 
 def _version(distribution: str) -> str | None:

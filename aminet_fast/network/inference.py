@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import chain
 
 import torch
@@ -56,17 +58,55 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu") if first is None else first.device
 
 
+@dataclass
+class _Held:
+    """A module that somebody evaluates, and the mode that it goes back to when nobody does any more."""
+
+    module: nn.Module
+    training: bool
+    users: int = 0
+
+
+# By id, which is nobody else's while the entry is here, and not in the modules, which are copied and pickled. An entry
+# is for a module, not a model: two models may share modules. The lock may be taken again by a train() that evaluates.
+_held: dict[int, _Held] = {}
+_lock = threading.RLock()
+
+
+def _hold(module: nn.Module) -> None:
+    entry = _held.setdefault(id(module), _Held(module, module.training))
+    entry.training |= module.training  # somebody called train() meanwhile
+    entry.users += 1
+
+
+def _let_go(module: nn.Module) -> None:
+    entry = _held[id(module)]
+    entry.users -= 1
+    if not entry.users:
+        del _held[id(module)]
+        module.training |= entry.training
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Puts the network in eval mode without gradients, and every module back as it was afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    """Puts the network in eval mode without gradients, and every module back as it was afterwards.
+
+    Any number of threads may do so at once, also with networks that share modules: a module is put back when the last
+    of them is done with it. Training it in another thread meanwhile would train in eval mode.
+    """
+    held: list[nn.Module] = []
     try:
+        with _lock:
+            for module in model.modules():
+                _hold(module)
+                held.append(module)
+            model.eval()
         with torch.no_grad():
             yield
     finally:
-        for module, mode in modes:
-            module.training = mode
+        with _lock:
+            for module in held:
+                _let_go(module)
 
 
 def restore(model: nn.Module, x: Tensor, *, autocast: bool = False) -> Tensor:

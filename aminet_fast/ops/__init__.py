@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from . import _flops
 from .batch_norm_affine import batch_norm_affine
 from .channel_attention import channel_attention, channel_attention_prepack
 from .channel_moments import channel_moments
@@ -15,6 +16,7 @@ from .skaf_descriptor import skaf_descriptor, skaf_descriptor_prepack
 from .skaf_gate import skaf_gate
 
 load("_C")  # an exported program calls the operators themselves, past the public functions that would load it
+_flops.register()
 
 __all__ = [
     "batch_norm_affine",

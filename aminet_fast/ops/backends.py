@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -24,6 +25,7 @@ VARIABLE = "AMINET_FAST_BACKEND"
 
 _log = logging.getLogger("aminet_fast")
 _logged: set[str] = set()
+_logging = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,9 @@ skip_code(choose.__code__)  # as `unseen`
 
 
 def warn(line: str, more: str = "aminet info says more") -> None:
-    """Once a process. more: where else to look, in brackets behind it."""
-    if line not in _logged:
+    """Once a process, whichever of its threads come to it. more: where else to look, in brackets behind the line."""
+    with _logging:
+        new = line not in _logged
         _logged.add(line)
+    if new:
         _log.warning("%s (%s)", line, more)

@@ -22,6 +22,7 @@ from ... import __version__
 from ...data import DataConfig, FaceDataset
 from ...ops import extension as _extension
 from ..config import TrainConfig
+from ..environment import numeric_variables
 from .folder import RunFolder, write_file
 from .logs import Lines
 
@@ -76,7 +77,8 @@ def environment(
     """What a run's numbers hang on beside its options: the same everywhere here, the same numbers in every bit.
 
     Versions, the commit of the source tree with a digest of what was changed in it, processor, GPU and threads, what
-    runs the operators, and the digests of the faces. Plain values, as YAML and JSON hold them.
+    runs the operators, the libraries' variables that change numbers, and the digests of the faces. Plain values, as
+    YAML and JSON hold them.
     """
     compiled, _ = _extension.load("_C")
     return {
@@ -90,6 +92,7 @@ def environment(
         "threads": torch.get_num_threads(),
         "processes": processes,
         "operators": config.backend or os.environ.get("AMINET_FAST_BACKEND") or "auto",
+        "variables": numeric_variables(),
         "cpu kernels": compiled.cpu_capability() if compiled is not None else None,
         "training faces": faces.fingerprint,
         "validation faces": held_out.fingerprint if held_out is not None else None,
