@@ -16,11 +16,12 @@ from rich.progress import Progress
 from torch import nn
 
 from ..data import ImageError, read_image
+from ..network.expects import expects_of
 from ..network.inference import choose_device, load_network
 from ..output.atomic import atomic_write, make_writable
 from ..pretrained import notice, shipped
 from .comparison import PanelRows, check_panel, refuse_clash
-from .images import SCALE, upscale_images
+from .images import upscale_images
 from .plan import FORMATS, Job, plan
 
 _NO_ALPHA = {"JPEG", "BMP"}
@@ -37,7 +38,7 @@ _NAMED = 5
 
 @dataclass
 class UpscaleConfig:
-    """Enlarges pictures eight times.
+    """Enlarges pictures as many times as the weights say, the package's eight times.
 
     Args:
         inputs: pictures, folders (with their subfolders) and globs such as 'faces/*.png'.
@@ -51,7 +52,7 @@ class UpscaleConfig:
         panel: also write this picture: LR, bicubic and AMINet (and HR) of the first eight, side by side.
         tile: input pictures with a side above this many pixels are processed in overlapping tiles of this
             side, which bounds the memory; 0 never tiles.
-        batch_size: 16x16 faces at a time; of larger pictures fewer go together.
+        batch_size: results of 128x128 at a time; of larger ones fewer go together.
         device: auto, cpu, cuda, cuda:1, ...
         backend: what runs the network's operators: auto, cpu, triton, cuda, or reference for plain PyTorch; without
             it, AMINET_FAST_BACKEND, else auto.
@@ -117,7 +118,7 @@ def upscale(config: UpscaleConfig) -> int:
         with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
             task = bar.add_task("upscaling", total=len(jobs))
             rows = PanelRows() if config.panel else None
-            for chunk in _chunks(jobs, config, account):
+            for chunk in _chunks(jobs, config, account, expects_of(model).scale):
                 _process(model, chunk, config, account, rows)
                 bar.update(task, completed=account.done + len(account.failed))
         if rows and config.panel:
@@ -141,7 +142,7 @@ def _check(config: UpscaleConfig) -> None:
         check_panel(config.panel, force=config.force)
 
 
-def _chunks(jobs: Sequence[Job], config: UpscaleConfig, account: Account) -> Iterator[list[Loaded]]:
+def _chunks(jobs: Sequence[Job], config: UpscaleConfig, account: Account, scale: int) -> Iterator[list[Loaded]]:
     """Reads pictures a few batches ahead; those that cannot be read go to the account."""
     chunk: list[Loaded] = []
     pixels = 0
@@ -151,7 +152,7 @@ def _chunks(jobs: Sequence[Job], config: UpscaleConfig, account: Account) -> Ite
         except ImageError as error:
             account.failed.append(str(error))
             continue
-        size = loaded.lr.width * loaded.lr.height * SCALE**2
+        size = loaded.lr.width * loaded.lr.height * scale**2
         if chunk and (pixels + size > _AHEAD or len(chunk) >= 4 * config.batch_size):
             yield chunk
             chunk, pixels = [], 0
