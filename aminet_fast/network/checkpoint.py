@@ -93,8 +93,11 @@ def _check_archive(path: Path) -> None:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            if any(name.endswith(("/code/", "/constants.pkl")) or "/code/" in name for name in archive.namelist()):
+            names = archive.namelist()
+            if any(name.endswith("/constants.pkl") for name in names):
                 raise CheckpointError(f"{path} is no checkpoint: it is a TorchScript program, for torch.jit.load")
+            if not any(name.endswith("data.pkl") for name in names):
+                raise CheckpointError(f"{path} is no checkpoint: torch.save did not write this archive")
             packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
             damaged = None if packed else archive.testzip()
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
@@ -109,8 +112,11 @@ def _refusal(path: Path, error: Exception) -> str:
     """Why torch would not load a file; its own advice is to load it with all code that is in it."""
     called = re.search(r"(?:GLOBAL|global|class|function) ([\w.]+\.\w+)", str(error))
     if called is not None:
+        remedy = "get the file from where you trust it"
+        if called.group(1).startswith(("aminet_fast.", "torch.nn.")):  # torch.save(model)
+            remedy = "a network of your own becomes weights by torch.load(FILE, weights_only=False).save_pretrained"
         return (
             f"{path} does not load: it would run code ({called.group(1)}), and checkpoints hold none."
-            " Nothing in it was executed; get the file from where you trust it"
+            f" Nothing in it was executed; {remedy}"
         )
     return f"{path} does not load ({str(error).splitlines()[0]})"

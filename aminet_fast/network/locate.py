@@ -78,7 +78,9 @@ def _nothing(name: str | os.PathLike[str], path: Path) -> str:
         return f'there is no folder {path} here; the weights of the package are called by text: "{name}"'
     meant = difflib.get_close_matches(str(name), ours, n=1)
     guess = f" (did you mean {meant[0]}?)" if meant else ""
-    return f"there is no {path}{guess}; weights are {', '.join([*ours, ''])}a run folder, a .safetensors or a .pt file"
+    hub = f'; a repository of the Hugging Face Hub: AMINet.from_pretrained("{name}")' if is_repository(name) else ""
+    kinds = ", ".join([*ours, "a run folder"])
+    return f"there is no {path}{guess}; weights are {kinds}, a .safetensors or a .pt file{hub}"
 
 
 def _instead(folder: Path) -> str:

@@ -85,8 +85,9 @@ def _skaf(shapes: Shapes, width: int) -> dict[str, Any]:
         return {"skaf": "none"}
     # EDFF 2 and stage 0 work at full size, so both SKAFs have `width` channels.
     here = "edff.2.skaf."
+    transformer = "enc.0.0.norm1.weight" in shapes  # has no use for another
     fields: dict[str, Any] = {
-        "skaf": "both" if any(key.startswith("enc.0.skaf.") for key in shapes) else "edff",
+        "skaf": "both" if transformer or any(key.startswith("enc.0.skaf.") for key in shapes) else "edff",
         "skaf_kernels": _kernels(shapes, f"{here}convs."),
     }
     features = width

@@ -41,21 +41,23 @@ def prefixes_of(state: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def networks_in(value: object) -> list[tuple[str, dict[str, Tensor]]]:
-    """The state dicts of AMINets in what a file held: where each was found, and its tensors under plain keys.
+def networks_in(value: object, rank: tuple[int, ...] = ()) -> list[tuple[tuple[int, ...], str, dict[str, Tensor]]]:
+    """The state dicts of AMINets in what a file held: each's rank, where it was found, its tensors under plain keys.
 
-    Nested mappings are searched; the ones under names of averaged weights come first.
+    Nested mappings are searched, in the order of `CONTAINERS`, and then others, which are of one rank.
     """
     if not isinstance(value, Mapping):
         return []
     tensors = strip_wrappers({k: v for k, v in value.items() if isinstance(k, str) and isinstance(v, Tensor)})
     found = [
-        (start, {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)})
+        (rank, start, {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)})
         for start in prefixes_of(tensors)
     ]
-    rank = {name: place for place, name in enumerate(CONTAINERS)}
-    for name in sorted((k for k, v in value.items() if isinstance(v, Mapping)), key=lambda k: rank.get(k, len(rank))):
-        found += [(f"{name}.{start}", state) for start, state in networks_in(value[name])]
+    places = {name: place for place, name in enumerate(CONTAINERS)}
+    inner = [(places.get(name, len(places)), name) for name, held in value.items() if isinstance(held, Mapping)]
+    for place, name in sorted(inner, key=lambda pair: pair[0]):
+        nested = networks_in(value[name], (*rank, place))
+        found += [(order, f"{name}.{where}", state) for order, where, state in nested]
     return found
 
 

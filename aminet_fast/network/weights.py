@@ -48,14 +48,11 @@ def read_weights(file: Path, config: AMINetConfig | None = None) -> Weights:
         ValueError: damaged, something else, or config.json contradicts the file.
     """
     if file.suffix == ".safetensors" or _looks_like_safetensors(file):
-        return _complete(file, read_safetensors(file), _header(file), config)
+        return _complete(file, _plain(file, read_safetensors(file)), _header(file), config)
     held = read_archive(file)
     if is_checkpoint(held):
         return _of_checkpoint(file, check_checkpoint(file, held, CHECKPOINT))
-    networks = networks_in(held)
-    if not networks:
-        raise CheckpointError(f"{file} holds no AMINet: {_told(held)}")
-    return _complete(file, networks[0][1], None, config)
+    return _complete(file, _network(file, held), None, config)
 
 
 def read_safetensors(file: str | Path) -> dict[str, Tensor]:
@@ -64,6 +61,25 @@ def read_safetensors(file: str | Path) -> dict[str, Tensor]:
         return load_file(file)
     except SafetensorError as error:
         raise ValueError(f"{file} is no readable safetensors file ({error}); copy or download it again") from error
+
+
+def _network(file: Path, held: object) -> dict[str, Tensor]:
+    """The tensors of the one AMINet in what a file held; raises CheckpointError when there is none, or several."""
+    found = networks_in(held)
+    if not found:
+        raise CheckpointError(f"{file} holds no AMINet: {_told(held)}")
+    (rank, where, state), *others = found
+    if others and others[0][0] == rank:
+        raise CheckpointError(
+            f"{file} holds several AMINets ({where} and {others[0][1]}): choose one, take its prefix off, and"
+            " AMINet(config).load_state_dict it"
+        )
+    return state
+
+
+def _plain(file: Path, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without a prefix, if all of it has one; of whatever else it is, the network itself says what does not fit."""
+    return _network(file, state) if networks_in(state) else state
 
 
 def _complete(file: Path, state: dict[str, Tensor], own: Description | None, config: AMINetConfig | None) -> Weights:
@@ -78,11 +94,8 @@ def _complete(file: Path, state: dict[str, Tensor], own: Description | None, con
 
 
 def _by_shapes(file: Path, state: dict[str, Tensor]) -> AMINetConfig:
-    found = networks_in(state)
     try:
-        if not found:
-            raise UntoldError(f"no AMINet's keys are in it: {_told(state)}")
-        return config_of(found[0][1])
+        return config_of(state)
     except UntoldError as error:
         raise FileNotFoundError(
             f"{file} has no {CONFIG} beside it, which says what network it is, and {error}; write it there"
@@ -147,8 +160,9 @@ def _of_checkpoint(file: Path, state: dict[str, Any]) -> Weights:
 
 def _of_run(file: Path) -> Expects:
     """What the weights of a run expect that was made before weights said it: its recipe knows the scale."""
-    recipe = file.parent.with_name("config.yaml")
-    if file.parent.name not in ("best", "last") or not recipe.is_file():
+    folder = file.absolute().parent
+    recipe = folder.parent / "config.yaml"
+    if folder.name not in ("best", "last") or not recipe.is_file():
         return Expects()
     try:
         return _of_recipe(yaml.safe_load(recipe.read_text(encoding="utf-8")))

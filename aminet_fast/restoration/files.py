@@ -33,6 +33,7 @@ _OPTIONS: dict[str, dict[str, int | str | bool]] = {
 }
 _AHEAD = 64 * 1024**2  # output pixels read ahead at most, to fill batches of one size
 _LARGE = 64  # a short side above this is no low-resolution face
+_FACE = 128  # a restored one
 _NAMED = 5
 
 
@@ -148,7 +149,7 @@ def _chunks(jobs: Sequence[Job], config: UpscaleConfig, account: Account, scale:
     pixels = 0
     for job in jobs:
         try:
-            loaded = _load(job, config.lr_size, account)
+            loaded = _load(job, config.lr_size, account, scale)
         except ImageError as error:
             account.failed.append(str(error))
             continue
@@ -162,7 +163,7 @@ def _chunks(jobs: Sequence[Job], config: UpscaleConfig, account: Account, scale:
         yield chunk
 
 
-def _load(job: Job, lr_size: int | None, account: Account) -> Loaded:
+def _load(job: Job, lr_size: int | None, account: Account, scale: int) -> Loaded:
     picture = read_image(job.source)
     account.notes.update(note for note in picture.notes if note != "alpha channel")
     width, height = picture.rgb.size
@@ -170,8 +171,10 @@ def _load(job: Job, lr_size: int | None, account: Account) -> Loaded:
         ratio = lr_size / min(width, height)
         width, height = round(width * ratio), round(height * ratio)
     elif lr_size is None and min(width, height) > _LARGE:
+        face = max(1, _FACE // scale)
         account.notes[
-            f"over {_LARGE} pixels: the network restores faces of about 16 pixels; crop a face, or try --lr_size 16"
+            f"over {_LARGE} pixels: the network restores faces of about {face} pixels; crop a face, or try"
+            f" --lr_size {face}"
         ] += 1
     elif lr_size is not None:
         account.notes[f"not shrunk: the short side has {lr_size} pixels or fewer already"] += 1

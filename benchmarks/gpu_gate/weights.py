@@ -45,12 +45,8 @@ def export(checkpoint: Path, folder: Path, out: Path) -> list[str]:
         if old.name not in names:
             old.unlink()
     curve = read_metrics(folder / "metrics.csv")[-ROWS:]
-    about = {name: state[name] for name in COUNTERS} | {
-        "model": state["model_config"],
-        "expects": state.get("expects"),
-        "files": names,
-        "curve": curve,
-    }
+    network = {"model": state["model_config"], "expects": state.get("expects")}
+    about = {name: state[name] for name in COUNTERS} | network | {"files": names, "curve": curve}
     (folder / f".{ABOUT}").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     moved(folder / f".{ABOUT}", out / ABOUT)
     return [*names, ABOUT]
