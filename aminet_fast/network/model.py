@@ -68,7 +68,7 @@ class AMINet(
 
     @property
     def expects(self) -> Expects:
-        """What its weights expect of a picture; saved with them. Assign another `Expects` where they are for more."""
+        """What its weights expect of a picture, saved with them; assign another `Expects` where that is wrong."""
         return self.__dict__.get("_expects", Expects())  # a pickle from before has none
 
     @expects.setter
@@ -101,34 +101,48 @@ class AMINet(
         map_location: str | torch.device = "cpu",
         strict: bool = True,
         backend: str | None = None,
-        **download_options: Any,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
     ) -> AMINet:
         """An AMINet in eval mode, float32.
 
         Args:
             pretrained_model_name_or_path: What `load_model` takes, or a repository of the Hugging Face Hub, as
-                "owner/name". Where a folder here is called as the owner it is a path; with a ``revision`` it is not.
+                "owner/name". Where a folder here is called as the owner, that is a path, but with a ``revision``.
             config: The network's, in place of the one that came with the weights.
             map_location: Where to put it.
             strict: As in `load_state_dict`.
             backend: As `AMINet` takes it.
-            download_options: ``revision``, ``cache_dir``, ``force_download``, ``local_files_only`` and ``token``, as
-                `huggingface_hub.hf_hub_download` takes them.
+            revision, cache_dir, force_download, local_files_only, token: As `huggingface_hub.hf_hub_download` takes
+                them, for a repository.
 
         Raises FileNotFoundError or ValueError where nothing is there, or no AMINet's.
         """
         name = pretrained_model_name_or_path
         if isinstance(config, dict):
             config = AMINetConfig.from_dict({k: v for k, v in config.items() if k != "expects"})
-        hub = is_repository(name) or (download_options.get("revision") is not None and not shipped(name))
-        file = download(str(name), **download_options) if hub else find_weights(name)
+        if is_repository(name) or (revision is not None and not shipped(name) and not Path(name).exists()):
+            file = download(
+                str(name),
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+                token=token,
+            )
+        else:
+            file = find_weights(name)
         return cls._of(read_weights(file, config), map_location, backend, strict)
 
     @classmethod
     def _of(
         cls, weights: Weights, device: str | torch.device, backend: str | None = None, strict: bool = True
     ) -> AMINet:
-        model = cls(weights.config, backend, weights.expects)
+        model = cls(weights.config, backend)
+        model.expects = weights.expects
         model.load_state_dict(weights.state, strict=strict)
         return model.to(device).eval()
 

@@ -72,6 +72,7 @@ def test_a_network_carries_it_through_every_copy(tmp_path: Path) -> None:
     save_half(model, tmp_path / "half")
     half = json.loads((tmp_path / "half/config.json").read_text())
     assert half == {**TINY.to_dict(), "expects": FOUR.to_dict()}
+    assert AMINetConfig.from_file(tmp_path / "half/config.json") == TINY
     copies = [copy.deepcopy(model), pickle.loads(pickle.dumps(model)), freeze(copy.deepcopy(model))]
     loads = [load(tmp_path / name) for load in (load_model, AMINet.from_pretrained) for name in ("whole", "half")]
     assert [m.expects for m in (*copies, *loads)] == [FOUR] * 7
