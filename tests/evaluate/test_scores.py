@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from aminet_fast import Expects
@@ -219,6 +220,8 @@ def test_weights_of_another_width_are_one_line(tmp_path: Path) -> None:
     from aminet_fast import AMINet, AMINetConfig
 
     AMINet(AMINetConfig(width=4, hourglass_width=4)).save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    save_file(load_file(file), file)  # from before it said itself what network it is
     config = AMINetConfig(width=8, hourglass_width=4).to_json()
     (tmp_path / "config.json").write_text(config)
     with pytest.raises(ValueError, match=r"\(width 8, \d+ keys\): \d+ of another shape: .*config\.json") as caught:
