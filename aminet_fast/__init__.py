@@ -15,6 +15,7 @@ __homepage__ = ""  # where the project is hosted, for what needs an address; emp
 _HOME = {
     "AMINet": "network.model",
     "AMINetConfig": "reference.config",
+    "Expects": "network.expects",
     "accelerate": "network.modules",
     "decelerate": "network.modules",
     "freeze": "network.freezing",
@@ -33,6 +34,7 @@ __all__ = [*_HOME, "__version__"]
 if TYPE_CHECKING:
     from .graphs import graph as graph
     from .graphs.training import graph_step as graph_step
+    from .network.expects import Expects as Expects
     from .network.freezing import freeze as freeze
     from .network.freezing import unfreeze as unfreeze
     from .network.model import AMINet as AMINet

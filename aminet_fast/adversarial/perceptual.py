@@ -119,7 +119,7 @@ def find_vgg19(path: str | None, option: str = "--gan.vgg") -> Path:
 def _read(file: Path, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
     """Those tensors of a state dict in a file that have the names and shapes of ``wanted``, in float32."""
     if file.suffix == ".safetensors":
-        from ..network.model import read_safetensors  # the command's options, which name layers, need not wait for it
+        from ..network.weights import read_safetensors  # the command's options, which name layers, need not wait for it
 
         state: object = read_safetensors(file)
     else:

@@ -21,7 +21,7 @@ def _run(config: Any) -> int:
 
 COMMAND = Command(
     "upscale",
-    "super-resolve pictures of faces x8",
+    "super-resolve pictures of faces, x8 or as the weights say",
     _options,
     _run,
     positional="inputs",

@@ -14,6 +14,7 @@ from ..data import FaceDataset
 from ..metrics import PROTOCOLS, MetricSet, fid, load_metrics, mean_psnr
 from ..metrics.interval import RESAMPLES, bootstrap_means, percentile_interval
 from ..metrics.luma import check_protocol
+from ..network.expects import check_scale, check_served, expects_of
 from ..network.inference import device_of, evaluating, restore
 
 OnBatch = Callable[[list[str], Tensor], None]
@@ -135,7 +136,8 @@ def evaluate_model(
 
     Raises:
         ValueError: the set is empty or has no HR pictures, its pictures are too small for a metric, or the
-            protocol or a metric is unknown.
+            protocol or a metric is unknown, or the network's weights expect other pictures than the set's
+            (`Expects`: its scale, for one).
         ImportError, FileNotFoundError: a metric's package or weights are missing, see ``load_metrics``.
     """
     scores = evaluate_protocols(
@@ -174,6 +176,9 @@ def evaluate_protocols(
             "this set has LR pictures only, so there is no original to score against; "
             "use `aminet upscale` on its pictures instead"
         )
+    if model is not None:
+        check_served(expects_of(model))
+        check_scale(expects_of(model), getattr(dataset, "scale", expects_of(model).scale))
     network = model if model is not None else nn.Identity()
     if device is not None:
         network = network.to(device)

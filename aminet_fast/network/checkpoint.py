@@ -10,7 +10,10 @@ from typing import Any
 
 import torch
 
+from .state_dicts import networks_in
+
 FORMAT, VERSION = "aminet_fast.checkpoint", 1
+_LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")  # a pickled torch.serialization.MAGIC_NUMBER
 RUN = {  # what a run needs to go on, and of which type it is
     "step": int, "config": dict, "model_config": dict, "model": dict, "optimizer": dict, "ema": dict | None,
     "rng": list, "faces": str, "world": int, "seconds": float, "best": float, "loss_sum": float, "loss_count": int,
@@ -38,13 +41,20 @@ def read_checkpoint(path: Path, needs: Iterable[str] = ()) -> dict[str, Any]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
-    _check_archive(path)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(_refusal(path, error)) from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT or not isinstance(state.get("version"), int):
-        raise CheckpointError(f"{path} is no checkpoint of an aminet_fast training run")
+    state = read_archive(path)
+    if not is_checkpoint(state):
+        weights = "; it holds weights alone: begin a new run with them by --start_from" if networks_in(state) else ""
+        raise CheckpointError(f"{path} is no checkpoint of an aminet_fast training run{weights}")
+    return check_checkpoint(path, state, needs)
+
+
+def is_checkpoint(state: object) -> bool:
+    """Whether what a file held is a training run's checkpoint, of whatever version."""
+    return isinstance(state, dict) and state.get("format") == FORMAT and isinstance(state.get("version"), int)
+
+
+def check_checkpoint(path: Path, state: dict[str, Any], needs: Iterable[str]) -> dict[str, Any]:
+    """`state`, when it is of a version that this program reads and has what is needed; raises CheckpointError."""
     if state["version"] > VERSION:
         raise NewerCheckpointError(
             f"{path} has checkpoint format {state['version']}, and this aminet_fast reads up to {VERSION};"
@@ -55,6 +65,27 @@ def read_checkpoint(path: Path, needs: Iterable[str] = ()) -> dict[str, Any]:
     return state
 
 
+def read_archive(path: Path) -> Any:
+    """What `torch.save` wrote, on the CPU, with nothing but tensors and plain values allowed in it.
+
+    Raises CheckpointError: empty, cut short, damaged, with code in it, or of another program.
+    """
+    if not path.stat().st_size:
+        raise CheckpointError(f"{path} is cut short or no checkpoint (it is empty); copy or download it again")
+    if not _is_legacy(path):
+        _check_archive(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(_refusal(path, error)) from error
+
+
+def _is_legacy(path: Path) -> bool:
+    """Whether a file is as `torch.save` wrote them before PyTorch 1.6: pickles, the first of them a magic number."""
+    with path.open("rb") as file:
+        return file.read(len(_LEGACY)) == _LEGACY
+
+
 def _check_archive(path: Path) -> None:
     """Raises CheckpointError unless the file is an archive as torch.save writes it, every byte of it as written.
 
@@ -62,6 +93,11 @@ def _check_archive(path: Path) -> None:
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            if any(name.endswith("/constants.pkl") for name in names):
+                raise CheckpointError(f"{path} is no checkpoint: it is a TorchScript program, for torch.jit.load")
+            if not any(name.endswith("data.pkl") for name in names):
+                raise CheckpointError(f"{path} is no checkpoint: torch.save did not write this archive")
             packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
             damaged = None if packed else archive.testzip()
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
@@ -76,8 +112,11 @@ def _refusal(path: Path, error: Exception) -> str:
     """Why torch would not load a file; its own advice is to load it with all code that is in it."""
     called = re.search(r"(?:GLOBAL|global|class|function) ([\w.]+\.\w+)", str(error))
     if called is not None:
+        remedy = "get the file from where you trust it"
+        if called.group(1).startswith(("aminet_fast.", "torch.nn.")):  # torch.save(model)
+            remedy = "a network of your own becomes weights by torch.load(FILE, weights_only=False).save_pretrained"
         return (
             f"{path} does not load: it would run code ({called.group(1)}), and checkpoints hold none."
-            " Nothing in it was executed; get the file from where you trust it"
+            f" Nothing in it was executed; {remedy}"
         )
     return f"{path} does not load ({str(error).splitlines()[0]})"

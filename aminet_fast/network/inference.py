@@ -11,6 +11,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
+from .expects import check_served, expects_of
 from .freezing import freeze
 from .model import AMINet, load_model, pad_to_multiple
 
@@ -36,7 +37,7 @@ def load_network(weights: str, device: torch.device, backend: str | None = None)
     """The network from `weights` (as `load_model` takes them), frozen, in eval mode on `device`.
 
     Raises:
-        ValueError: `weights` holds something else.
+        ValueError: `weights` holds something else, or expects pictures that `restore` does not give.
         FileNotFoundError: nothing is there.
     """
     try:
@@ -49,6 +50,7 @@ def load_network(weights: str, device: torch.device, backend: str | None = None)
         # keys or shapes that do not fit: a line for each, of which the first tell enough
         first = " ".join(line.strip() for line in str(error).splitlines()[:3])
         raise ValueError(f"{weights}: {first} ...; config.json has to be the one that was saved with them") from error
+    check_served(model.expects)
     return freeze(model)
 
 
@@ -121,7 +123,10 @@ def restore(model: nn.Module, x: Tensor, *, autocast: bool = False) -> Tensor:
 
     Returns:
         [N, 3, H, W] float32 on the CPU, not clamped.
+
+    Raises ValueError when its weights expect something else than x is, as `check_served` says.
     """
+    check_served(expects_of(model))
     multiple = int(getattr(getattr(model, "config", None), "multiple", 16))
     padded, crop = pad_to_multiple(x.to(device_of(model)), multiple)
     with torch.autocast(padded.device.type, dtype=torch.bfloat16, enabled=autocast):

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor
 
 from .. import reference
-from ..pretrained import CONFIG, WEIGHTS, list_pretrained, shipped
+from ..pretrained import shipped, write_weights
 from ..reference.config import AMINetConfig
 from .casting import using
-from .checkpoint import read_checkpoint
 from .edges import edge_copies
+from .expects import Expects
+from .locate import download, find_weights, is_repository
 from .modules import accelerate
 from .presets import get_config
-
-PREFIXES = ("module.", "_orig_mod.")  # put before each key by DataParallel/DDP, and by torch.compile
+from .state_dicts import mismatch, strip_wrappers
+from .weights import Weights, read_weights
 
 
 class AMINet(
@@ -44,12 +42,19 @@ class AMINet(
         backend: What runs its operators: "auto", "cpu", "triton", "cuda", or "reference" for the plain modules alone;
             None: AMINET_FAST_BACKEND when it runs, else "auto". `accelerate` and `decelerate` change it later. The
             state dict is the same for all.
+        expects: What its weights expect of a picture; None: the defaults of `Expects`.
 
     Raises ValueError for an unknown name of either.
     """
 
-    def __init__(self, config: AMINetConfig | str | None = None, backend: str | None = None) -> None:
+    def __init__(
+        self,
+        config: AMINetConfig | str | None = None,
+        backend: str | None = None,
+        expects: Expects | None = None,
+    ) -> None:
         super().__init__(get_config(config) if isinstance(config, str) else config)
+        self.expects = Expects() if expects is None else expects
         if backend != "reference":
             accelerate(self, backend=backend)
 
@@ -67,167 +72,105 @@ class AMINet(
             "torch.jit.script cannot compile an AMINet: use torch.jit.trace(model.eval(), x), or torch.export.export"
         )
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As `nn.Module.load_state_dict`, and also takes the keys of a DataParallel, DDP or compiled model.
+    @property
+    def expects(self) -> Expects:
+        """What its weights expect of a picture, saved with them; assign another `Expects` where that is wrong."""
+        return self.__dict__.get("_expects", Expects())  # a pickle from before has none
 
-        Raises RuntimeError naming every key that misses, is unknown, or has another shape; with ``strict=False`` the
-        first two are returned, not raised.
+    @expects.setter
+    def expects(self, value: Expects) -> None:
+        if not isinstance(value, Expects):
+            raise TypeError(f"expects is {value!r}; it takes an aminet_fast.Expects")
+        self.__dict__["_expects"] = value
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As `nn.Module.load_state_dict`, and also takes the keys of a DataParallel, DDP, averaged or compiled model.
+
+        Raises RuntimeError counting the keys that miss, are unknown, or have another shape, with the first of them;
+        with ``strict=False`` the first two are returned, not raised.
         """
-        state = strip_prefixes(state_dict)
         own = self.state_dict()
-        shapes = [
-            f"{k}: {list(v.shape)} given, {list(own[k].shape)} wanted"
-            for k, v in state.items()
-            if k in own and v.shape != own[k].shape
-        ]
-        missing = [k for k in own if k not in state] if strict else []
-        unknown = [k for k in state if k not in own] if strict else []
-        if shapes or missing or unknown:
-            raise RuntimeError(_mismatch(missing, unknown, shapes, len(own), self.config))
+        state = dict(state_dict) if state_dict.keys() == own.keys() else strip_wrappers(state_dict)
+        if (reason := mismatch(state, own, strict, self.config.width)) is not None:
+            raise RuntimeError(reason)
         return super().load_state_dict(state, strict=strict, assign=assign)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        state = {k: v.detach().contiguous() for k, v in self.state_dict().items()}
-        save_file(state, save_directory / WEIGHTS, metadata={"format": "pt"})
-        (save_directory / CONFIG).write_text(self.config.to_json(), encoding="utf-8")
+        write_weights(self, {k: v.detach().contiguous() for k, v in self.state_dict().items()}, save_directory)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> AMINet:
-        """An AMINet in eval mode, float32, on the CPU.
-
-        Args:
-            pretrained_model_name_or_path: "default" or another name of `list_pretrained()`, weights that come with the
-                package and need no network; a folder of `save_pretrained`; or a repository of the Hugging Face Hub.
-            options: `backend`, `map_location`, `strict`, and those of `huggingface_hub.PyTorchModelHubMixin`.
-
-        Raises FileNotFoundError or ValueError where the folder is incomplete or not an AMINet's.
-        """
-        folder = shipped(pretrained_model_name_or_path) or pretrained_model_name_or_path
-        return super().from_pretrained(folder, **options)
-
-    @classmethod
-    def _from_pretrained(  # type: ignore[override]
+    def from_pretrained(  # type: ignore[override]  # no option that an AMINet has no use for
         cls,
+        pretrained_model_name_or_path: str | Path,
         *,
-        model_id: str,
-        config: dict[str, Any] | AMINetConfig | None = None,
+        config: AMINetConfig | dict[str, Any] | None = None,
         map_location: str | torch.device = "cpu",
         strict: bool = True,
+        backend: str | None = None,
         revision: str | None = None,
         cache_dir: str | Path | None = None,
         force_download: bool = False,
         local_files_only: bool = False,
         token: str | bool | None = None,
-        backend: str | None = None,
     ) -> AMINet:
-        if config is None:
-            raise FileNotFoundError(f"{model_id} has no {CONFIG}; save_pretrained writes one beside the weights")
+        """An AMINet in eval mode, float32.
+
+        Args:
+            pretrained_model_name_or_path: What `load_model` takes, or a repository of the Hugging Face Hub, as
+                "owner/name". Where a folder here is called as the owner, that is a path, but with a ``revision``.
+            config: The network's, in place of the one that came with the weights.
+            map_location: Where to put it.
+            strict: As in `load_state_dict`.
+            backend: As `AMINet` takes it.
+            revision, cache_dir, force_download, local_files_only, token: As `huggingface_hub.hf_hub_download` takes
+                them, for a repository.
+
+        Raises FileNotFoundError or ValueError where nothing is there, or no AMINet's.
+        """
+        name = pretrained_model_name_or_path
         if isinstance(config, dict):
-            config = AMINetConfig.from_dict(config)
-        file = str(Path(model_id) / WEIGHTS)
-        if not Path(model_id).is_dir():
-            file = hf_hub_download(
-                model_id,
-                WEIGHTS,
+            config = AMINetConfig.from_dict({k: v for k, v in config.items() if k != "expects"})
+        if is_repository(name) or (revision is not None and not shipped(name) and not Path(name).exists()):
+            file = download(
+                str(name),
                 revision=revision,
                 cache_dir=cache_dir,
                 force_download=force_download,
                 local_files_only=local_files_only,
                 token=token,
             )
-        model = cls(config, backend)
-        model.load_state_dict(read_safetensors(file), strict=strict)
-        return model.to(map_location).eval()
+        else:
+            file = find_weights(name)
+        return cls._of(read_weights(file, config), map_location, backend, strict)
 
-
-def strip_prefixes(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """The same tensors under the plain module's keys."""
-    state = dict(state_dict)
-    while state and (prefix := next((p for p in PREFIXES if all(k.startswith(p) for k in state)), None)):
-        state = {k.removeprefix(prefix): v for k, v in state.items()}
-    return state
-
-
-def _mismatch(missing: list[str], unknown: list[str], shapes: list[str], total: int, config: AMINetConfig) -> str:
-    lines = [f"these weights are not those of this AMINet (width {config.width}, {total} keys):"]
-    for title, keys in (("missing", missing), ("unknown", unknown), ("of another shape", shapes)):
-        if keys:
-            lines.append(f"  {len(keys)} {title}:")
-            lines += [f"    {key}" for key in keys]
-    if shapes:
-        lines.append("  Build the AMINet with the configuration that the weights were trained with.")
-    return "\n".join(lines)
-
-
-def read_safetensors(file: str | Path) -> dict[str, Tensor]:
-    """All tensors of a .safetensors file; raises ValueError when it is cut short or not one, FileNotFoundError."""
-    try:
-        return load_file(file)
-    except SafetensorError as error:
-        raise ValueError(f"{file} is no readable safetensors file ({error}); copy or download it again") from error
+    @classmethod
+    def _of(
+        cls, weights: Weights, device: str | torch.device, backend: str | None = None, strict: bool = True
+    ) -> AMINet:
+        model = cls(weights.config, backend)
+        model.expects = weights.expects
+        model.load_state_dict(weights.state, strict=strict)
+        return model.to(device).eval()
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu", backend: str | None = None) -> AMINet:
-    """An AMINet in eval mode from whatever training left behind.
+    """An AMINet in eval mode from whatever training left behind; nothing is downloaded.
 
     Args:
         path: "default" or another of `list_pretrained()`; a run folder (its ``best``, else its ``last``), a folder of
             `save_pretrained`, its .safetensors file, or a training checkpoint (.pt; its averaged weights where it has
-            them).
+            them). Also a state dict of other programs that holds an AMINet's keys (.pt, .pth, .ckpt: plain, or under
+            "params_ema", "params", "state_dict" or "model", with or without a prefix), when config.json lies beside it
+            or its shapes tell the network.
         device: Where to put it.
         backend: As `AMINet` takes it.
 
     Raises:
         FileNotFoundError: nothing of that kind is there; the message says what was looked for.
         ValueError: the file is cut short, or is something else.
+        RuntimeError: its tensors are not those of the configuration that came with them.
     """
-    path = Path(shipped(path) or path)
-    if path.is_dir():
-        for folder in (path, path / "best", path / "last"):
-            if (folder / WEIGHTS).is_file():
-                return _from_folder(folder / WEIGHTS, device, backend)
-        raise FileNotFoundError(
-            f"{path} holds no weights: looked for {WEIGHTS} in it, in best/ and in last/ beneath it"
-        )
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no {path}; weights are {_names()}a run folder, a .safetensors or a .pt file")
-    if path.suffix == ".safetensors":
-        return _from_folder(path, device, backend)
-    return _from_checkpoint(path, device, backend)
-
-
-def _names() -> str:
-    return "".join(f"{name}, " for name in list_pretrained())
-
-
-def _from_folder(weights: Path, device: str | torch.device, backend: str | None) -> AMINet:
-    file = weights.with_name(CONFIG)
-    if not file.is_file():
-        raise FileNotFoundError(f"{weights} has no {CONFIG} beside it, which says how wide the network is")
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is no JSON ({error})") from error
-    model = AMINet(_config_of(file, values), backend)
-    model.load_state_dict(read_safetensors(weights))
-    return model.to(device).eval()
-
-
-def _config_of(file: Path, values: object) -> AMINetConfig:
-    """The configuration that came with weights; raises ValueError naming the file when it is none."""
-    try:
-        if not isinstance(values, dict):
-            raise TypeError("no mapping of its fields")
-        return AMINetConfig.from_dict(values)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{file} holds no configuration of an AMINet ({error})") from error
-
-
-def _from_checkpoint(path: Path, device: str | torch.device, backend: str | None) -> AMINet:
-    checkpoint = read_checkpoint(path, needs=("model_config", "model", "ema"))
-    model = AMINet(_config_of(path, checkpoint["model_config"]), backend)
-    model.load_state_dict(checkpoint.get("ema") or checkpoint["model"])
-    return model.to(device).eval()
+    return AMINet._of(read_weights(find_weights(path)), device, backend)
 
 
 def pad_to_multiple(x: Tensor, multiple: int = 16) -> tuple[Tensor, Callable[[Tensor], Tensor]]:

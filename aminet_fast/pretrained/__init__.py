@@ -1,17 +1,21 @@
-"""The weights that come with the package: their names, where they lie, and how they were made small."""
+"""The weights that come with the package, how they were made small, and how a folder of weights is written."""
 
 from __future__ import annotations
 
+import json
 import os
+import struct
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..reference import AMINet as Network
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+METADATA = "aminet_fast"  # under this name a weights file holds what its config.json says
 _HERE = Path(__file__).parent
 
 
@@ -49,9 +53,7 @@ def save_half(model: Network, folder: str | os.PathLike[str]) -> Path:
     state = {
         key: _half(key, value, key.rpartition(".")[0] in convolutions) for key, value in model.state_dict().items()
     }
-    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
-    (folder / CONFIG).write_text(model.config.to_json(), encoding="utf-8")
-    return folder / WEIGHTS
+    return write_weights(model, state, folder)
 
 
 def _half(key: str, value: Tensor, narrow: bool) -> Tensor:
@@ -59,3 +61,35 @@ def _half(key: str, value: Tensor, narrow: bool) -> Tensor:
     if kept.is_floating_point() and not bool(kept.isfinite().all()):
         raise ValueError(f"{key} is not finite{' in float16' if narrow else ''}; these weights cannot be saved so")
     return kept
+
+
+def write_weights(model: Network, state: dict[str, Tensor], folder: Path) -> Path:
+    """Write config.json and the weights file, which says the same of itself: a file alone has to be enough.
+
+    Args:
+        model: Whose configuration it is and, where it has ``expects``, what its weights expect.
+        state: Its tensors, contiguous.
+        folder: Where to; it exists.
+
+    Raises:
+        OSError: the file system refuses.
+    """
+    expects = getattr(model, "expects", None)
+    values = {**model.config.to_dict(), **({} if expects is None else {"expects": expects.to_dict()})}
+    (folder / WEIGHTS).write_bytes(with_description(save(state, metadata={"format": "pt"}), values))
+    (folder / CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    return folder / WEIGHTS
+
+
+def with_description(file: bytes, values: dict[str, Any]) -> bytes:
+    """A safetensors file with `values` in its header, tensors as they are.
+
+    Written here, because safetensors puts two entries of its metadata in an order that changes from process to process,
+    and equal weights are to be equal files.
+    """
+    (length,) = struct.unpack("<Q", file[:8])
+    header = json.loads(file[8 : 8 + length])
+    header["__metadata__"] = {**header.get("__metadata__", {}), METADATA: json.dumps(values)}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors are to be aligned
+    return struct.pack("<Q", len(text)) + text + file[8 + length :]

@@ -174,4 +174,5 @@ class AMINetConfig:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))  # YAML takes JSON too
         if not isinstance(values, dict):
             raise ValueError(f"{path} holds no mapping of AMINetConfig fields")
+        values.pop("expects", None)  # stands beside the network's fields in the config.json of weights
         return cls.from_dict(values)

@@ -47,7 +47,7 @@ class PanelRows:
         rgb = lr.convert("RGB")
         columns = {
             "LR": rgb.resize(result.size, Image.Resampling.NEAREST),
-            "bicubic": enlarge(rgb),
+            "bicubic": enlarge(rgb, result.width // rgb.width),
             "AMINet": result.convert("RGB"),
         }
         if original is not None:

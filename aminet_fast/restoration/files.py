@@ -16,11 +16,12 @@ from rich.progress import Progress
 from torch import nn
 
 from ..data import ImageError, read_image
+from ..network.expects import expects_of
 from ..network.inference import choose_device, load_network
 from ..output.atomic import atomic_write, make_writable
 from ..pretrained import notice, shipped
 from .comparison import PanelRows, check_panel, refuse_clash
-from .images import SCALE, upscale_images
+from .images import upscale_images
 from .plan import FORMATS, Job, plan
 
 _NO_ALPHA = {"JPEG", "BMP"}
@@ -32,12 +33,13 @@ _OPTIONS: dict[str, dict[str, int | str | bool]] = {
 }
 _AHEAD = 64 * 1024**2  # output pixels read ahead at most, to fill batches of one size
 _LARGE = 64  # a short side above this is no low-resolution face
+_FACE = 128  # a restored one
 _NAMED = 5
 
 
 @dataclass
 class UpscaleConfig:
-    """Enlarges pictures eight times.
+    """Enlarges pictures as many times as the weights say, the package's eight times.
 
     Args:
         inputs: pictures, folders (with their subfolders) and globs such as 'faces/*.png'.
@@ -51,7 +53,7 @@ class UpscaleConfig:
         panel: also write this picture: LR, bicubic and AMINet (and HR) of the first eight, side by side.
         tile: input pictures with a side above this many pixels are processed in overlapping tiles of this
             side, which bounds the memory; 0 never tiles.
-        batch_size: 16x16 faces at a time; of larger pictures fewer go together.
+        batch_size: results of 128x128 at a time; of larger ones fewer go together.
         device: auto, cpu, cuda, cuda:1, ...
         backend: what runs the network's operators: auto, cpu, triton, cuda, or reference for plain PyTorch; without
             it, AMINET_FAST_BACKEND, else auto.
@@ -117,7 +119,7 @@ def upscale(config: UpscaleConfig) -> int:
         with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
             task = bar.add_task("upscaling", total=len(jobs))
             rows = PanelRows() if config.panel else None
-            for chunk in _chunks(jobs, config, account):
+            for chunk in _chunks(jobs, config, account, expects_of(model).scale):
                 _process(model, chunk, config, account, rows)
                 bar.update(task, completed=account.done + len(account.failed))
         if rows and config.panel:
@@ -141,17 +143,17 @@ def _check(config: UpscaleConfig) -> None:
         check_panel(config.panel, force=config.force)
 
 
-def _chunks(jobs: Sequence[Job], config: UpscaleConfig, account: Account) -> Iterator[list[Loaded]]:
+def _chunks(jobs: Sequence[Job], config: UpscaleConfig, account: Account, scale: int) -> Iterator[list[Loaded]]:
     """Reads pictures a few batches ahead; those that cannot be read go to the account."""
     chunk: list[Loaded] = []
     pixels = 0
     for job in jobs:
         try:
-            loaded = _load(job, config.lr_size, account)
+            loaded = _load(job, config.lr_size, account, scale)
         except ImageError as error:
             account.failed.append(str(error))
             continue
-        size = loaded.lr.width * loaded.lr.height * SCALE**2
+        size = loaded.lr.width * loaded.lr.height * scale**2
         if chunk and (pixels + size > _AHEAD or len(chunk) >= 4 * config.batch_size):
             yield chunk
             chunk, pixels = [], 0
@@ -161,7 +163,7 @@ def _chunks(jobs: Sequence[Job], config: UpscaleConfig, account: Account) -> Ite
         yield chunk
 
 
-def _load(job: Job, lr_size: int | None, account: Account) -> Loaded:
+def _load(job: Job, lr_size: int | None, account: Account, scale: int) -> Loaded:
     picture = read_image(job.source)
     account.notes.update(note for note in picture.notes if note != "alpha channel")
     width, height = picture.rgb.size
@@ -169,8 +171,10 @@ def _load(job: Job, lr_size: int | None, account: Account) -> Loaded:
         ratio = lr_size / min(width, height)
         width, height = round(width * ratio), round(height * ratio)
     elif lr_size is None and min(width, height) > _LARGE:
+        face = max(1, _FACE // scale)
         account.notes[
-            f"over {_LARGE} pixels: the network restores faces of about 16 pixels; crop a face, or try --lr_size 16"
+            f"over {_LARGE} pixels: the network restores faces of about {face} pixels; crop a face, or try"
+            f" --lr_size {face}"
         ] += 1
     elif lr_size is not None:
         account.notes[f"not shrunk: the short side has {lr_size} pixels or fewer already"] += 1

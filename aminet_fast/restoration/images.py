@@ -1,4 +1,4 @@
-"""Faces of any size in, eight times as large out: PIL in, PIL out."""
+"""Faces of any size in, as many times as large out as the weights say: PIL in, PIL out."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import nn
 from ..data import to_tensor
 from ..data.degradation import enlarge
 from ..data.images import to_grey
+from ..network.expects import expects_of
 from ..network.inference import evaluating, restore
 from .tiling import process_tiles
 
-SCALE = 8
 _FACE = 128 * 128  # output pixels of one face; batch_size counts in these
 _OVERLAP = 8  # LR pixels that neighbouring tiles share
 
@@ -28,7 +28,7 @@ def upscale_images(
     tile: int = 64,
     autocast: bool = False,
 ) -> list[Image.Image]:
-    """Enlarges pictures eight times with a network.
+    """Enlarges pictures with a network, as many times as its weights expect: 8 unless they say otherwise.
 
     Each picture is enlarged by Pillow's bicubic, as in training, and restored by the network; pictures of
     one size share a batch. Alpha is enlarged by bicubic.
@@ -38,16 +38,16 @@ def upscale_images(
             mode, and left in the mode it was in.
         images: LR pictures of any size; RGB, or another mode, which is converted as `read_image` does it: 16-bit grey
             is scaled, not clipped. They are taken as they lie; `ImageOps.exif_transpose` turns a photograph upright.
-        batch_size: 16x16 faces at a time; of larger pictures fewer go together.
+        batch_size: results of 128x128 at a time; of larger ones fewer go together.
         tile: pictures with a side above this are processed in overlapping tiles of this side; 0 never tiles.
         autocast: run the network in bfloat16 autocast.
 
     Returns:
-        In the order of `images`, RGB (RGBA where there was transparency), width and height times 8.
+        In the order of `images`, RGB (RGBA where there was transparency), sides times ``model.expects.scale``.
 
     Raises:
-        ValueError: `tile` is negative or below 16, `batch_size` below 1, or the network returned NaN or
-            infinity.
+        ValueError: `tile` is negative or below 16, `batch_size` below 1, the network returned NaN or
+            infinity, or its weights expect other pictures than these become (`Expects`).
         ImageError: a picture of 32-bit numbers has values that are no levels.
     """
     if tile != 0 and tile < 16:
@@ -60,19 +60,20 @@ def upscale_images(
     for index, image in enumerate(images):
         by_size.setdefault(image.size, []).append(index)
 
+    scale, overlap = expects_of(model).scale, min(_OVERLAP, tile // 2)
     with evaluating(model):
         for size, indices in by_size.items():
             tiled = bool(tile) and max(size) > tile
-            together = 1 if tiled else _together(size[0] * size[1] * SCALE**2, batch_size)
+            together = 1 if tiled else _together(size[0] * size[1] * scale**2, batch_size)
             for first in range(0, len(indices), together):
                 part = indices[first : first + together]
-                inputs = [enlarge(images[i].convert("RGB"), SCALE) for i in part]
+                inputs = [enlarge(images[i].convert("RGB"), scale) for i in part]
                 if tiled:
-                    outputs = [_tiled(model, inputs[0], tile, batch_size, autocast)]
+                    outputs = [_tiled(model, inputs[0], tile * scale, overlap * scale, batch_size, autocast)]
                 else:
                     outputs = [Image.fromarray(_round(y)) for y in _run(model, inputs, autocast)]
                 results |= zip(part, outputs, strict=True)
-    return [_with_alpha(results[i], image) for i, image in enumerate(images)]
+    return [_with_alpha(results[i], image, scale) for i, image in enumerate(images)]
 
 
 def _together(pixels: int, batch_size: int) -> int:
@@ -93,8 +94,9 @@ def _round(levels: np.ndarray) -> np.ndarray:
     return np.rint(levels).clip(0, 255).astype(np.uint8)
 
 
-def _tiled(model: nn.Module, image: Image.Image, tile: int, batch_size: int, autocast: bool) -> Image.Image:
-    side, overlap = tile * SCALE, min(_OVERLAP, tile // 2) * SCALE
+def _tiled(
+    model: nn.Module, image: Image.Image, side: int, overlap: int, batch_size: int, autocast: bool
+) -> Image.Image:
     together = _together(side * side, batch_size)
 
     def process(tiles: list[Image.Image]) -> list[np.ndarray]:
@@ -109,8 +111,8 @@ def _eight_bits(index: int, image: Image.Image) -> Image.Image:
     return to_grey(f"picture {index}", image) if wide else image
 
 
-def _with_alpha(result: Image.Image, source: Image.Image) -> Image.Image:
+def _with_alpha(result: Image.Image, source: Image.Image, scale: int) -> Image.Image:
     """`result` with the enlarged alpha of `source`, if that has any transparency."""
     if source.has_transparency_data:
-        result.putalpha(enlarge(source.convert("RGBA").getchannel("A"), SCALE))
+        result.putalpha(enlarge(source.convert("RGBA").getchannel("A"), scale))
     return result

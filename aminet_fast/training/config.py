@@ -109,7 +109,7 @@ class TrainConfig:
         init: Initial weights: PyTorch's, or N(0, 0.02) in every convolution as in the SPARNet line of work.
         gan: Train against a discriminator and on VGG19's features, as --gan.loss hinge; the defaults are AMIGAN's.
         start_from: Weights to start a new run from: a run folder, a folder of save_pretrained, a .safetensors file or a
-            checkpoint, of the same network.
+            checkpoint, of the same network and data.scale.
         precision: fp32; bf16 or fp16: autocast over fp32 weights, fp16 with a scaled loss.
         ema: Decay of the moving average of the weights, which is then validated and saved; without it, no average.
         grad_clip: Largest gradient norm; without it, gradients are not clipped.

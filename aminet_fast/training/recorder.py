@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from safetensors import SafetensorError
-
 from .runs.checkpoint import save_checkpoint
 from .runs.folder import RunFolder, write_folder
 from .runs.logs import MetricsCSV, RunLog, duration, tensorboard_writer
@@ -188,11 +186,7 @@ class Recorder:
         self.validator.panel(self.session.shadow.model(), self.folder.panels / name)
 
     def _weights(self, name: str) -> None:
-        model = self.session.shadow.model()
-        try:
-            write_folder(self.folder.root / name, model.save_pretrained)
-        except SafetensorError as error:  # no OSError, though the disk's error is all it reports
-            raise OSError(str(error)) from error
+        write_folder(self.folder.root / name, self.session.shadow.model().save_pretrained)
 
     def _try(self, what: str, write: Callable[[], object]) -> bool:
         """Report a failing disk, and go on: hours of training are worth more than one picture."""

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 
 from ..adversarial import PerceptualLoss
 from ..data import FaceDataset, open_faces
 from ..network.checkpoint import CheckpointError
+from ..network.model import AMINet
 from .accelerator import accelerated, restarts
 from .config import TrainConfig
 from .memory import memory_full
@@ -20,7 +20,7 @@ from .recorder import Recorder
 from .runs.folder import RunFolder
 from .runs.logs import RunLog, tensorboard_writer
 from .runs.record import record
-from .runs.start import check_faces, find_start, first_weights, mark, resumed
+from .runs.start import check_faces, find_start, first_network, mark, resumed
 from .session import Session
 from .signals import StopSignals
 from .trainer import Callback, Trainer
@@ -76,7 +76,7 @@ def _prepare(
     if config.tensorboard:
         tensorboard_writer()
     start = find_start(config, folder, log.warn)
-    weights = first_weights(config.start_from, config.network()) if start is None else None
+    first = first_network(config) if start is None else None
     perceptual = load_perceptual(config.gan)
     with accelerator.main_process_first():  # one process decodes the faces, the others find them in the cache
         faces, validator = _open_faces(config, accelerator)
@@ -100,7 +100,7 @@ def _prepare(
             start=start,
         )
     accelerator.wait_for_everyone()
-    session = _session(config, accelerator, faces, start, weights, perceptual)
+    session = _session(config, accelerator, faces, start, first, perceptual)
     if start is not None:
         restart = f", after restart {restarts()} by torchrun" if restarts() else ""
         log.say(f"going on from step {session.step}{restart}")
@@ -129,12 +129,13 @@ def _session(
     accelerator: Accelerator,
     faces: FaceDataset,
     start: dict[str, Any] | None,
-    weights: dict[str, Tensor] | None,
+    first: AMINet | None,
     perceptual: PerceptualLoss | None,
 ) -> Session:
     """As `Session` takes and gives it; a checkpoint that does not fit is a CheckpointError."""
+    weights, licence = (None, None) if first is None else (first.state_dict(), first.expects.licence)
     try:
-        return Session(config, accelerator, faces, start, weights, perceptual)
+        return Session(config, accelerator, faces, start, weights, perceptual, licence)
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, KeyError, TypeError, ValueError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from ..adversarial import PerceptualLoss
 from ..data import FaceDataset
 from ..graphs.training import GraphedStep, graph_step
+from ..network.expects import Expects
 from ..network.model import AMINet
 from . import rng
 from .config import TrainConfig
@@ -31,6 +33,7 @@ class Session:
         start: A checkpoint, as `state` gave it; None: a new run.
         weights: Of the network at the start of a new run; None: as `AMINet` draws them.
         perceptual: What `load_perceptual` gave.
+        licence: Terms of `weights`.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class Session:
         start: dict[str, Any] | None,
         weights: dict[str, Tensor] | None = None,
         perceptual: PerceptualLoss | None = None,
+        licence: str | None = None,
     ) -> None:
         self.config, self.accelerator, self.faces = config, accelerator, faces
         self.world: int = accelerator.num_processes
@@ -55,6 +59,7 @@ class Session:
 
         set_seed(config.seed, deterministic=config.deterministic)
         torch.backends.cudnn.benchmark = not config.deterministic
+        self.expects = expects_of_run(config, start, licence)
         self.net = self._network(weights if start is None else start["model"])
         self.shadow = Shadow(self.net, config.ema)
         if config.compile:
@@ -72,7 +77,7 @@ class Session:
             self._restore(start)
 
     def _network(self, weights: dict[str, Tensor] | None) -> AMINet:
-        net = AMINet(self.config.network(), self.config.backend)
+        net = AMINet(self.config.network(), self.config.backend, self.expects)
         if self.config.init == "normal":
             init_normal(net)
         if weights is not None:
@@ -104,6 +109,7 @@ class Session:
             "step": self.step,
             "config": self.config.to_dict(),
             "model_config": self.config.network().to_dict(),
+            "expects": self.expects.to_dict(),
             "model": self.net.state_dict(),
             "optimizer": plain_state(self.optimizer),
             "gan": self.objective.state(),
@@ -148,6 +154,17 @@ class Session:
         passed, self._clock = now - self._clock, now
         self.seconds += passed
         return passed
+
+
+def expects_of_run(config: TrainConfig, start: dict[str, Any] | None, licence: str | None) -> Expects:
+    """What the weights of a run expect: what its data settings do to faces, on the terms that its start came with.
+
+    The settings say nothing of how faces lie in their pictures.
+    """
+    if start is not None:  # a checkpoint from before weights said it has the recipe
+        before = Expects.from_dict(start.get("expects", {}))
+        return dataclasses.replace(before, scale=config.data.scale)
+    return Expects(scale=config.data.scale, licence=licence)
 
 
 def init_normal(model: nn.Module, std: float = 0.02) -> None:

@@ -45,7 +45,8 @@ def export(checkpoint: Path, folder: Path, out: Path) -> list[str]:
         if old.name not in names:
             old.unlink()
     curve = read_metrics(folder / "metrics.csv")[-ROWS:]
-    about = {name: state[name] for name in COUNTERS} | {"model": state["model_config"], "files": names, "curve": curve}
+    network = {"model": state["model_config"], "expects": state.get("expects")}
+    about = {name: state[name] for name in COUNTERS} | network | {"files": names, "curve": curve}
     (folder / f".{ABOUT}").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     moved(folder / f".{ABOUT}", out / ABOUT)
     return [*names, ABOUT]
@@ -103,9 +104,11 @@ def joined(folder: Path, kind: str) -> dict[str, Tensor]:
 
 def save(folder: Path, out: Path) -> None:
     """The average's weights in float32, as AMINet.save_pretrained has them."""
-    from aminet_fast import AMINet, AMINetConfig
+    from aminet_fast import AMINet, AMINetConfig, Expects
 
-    model = AMINet(AMINetConfig.from_dict(recorded(folder)["model"]), "reference")
+    about = recorded(folder)
+    expects = Expects.from_dict(about.get("expects") or {})
+    model = AMINet(AMINetConfig.from_dict(about["model"]), "reference", expects)
     model.load_state_dict({n: t.float() if t.is_floating_point() else t for n, t in joined(folder, "average").items()})
     model.save_pretrained(out)
 

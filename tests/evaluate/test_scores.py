@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import nn
 
+from aminet_fast import Expects
 from aminet_fast.commands.cli import main
 from aminet_fast.data import DataConfig, degrade, open_faces, to_image, to_tensor
 from aminet_fast.evaluate import EvaluateConfig, evaluate, evaluate_model, evaluate_protocols
@@ -89,6 +91,21 @@ def test_bicubic_alone_and_any_batch_size() -> None:
     np.testing.assert_array_equal(one.bicubic.psnr, many.bicubic.psnr)
     np.testing.assert_allclose(one.bicubic.ssim, many.bicubic.ssim, rtol=0, atol=1e-12)
     assert one.gain_psnr == 0.0
+
+
+@pytest.mark.parametrize(
+    ("expects", "scale", "said"),
+    [
+        (Expects(scale=4), 8, r"enlarge 4 times and the data settings say 8: pass --data\.scale 4"),
+        (Expects(), 2, r"enlarge 8 times and the data settings say 2: pass --data\.scale 8"),
+        (Expects(colours="bgr"), 8, "expect colours 'bgr'"),
+    ],
+)
+def test_faces_that_the_weights_are_not_for_are_refused(expects: Expects, scale: int, said: str) -> None:
+    model, faces = Brighten(0.0), Faces(2)
+    model.expects, faces.scale = expects, scale  # type: ignore[assignment, attr-defined]
+    with pytest.raises(ValueError, match=said):
+        evaluate_model(nn.DataParallel(model), faces)  # type: ignore[arg-type]
 
 
 def test_sizes_that_are_no_multiple_of_16_are_padded() -> None:
@@ -203,6 +220,8 @@ def test_weights_of_another_width_are_one_line(tmp_path: Path) -> None:
     from aminet_fast import AMINet, AMINetConfig
 
     AMINet(AMINetConfig(width=4, hourglass_width=4)).save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    save_file(load_file(file), file)  # from before it said itself what network it is
     config = AMINetConfig(width=8, hourglass_width=4).to_json()
     (tmp_path / "config.json").write_text(config)
     with pytest.raises(ValueError, match=r"\(width 8, \d+ keys\): \d+ of another shape: .*config\.json") as caught:

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import aminet_fast
@@ -54,9 +55,9 @@ def test_load_model_says_what_it_looked_for(tmp_path) -> None:
         load_model(tmp_path / "gone.pt")
 
 
-def test_a_folder_without_configuration(model: AMINet, tmp_path) -> None:
-    model.save_pretrained(tmp_path)
-    (tmp_path / "config.json").unlink()
+def test_a_folder_that_does_not_say_what_network_it_holds(tmp_path) -> None:
+    state = AMINet(TINY.replace(attention_scale="sqrt")).state_dict()
+    save_file(dict(state), tmp_path / "model.safetensors")
     for load in (load_model, AMINet.from_pretrained):
         with pytest.raises(FileNotFoundError, match=r"config\.json"):
             load(tmp_path)

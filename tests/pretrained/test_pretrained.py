@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import socket
@@ -12,7 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from aminet_fast import AMINet, AMINetConfig, list_pretrained, load_model
+from aminet_fast import AMINet, AMINetConfig, Expects, list_pretrained, load_model
 from aminet_fast.data import DataConfig, open_faces
 from aminet_fast.evaluate import evaluate_model
 from aminet_fast.pretrained import CARD, WEIGHTS, save_half, shipped
@@ -119,3 +120,20 @@ def test_the_card_s_scores_are_what_the_weights_score(name: str) -> None:
     assert scores.ours.mean_psnr == pytest.approx(stated["PSNR"], abs=0.006)
     assert scores.ours.mean_ssim == pytest.approx(stated["SSIM"], abs=0.0006)
     assert scores.bicubic.mean_psnr == pytest.approx(stated["PSNR of bicubic"], abs=0.006)
+
+
+def test_the_file_itself_says_what_it_expects(tmp_path: Path) -> None:
+    """Its tensors' bytes are those of before it did."""
+    folder = shipped("default")
+    assert folder is not None
+    file = (folder / WEIGHTS).read_bytes()
+    tensors = file[8 + int.from_bytes(file[:8], "little") :]
+    assert hashlib.sha256(tensors).hexdigest() == "95732dbb81c9f93307f7ce8b22f0779e2937ee224fa642e6444f435b6be0686e"
+    (tmp_path / WEIGHTS).write_bytes(file)
+    alone, beside = load_model(tmp_path), load_model("default")
+    assert (alone.config, alone.expects) == (beside.config, beside.expects)
+    front, text = card()
+    template = {"eye_distance": 0.33, "eye_height": 0.42}
+    assert alone.expects == Expects.from_dict({"template": template, "licence": front["license_name"]})
+    assert "0.33 of the side" in text
+    assert "0.42 of it" in text

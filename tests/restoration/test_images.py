@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from aminet_fast import AMINet
+from aminet_fast import AMINet, Expects
 from aminet_fast.restoration import upscale_images
 from aminet_fast.restoration.tiling import process_tiles, tile_starts, tile_weights
 from tests.restoration.inputs import assert_same, bicubic, noise, save_network
@@ -144,3 +144,21 @@ def test_wide_grey_pictures_are_scaled_as_files_are(tmp_path) -> None:
         assert_same(result, expected)
     with pytest.raises(ValueError, match=r"picture 1: has values from 70000 to 70000 in mode I, wanted \[0, 65535\]"):
         upscale_images(nn.Identity(), [noise(4, 4), Image.new("I", (4, 4), 70000)])
+
+
+def test_results_are_as_large_as_the_weights_say() -> None:
+    """Also behind a wrapper, in tiles, and of alpha: everywhere the eight stood."""
+    for scale in (1, 3, 4):
+        model = Darken()
+        model.expects = Expects(scale=scale)  # type: ignore[assignment]
+        pictures = [noise(7, 5), noise(40, 20), noise(4, 4, "RGBA")]
+        for network in (model, nn.DataParallel(model), nn.Sequential(model)):
+            results = upscale_images(network, pictures, tile=16)
+            sizes = [(x.width * scale, x.height * scale) for x in pictures]
+            assert [result.size for result in results] == sizes
+            alpha = pictures[2].getchannel("A").resize(sizes[2], Image.Resampling.BICUBIC)
+            assert_same(results[2].getchannel("A"), alpha)
+        identity = nn.Identity()
+        identity.expects = model.expects
+        wanted = pictures[1].resize(sizes[1], Image.Resampling.BICUBIC)
+        assert_same(upscale_images(identity, pictures[1:2], tile=16)[0], wanted)

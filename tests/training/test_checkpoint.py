@@ -116,7 +116,7 @@ def test_training_goes_on_over_a_full_disk_and_its_end_tells(
 def test_training_goes_on_when_only_small_files_can_be_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As on a full disk, but by the system itself: safetensors and torch report it in their own ways."""
+    """As on a full disk, but by the system itself: torch reports it in its own way."""
     resource = pytest.importorskip("resource", reason="needs a Unix")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 

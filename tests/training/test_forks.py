@@ -11,7 +11,7 @@ import torch
 from aminet_fast import load_model
 from aminet_fast.training import TrainConfig, train
 from aminet_fast.training.runs.folder import RunFolder
-from aminet_fast.training.runs.start import first_weights
+from aminet_fast.training.runs.start import first_network
 from tests.adversarial.vgg19_weights import write_weights
 from tests.training.gan_inputs import PARTS, gan
 from tests.training.tiny import checkpoint, column, tiny
@@ -50,8 +50,9 @@ def test_a_first_row_under_another_objective_is_of_that_alone(tmp_path: Path, tw
 def test_the_packages_weights_are_a_start_by_their_name() -> None:
     config = TrainConfig(preset="aminet-small", start_from="default")
     assert config.to_dict()["start_from"] == "default"
-    weights = first_weights(config.start_from, config.network())
-    assert weights is not None
+    first = first_network(config)
+    assert first is not None
+    weights = first.state_dict()
     for key, value in load_model("default").state_dict().items():
         assert torch.equal(weights[key], value), key
 

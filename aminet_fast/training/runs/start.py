@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from torch import Tensor
 
 from ...network.checkpoint import RUN, read_checkpoint
-from ...network.model import load_model
-from ...pretrained import shipped
-from ...reference.config import AMINetConfig
+from ...network.expects import check_scale, check_served
+from ...network.model import AMINet, load_model
 from ..accelerator import restarts
 from ..config import TrainConfig, differences
 from .checkpoint import list_checkpoints, newest_checkpoint, step_of
@@ -82,22 +80,26 @@ def _read_config(folder: RunFolder) -> dict[str, Any]:
     return values
 
 
-def first_weights(start_from: str | None, network: AMINetConfig) -> dict[str, Tensor] | None:
-    """Weights that a new run of ``network`` starts from; None where ``start_from`` names none.
+def first_network(config: TrainConfig) -> AMINet | None:
+    """The network whose weights a new run starts from; None where ``start_from`` names none.
 
     Raises:
-        FileNotFoundError, ValueError: as `load_model`, and ValueError when they are another network's.
+        FileNotFoundError, ValueError: as `load_model`, and ValueError when it is another network than the run's, or
+            its weights expect other pictures than the run's data settings make.
     """
+    start_from = config.start_from
     if start_from is None:
         return None
-    model = load_model(shipped(start_from) or Path(start_from).expanduser())
-    theirs, ours = model.config.to_dict(), network.to_dict()
+    model = load_model(start_from)
+    check_served(model.expects)
+    check_scale(model.expects, config.data.scale)
+    theirs, ours = model.config.to_dict(), config.network().to_dict()
     if other := [f"{name}: {was!r} -> {ours[name]!r}" for name, was in theirs.items() if was != ours[name]]:
         raise ValueError(
             f"start_from {start_from} holds another network than this run's ({', '.join(other)}); choose its"
             " --preset, or its --model fields"
         )
-    return model.state_dict()
+    return model
 
 
 def check_faces(
