@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor
 from .. import reference
 from ..pretrained import CONFIG, WEIGHTS, list_pretrained, shipped
 from ..reference.config import AMINetConfig
+from ..reference.options_file import read_options
 from .casting import using
 from .checkpoint import read_checkpoint
 from .edges import edge_copies
@@ -198,11 +198,7 @@ def _from_folder(weights: Path, device: str | torch.device, backend: str | None)
     file = weights.with_name(CONFIG)
     if not file.is_file():
         raise FileNotFoundError(f"{weights} has no {CONFIG} beside it, which says how wide the network is")
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is no JSON ({error})") from error
-    model = AMINet(_config_of(file, values), backend)
+    model = AMINet(_config_of(file, read_options(file)), backend)
     model.load_state_dict(read_safetensors(weights))
     return model.to(device).eval()
 
