@@ -17,6 +17,8 @@ from rich.table import Table
 
 from .config import DataConfig, DataError, Layout
 from .decode import decode
+from .faces import doubts
+from .formats import in_words, readable
 from .images import ImageError
 from .listing import Item, Listing
 from .sources import list_faces
@@ -112,7 +114,7 @@ def _look(item: Item, data: DataConfig) -> tuple[bool, dict[str, str]]:
 
 def _header(path: Path) -> dict[str, str]:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=readable()) as image:
             return {"size": f"{image.width}x{image.height}", "mode": image.mode}
     except Exception:  # a bad file: its reason is known from decoding
         return {}
@@ -131,9 +133,10 @@ def report(listing: Listing, findings: Findings, config: CheckConfig, console: C
     table.add_row("modes", _common(findings.modes))
     table.add_row("bad files", str(len(findings.bad)))
     table.add_row("same content", f"{sum(len(names) - 1 for names in findings.duplicates)} repeated")
-    for note in listing.notes:
-        table.add_row("note", note)
+    table.add_row("left out", in_words(listing.left_out) or "nothing")
     console.print(table)
+    for note in (*listing.notes, *(f"warning: {doubt}" for doubt in doubts(listing))):
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
     _list_some(console, "bad", [f"{name}: {reason}" for name, reason in findings.bad], config.show)
     _list_some(console, "same content", [" = ".join(names) for names in findings.duplicates], config.show)
     if not findings.usable:
