@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from ..output.console import make_console, print_table
 from .config import DataConfig, DataError, Layout
 from .decode import decode
 from .faces import doubts
@@ -63,12 +64,12 @@ class Findings:
 
 def check(config: CheckConfig) -> int:
     """Print what `config.root` holds. Returns 0, or 1 when nothing usable is there."""
-    console = Console()
+    console = make_console()
     data = DataConfig(config.root, config.layout, config.crop, config.size, config.scale, subset="official")
     try:
         listing = list_faces(data)
     except DataError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        make_console(stderr=True).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         return 1
     findings = examine(listing, data, console)
     report(listing, findings, config, console)
@@ -94,7 +95,8 @@ def examine(listing: Listing, data: DataConfig, console: Console) -> Findings:
 
 def _looks(items: list[Item], data: DataConfig, console: Console) -> Iterator[tuple[bool, dict[str, str]]]:
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for start in track(range(0, len(items), 64), "looking at the pictures", console=console, transient=True):
+        starts, quiet = range(0, len(items), 64), not console.is_terminal
+        for start in track(starts, "looking at the pictures", console=console, transient=True, disable=quiet):
             yield from pool.map(lambda item: _look(item, data), items[start : start + 64])
 
 
@@ -122,7 +124,8 @@ def _header(path: Path) -> dict[str, str]:
 
 def report(listing: Listing, findings: Findings, config: CheckConfig, console: Console) -> None:
     everything = len(listing.splits["all"])
-    table = Table(title=f"{listing.where}", show_header=False, title_justify="left")
+    console.print(listing.where, style="italic", markup=False, highlight=False, soft_wrap=True)
+    table = Table(show_header=False)
     table.add_row("layout", listing.layout)
     for split, items in listing.splits.items():
         table.add_row(f"split {split}", str(len(items)))
@@ -134,7 +137,7 @@ def report(listing: Listing, findings: Findings, config: CheckConfig, console: C
     table.add_row("bad files", str(len(findings.bad)))
     table.add_row("same content", f"{sum(len(names) - 1 for names in findings.duplicates)} repeated")
     table.add_row("left out", in_words(listing.left_out) or "nothing")
-    console.print(table)
+    print_table(console, table)
     for note in (*listing.notes, *(f"warning: {doubt}" for doubt in doubts(listing))):
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     _list_some(console, "bad", [f"{name}: {reason}" for name, reason in findings.bad], config.show)

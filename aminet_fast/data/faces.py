@@ -15,10 +15,10 @@ from functools import partial
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
 from rich.progress import Progress
 from torch.utils.data import Dataset
 
+from ..output.console import make_console
 from .augment import Augment
 from .augment import augment as augment_image
 from .cache import Entry, FaceStore, build_store, cache_key, load_store
@@ -202,7 +202,7 @@ def _entry(config: DataConfig, draw: Callable[[int, int], Image.Image], item: It
 def _with_progress(entries: Iterable[Entry], total: int, what: str) -> Iterator[Entry]:
     """Pass `entries` through; after a second and a half a progress bar says how far they are, on a terminal."""
     start = time.monotonic()
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     bar = Progress(console=console, transient=True, disable=not console.is_terminal)
     task = bar.add_task(what, total=total)
     shown = False
