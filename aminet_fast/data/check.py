@@ -20,7 +20,7 @@ from .config import DataConfig, DataError, Layout
 from .decode import decode
 from .faces import doubts
 from .formats import in_words, readable
-from .images import ImageError
+from .images import ImageError, has_frames
 from .listing import Item, Listing
 from .sources import list_faces
 
@@ -52,6 +52,7 @@ class Findings:
 
     usable: int = 0
     enlarged: int = 0
+    films: int = 0
     bad: list[tuple[str, str]] = field(default_factory=list)
     sizes: Counter[str] = field(default_factory=Counter)
     modes: Counter[str] = field(default_factory=Counter)
@@ -83,6 +84,7 @@ def examine(listing: Listing, data: DataConfig, console: Console) -> Findings:
     for item, (usable, facts) in zip(items, _looks(items, data, console), strict=True):
         findings.usable += usable
         findings.enlarged += facts.get("enlarged") == "yes"
+        findings.films += facts.get("frames") == "several"
         if "reason" in facts:
             findings.bad.append((item.name, facts["reason"]))
         if "size" in facts:
@@ -117,7 +119,8 @@ def _look(item: Item, data: DataConfig) -> tuple[bool, dict[str, str]]:
 def _header(path: Path) -> dict[str, str]:
     try:
         with Image.open(path, formats=readable()) as image:
-            return {"size": f"{image.width}x{image.height}", "mode": image.mode}
+            frames = "several" if has_frames(image) else "one"
+            return {"size": f"{image.width}x{image.height}", "mode": image.mode, "frames": frames}
     except Exception:  # a bad file: its reason is known from decoding
         return {}
 
@@ -134,6 +137,8 @@ def report(listing: Listing, findings: Findings, config: CheckConfig, console: C
     table.add_row("enlarged", f"{findings.enlarged}{small}")
     table.add_row("sizes", _common(findings.sizes))
     table.add_row("modes", _common(findings.modes))
+    if findings.films:
+        table.add_row("several frames", f"{findings.films} files, of which the first is taken")
     table.add_row("bad files", str(len(findings.bad)))
     table.add_row("same content", f"{sum(len(names) - 1 for names in findings.duplicates)} repeated")
     table.add_row("left out", in_words(listing.left_out) or "nothing")

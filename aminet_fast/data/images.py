@@ -127,7 +127,7 @@ def read_image(path: str | os.PathLike[str]) -> Picture:
 
 def _to_picture(file: Path, image: Image.Image) -> Picture:
     notes: list[str] = []
-    if getattr(image, "n_frames", 1) > 1 and image.format != "PSD":  # whose frames are layers; it opens as the whole
+    if has_frames(image):
         notes.append("first of several frames")
     icc = image.info.get("icc_profile")
     upright = ImageOps.exif_transpose(image)
@@ -148,6 +148,11 @@ def _to_picture(file: Path, image: Image.Image) -> Picture:
         icc = None
         notes.append(f"ICC profile for {mode} dropped")
     return Picture(upright.convert("RGB"), alpha, icc or None, notes)
+
+
+def has_frames(image: Image.Image) -> bool:
+    """Whether an opened file has more pictures than the first; layers of a PSD are none, it opens as the whole."""
+    return getattr(image, "n_frames", 1) > 1 and image.format != "PSD"
 
 
 def to_grey(file: str | Path, image: Image.Image) -> Image.Image:

@@ -114,7 +114,7 @@ def test_helen_is_cut_by_the_eyes(tmp_path):
         ramp(600, 500).save(root / "train_1" / f"{name}.png")
         (root / "annotation" / f"{i}.txt").write_text("\n".join([name, *helen_lines((250, 200), (310, 200))]))
     ramp(600, 500).save(root / "train_1" / "no_points.png")
-    (root / "testnames.txt").write_text("12_1\n")
+    (root / "testnames.txt").write_text("12_1.jpg\n13_1.jpg\n")
     faces = open_faces(config(root), "test")
     assert faces.names == ["train_1/12_1.png"]
     # eyes 60 pixels apart: a square of 200 around (280, 212)
@@ -123,7 +123,10 @@ def test_helen_is_cut_by_the_eyes(tmp_path):
     listing = list_faces(config(root))
     assert listing.layout == "helen"
     assert len(listing.splits["all"]) == 3
-    assert "1 pictures without landmarks left out" in listing.notes
+    assert listing.warnings == [
+        f"1 pictures in {root} have no landmarks and were left out",
+        f"1 of the 2 test pictures that {root}/testnames.txt lists are not in {root}",
+    ]
 
 
 def test_helen_with_pts_files(tmp_path):
@@ -247,7 +250,7 @@ def test_helen_s_landmarks_of_one_name_in_two_folders(tmp_path):
         "trainset/image_1.png": (70.0, 42.0, 270.0, 242.0),
     }
     assert "2 landmark files" in listing.notes
-    assert "1 pictures without landmarks left out" in listing.notes
+    assert listing.warnings == [f"1 pictures in {tmp_path} have no landmarks and were left out"]
 
 
 def test_celeba_s_editions_draw_the_same_faces(tmp_path, monkeypatch):
@@ -295,12 +298,14 @@ def test_a_partition_list_that_is_not_used_is_said(tmp_path):
 def test_what_a_folder_holds_beside_pictures_is_counted(tmp_path, capsys):
     for i in range(3):
         ramp(130, 130).rotate(i).save(tmp_path / f"{i}.png")
+    ramp(130, 130).save(tmp_path / "film.gif", save_all=True, append_images=[ramp(130, 130).rotate(180)])
     (tmp_path / "a.heic").write_bytes(b"x")
     (tmp_path / "notes.txt").write_text("x")
     (tmp_path / ".DS_Store").write_bytes(b"x")
     assert check(CheckConfig(str(tmp_path))) == 0
     printed = capsys.readouterr().out
     assert "1 .heic, 1 .txt" in printed
+    assert "1 files, of which the first is taken" in printed
     assert f"warning: left out of {tmp_path}, as Pillow opens none of them here: 1 .heic" in printed
     (tmp_path / "only").mkdir()
     (tmp_path / "only" / "a.heic").write_bytes(b"x")
