@@ -6,12 +6,10 @@ import importlib
 import importlib.metadata as metadata
 import os
 import platform
-import sys
 from json import dumps
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -19,6 +17,7 @@ from .. import __version__
 from ..network.presets import get_config, list_configs
 from ..ops import backends, confirmation, dispatch
 from ..ops.extension import build_facts, load
+from ..output.console import make_console, print_table
 from ..output.extras import EXTRAS
 from ..reference.config import AMINetConfig
 from .threads import CHOICES
@@ -145,6 +144,5 @@ def show(*, json: bool = False) -> int:
             heading = f"[bold]{section}[/bold]" if index == 0 else ""
             table.add_row(heading, name, escape(str(value or "not installed")))
         table.add_section()
-    # Whole lines for files and pipes, which have no width.
-    Console(width=None if sys.stdout.isatty() else 1000).print(table)
+    print_table(make_console(), table)
     return 0

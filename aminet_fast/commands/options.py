@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import os
 import re
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, get_args, get_type_hints
 
 import jsonargparse
+
+from ..reference.options_file import read_checked
 
 _TYPE = re.compile(r" \((?:required, )?type: .*?(?:, (default: .*))?\)$", re.DOTALL)
 _UNION = re.compile(r"Does not validate.*?Subtypes: \[(.*?)\]\n.*Given value: (.*)", re.DOTALL)
@@ -54,3 +59,32 @@ def _in_group(group: str, problem: str) -> str:
     if unknown is not None:
         return f"unrecognized arguments: --{group}.{unknown.group(1)}"
     return re.sub(r'^Parser key "', f'Parser key "{group}.', problem)
+
+
+def read_files(args: Sequence[str], config_class: type) -> list[str]:
+    """Arguments in which the text of each file of options stands in place of its name.
+
+    Files are read by us, strictly and in any Unicode, and jsonargparse gets text: of a key that stands twice it would
+    take the last. Files are given to --config and to the groups of options (--data FILE). Raises as `read_checked`.
+    """
+    groups = [name for name, hint in get_type_hints(config_class).items() if _is_group(hint)]
+    told: list[str] = []
+    waiting = list(args)
+    while waiting:
+        arg = waiting.pop(0)
+        name, equals, value = arg.partition("=")
+        takes = name in [f"--{group}" for group in groups] or (len(name) > 3 and "--config".startswith(name))
+        if not takes or not (equals or waiting):
+            told.append(arg)
+            continue
+        value = value if equals else waiting.pop(0)
+        file = os.path.expanduser(value)
+        if os.path.exists(file):  # else it may be YAML itself, longer than any name
+            text, options = read_checked(file)
+            value = text if options else "{}"
+        told.append(f"{name}={value}")  # in one piece: YAML may begin with a dash
+    return told
+
+
+def _is_group(hint: Any) -> bool:
+    return any(dataclasses.is_dataclass(part) for part in (hint, *get_args(hint)))

@@ -15,9 +15,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from ..output.console import make_console, print_table
 from .config import DataConfig, DataError, Layout
 from .decode import decode
-from .images import ImageError
+from .faces import doubts
+from .formats import in_words, readable
+from .images import ImageError, has_frames
 from .listing import Item, Listing
 from .sources import list_faces
 
@@ -49,6 +52,7 @@ class Findings:
 
     usable: int = 0
     enlarged: int = 0
+    films: int = 0
     bad: list[tuple[str, str]] = field(default_factory=list)
     sizes: Counter[str] = field(default_factory=Counter)
     modes: Counter[str] = field(default_factory=Counter)
@@ -61,12 +65,12 @@ class Findings:
 
 def check(config: CheckConfig) -> int:
     """Print what `config.root` holds. Returns 0, or 1 when nothing usable is there."""
-    console = Console()
+    console = make_console()
     data = DataConfig(config.root, config.layout, config.crop, config.size, config.scale, subset="official")
     try:
         listing = list_faces(data)
     except DataError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        make_console(stderr=True).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         return 1
     findings = examine(listing, data, console)
     report(listing, findings, config, console)
@@ -80,6 +84,7 @@ def examine(listing: Listing, data: DataConfig, console: Console) -> Findings:
     for item, (usable, facts) in zip(items, _looks(items, data, console), strict=True):
         findings.usable += usable
         findings.enlarged += facts.get("enlarged") == "yes"
+        findings.films += facts.get("frames") == "several"
         if "reason" in facts:
             findings.bad.append((item.name, facts["reason"]))
         if "size" in facts:
@@ -92,7 +97,8 @@ def examine(listing: Listing, data: DataConfig, console: Console) -> Findings:
 
 def _looks(items: list[Item], data: DataConfig, console: Console) -> Iterator[tuple[bool, dict[str, str]]]:
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for start in track(range(0, len(items), 64), "looking at the pictures", console=console, transient=True):
+        starts, quiet = range(0, len(items), 64), not console.is_terminal
+        for start in track(starts, "looking at the pictures", console=console, transient=True, disable=quiet):
             yield from pool.map(lambda item: _look(item, data), items[start : start + 64])
 
 
@@ -112,15 +118,17 @@ def _look(item: Item, data: DataConfig) -> tuple[bool, dict[str, str]]:
 
 def _header(path: Path) -> dict[str, str]:
     try:
-        with Image.open(path) as image:
-            return {"size": f"{image.width}x{image.height}", "mode": image.mode}
+        with Image.open(path, formats=readable()) as image:
+            frames = "several" if has_frames(image) else "one"
+            return {"size": f"{image.width}x{image.height}", "mode": image.mode, "frames": frames}
     except Exception:  # a bad file: its reason is known from decoding
         return {}
 
 
 def report(listing: Listing, findings: Findings, config: CheckConfig, console: Console) -> None:
     everything = len(listing.splits["all"])
-    table = Table(title=f"{listing.where}", show_header=False, title_justify="left")
+    console.print(listing.where, style="italic", markup=False, highlight=False, soft_wrap=True)
+    table = Table(show_header=False)
     table.add_row("layout", listing.layout)
     for split, items in listing.splits.items():
         table.add_row(f"split {split}", str(len(items)))
@@ -129,11 +137,14 @@ def report(listing: Listing, findings: Findings, config: CheckConfig, console: C
     table.add_row("enlarged", f"{findings.enlarged}{small}")
     table.add_row("sizes", _common(findings.sizes))
     table.add_row("modes", _common(findings.modes))
+    if findings.films:
+        table.add_row("several frames", f"{findings.films} files, of which the first is taken")
     table.add_row("bad files", str(len(findings.bad)))
     table.add_row("same content", f"{sum(len(names) - 1 for names in findings.duplicates)} repeated")
-    for note in listing.notes:
-        table.add_row("note", note)
-    console.print(table)
+    table.add_row("left out", in_words(listing.left_out) or "nothing")
+    print_table(console, table)
+    for note in (*listing.notes, *(f"warning: {doubt}" for doubt in doubts(listing))):
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
     _list_some(console, "bad", [f"{name}: {reason}" for name, reason in findings.bad], config.show)
     _list_some(console, "same content", [" = ".join(names) for names in findings.duplicates], config.show)
     if not findings.usable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import operator
@@ -14,10 +15,10 @@ from functools import partial
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
 from rich.progress import Progress
 from torch.utils.data import Dataset
 
+from ..output.console import make_console
 from .augment import Augment
 from .augment import augment as augment_image
 from .cache import Entry, FaceStore, build_store, cache_key, load_store
@@ -26,6 +27,7 @@ from .decode import decode
 from .degradation import degrade, enlarge
 from .drawn import DRAWN_VERSION
 from .drawn.processes import drawing
+from .formats import in_words, pictures_among
 from .images import ImageError, to_tensor
 from .listing import Item, Listing, draw
 from .sources import list_faces
@@ -114,6 +116,8 @@ def open_faces(config: DataConfig, split: Split = "train", augment: bool | Augme
         raise DataError(f"split is {split!r}, wanted one of {', '.join(SPLITS)}")
     listing = list_faces(config)
     items = select(listing, config, split)
+    for doubt in doubts(listing):
+        _warn_once(doubt)
     key = cache_key(_settings(config), [_identity(item) for item in items])
     folder = config.cache_folder / "faces"
     store = load_store(folder, key)
@@ -198,7 +202,7 @@ def _entry(config: DataConfig, draw: Callable[[int, int], Image.Image], item: It
 def _with_progress(entries: Iterable[Entry], total: int, what: str) -> Iterator[Entry]:
     """Pass `entries` through; after a second and a half a progress bar says how far they are, on a terminal."""
     start = time.monotonic()
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     bar = Progress(console=console, transient=True, disable=not console.is_terminal)
     task = bar.add_task(what, total=total)
     shown = False
@@ -212,6 +216,19 @@ def _with_progress(entries: Iterable[Entry], total: int, what: str) -> Iterator[
     finally:
         if shown:
             bar.stop()
+
+
+def doubts(listing: Listing) -> list[str]:
+    """What makes it doubtful that a listing has all its pictures where they belong, a line each."""
+    pictures = in_words(pictures_among(listing.left_out))
+    left_out = [f"left out of {listing.where}, as Pillow opens none of them here: {pictures}"] if pictures else []
+    return listing.warnings + left_out
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    """The splits of a set are opened one by one, and have these in common."""
+    log.warning("%s", text)
 
 
 def warn_bad(bad: Sequence[tuple[str, str]], total: int, where: str) -> None:

@@ -34,14 +34,17 @@ def list_helen(root: Path, config: DataConfig) -> Listing | None:
             items.append(Item(relative_name(path, root), hr=path, box=box))
     if not items:
         raise DataError(f"{root} has Helen's landmarks but none of their pictures")
-    notes = [f"{files} landmark files"] + ([f"{skipped} pictures without landmarks left out"] if skipped else [])
-    return Listing("helen", str(root), _splits(root, items), notes)
+    doubts = [f"{skipped} pictures in {root} have no landmarks and were left out"] if skipped else []
+    splits = _splits(root, items, doubts)
+    return Listing("helen", str(root), splits, [f"{files} landmark files"], doubts)
 
 
-def _splits(root: Path, items: list[Item]) -> dict[str, list[Item]]:
+def _splits(root: Path, items: list[Item], doubts: list[str]) -> dict[str, list[Item]]:
     names = root / "testnames.txt"
     if names.is_file():
-        stems = {Path(line.strip()).stem for line in names.read_text(encoding="utf-8").splitlines() if line.strip()}
+        stems = {Path(line.strip()).stem for line in _lines(names) if line.strip()}
+        if missing := len(stems - {Path(item.name).stem for item in items}):
+            doubts.append(f"{missing} of the {len(stems)} test pictures that {names} lists are not in {root}")
         chosen = {True: [], False: []}  # type: dict[bool, list[Item]]
         for item in items:
             chosen[Path(item.name).stem in stems].append(item)

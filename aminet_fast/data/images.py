@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-log = logging.getLogger(__name__)
+from .formats import counts, ending_of, readable, suffixes, why_not
 
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+log = logging.getLogger(__name__)
 
 
 class ImageError(ValueError):
@@ -39,18 +41,32 @@ class Picture:
     notes: list[str] = field(default_factory=list)
 
 
-def find_images(path: str | os.PathLike[str]) -> list[Path]:
-    """All files under `path` whose suffix is one of SUFFIXES, recursive, sorted; a file stands for itself.
+class Found(NamedTuple):
+    """The pictures of a folder, sorted, and how many of its other files were left out, by their endings."""
 
-    Links to folders are followed, each real folder once. Names that begin with a dot and `__MACOSX` are left
-    out. Raises FileNotFoundError when `path` does not exist.
+    pictures: list[Path]
+    left_out: Counter[str]
+
+
+def find_images(path: str | os.PathLike[str]) -> list[Path]:
+    """All files under `path` with an ending that Pillow opens (see `formats`), recursive, sorted.
+
+    A file stands for itself, whatever it is called. Links to folders are followed, each real folder once. Names that
+    begin with a dot and `__MACOSX` are left out. Raises FileNotFoundError when `path` does not exist.
     """
+    return look_through(path).pictures
+
+
+def look_through(path: str | os.PathLike[str]) -> Found:
+    """As `find_images`, with a count of the files that are left out; hidden ones and the system's are not counted."""
     root = Path(path)
     if root.is_file():
-        return [root]
+        return Found([root], Counter())
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such file or folder; wanted a picture or a folder of pictures")
+    endings = suffixes()
     found: list[Path] = []
+    left_out: Counter[str] = Counter()
     seen: set[str] = set()
     for folder, folders, files in os.walk(root, followlinks=True, onerror=_warn_folder):
         real = os.path.realpath(folder)
@@ -59,9 +75,13 @@ def find_images(path: str | os.PathLike[str]) -> list[Path]:
             continue
         seen.add(real)
         folders[:] = sorted(f for f in folders if not f.startswith(".") and f != "__MACOSX")
-        # "._x.jpg" is what macOS leaves beside x.jpg in archives: no picture
-        found += [Path(folder, f) for f in files if not f.startswith(".") and Path(f).suffix.lower() in SUFFIXES]
-    return sorted(found)
+        for name in filter(counts, files):  # "._x.jpg" is what macOS leaves beside x.jpg in archives: no picture
+            ending = ending_of(name)
+            if ending in endings:
+                found.append(Path(folder, name))
+            else:
+                left_out[ending] += 1
+    return Found(sorted(found), left_out)
 
 
 def _warn_folder(error: OSError) -> None:
@@ -82,7 +102,7 @@ def read_image(path: str | os.PathLike[str]) -> Picture:
             raise ImageError(file, "is a folder")
         if file.stat().st_size == 0:
             raise ImageError(file, "is empty (0 bytes)")
-        with Image.open(file) as image:
+        with Image.open(file, formats=readable()) as image:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
                 raise ImageError(file, f"is too large ({image.width}x{image.height} pixels, limit {limit})")
@@ -98,14 +118,16 @@ def read_image(path: str | os.PathLike[str]) -> Picture:
     except PermissionError as error:
         raise ImageError(file, "may not be read (permission denied)") from error
     except UnidentifiedImageError as error:
-        raise ImageError(file, "is no picture that Pillow knows") from error
+        raise ImageError(file, f"is no picture that Pillow knows{why_not(file)}") from error
+    except MemoryError as error:
+        raise ImageError(file, "is larger than the memory that is left") from error
     except Exception as error:  # damaged files make Pillow's plugins raise almost anything
         raise ImageError(file, f"cannot be decoded ({str(error) or type(error).__name__})") from error
 
 
 def _to_picture(file: Path, image: Image.Image) -> Picture:
     notes: list[str] = []
-    if getattr(image, "n_frames", 1) > 1:
+    if has_frames(image):
         notes.append("first of several frames")
     icc = image.info.get("icc_profile")
     upright = ImageOps.exif_transpose(image)
@@ -126,6 +148,11 @@ def _to_picture(file: Path, image: Image.Image) -> Picture:
         icc = None
         notes.append(f"ICC profile for {mode} dropped")
     return Picture(upright.convert("RGB"), alpha, icc or None, notes)
+
+
+def has_frames(image: Image.Image) -> bool:
+    """Whether an opened file has more pictures than the first; layers of a PSD are none, it opens as the whole."""
+    return getattr(image, "n_frames", 1) > 1 and image.format != "PSD"
 
 
 def to_grey(file: str | Path, image: Image.Image) -> Image.Image:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from .images import SUFFIXES
 
 VAL_EVERY = 25
 _NAMES = {
@@ -35,12 +34,18 @@ class Item:
 
 @dataclass
 class Listing:
-    """What was recognised: the layout, and the items of each split there is; "all" is always there."""
+    """What was recognised: the layout, and the items of each split there is; "all" is always there.
+
+    `notes` are told by `aminet data`, `warnings` wherever the faces are opened, and so are those files of `left_out`
+    (counts by ending) that hold pictures which Pillow does not open.
+    """
 
     layout: str
     where: str
     splits: dict[str, list[Item]]
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
 
 
 def split_items(root: Path, items: list[Item]) -> dict[str, list[Item]]:
@@ -102,7 +107,3 @@ def draw(items: Iterable[Item], count: int | None, seed: int) -> list[Item]:
 
 def relative_name(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix()
-
-
-def suffix_list() -> str:
-    return " ".join(sorted(SUFFIXES))

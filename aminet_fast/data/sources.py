@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .celeba import list_celeba, unused_partition
 from .config import DataConfig, DataError
+from .formats import in_words
 from .helen import list_helen
-from .images import find_images
-from .layouts import LOOKED_FOR, list_celeba, list_paired, list_scface
+from .images import find_images, look_through
+from .layouts import LOOKED_FOR, list_paired, list_scface
 from .listing import Item, Listing, relative_name, split_items
 
 _SPLIT_BITS = 34  # room for the seeds of one split of drawn faces
@@ -37,9 +39,13 @@ def list_faces(config: DataConfig) -> Listing:
     for name in names:
         listing = finders[name](root, config)
         if listing is not None:
+            listing.left_out = look_through(root).left_out
+            if config.layout == "auto" and name != "celeba" and (doubt := unused_partition(root)):
+                listing.warnings.append(doubt)
             return listing
     looked = LOOKED_FOR[names[0]] if len(names) == 1 else LOOKED_FOR["folder"]
-    raise DataError(f"no faces under {root}: looked for {looked}")
+    have = in_words(look_through(root).left_out)
+    raise DataError(f"no faces under {root}: looked for {looked}{f', found {have}' if have else ''}")
 
 
 def list_drawn(config: DataConfig) -> Listing:

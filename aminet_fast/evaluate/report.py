@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 import PIL
 import torch
 from PIL import Image
-from rich.console import Console
 from rich.table import Table
 
 from .. import __version__
 from ..metrics.fid import FEATURES
 from ..metrics.interval import SEED
 from ..output.atomic import atomic_write
+from ..output.console import make_console, print_table
 
 if TYPE_CHECKING:
     from .config import EvaluateConfig
@@ -63,11 +63,11 @@ def print_scores(
     first = next(iter(scores.values()))
     count = len(first.names)
     where = config.data.root or "drawn faces"
-    console = Console()
+    console = make_console()
     title = f"{count} faces ({split}) of {where}, set {fingerprint[:12]}"
     console.print(title, markup=False, highlight=False, soft_wrap=True)
     for protocol, score in scores.items():
-        console.print(_table(score, intervals.get(protocol, {}), bicubic_only=_bicubic_only(config)))
+        print_table(console, _table(score, intervals.get(protocol, {}), bicubic_only=_bicubic_only(config)))
     notes = ["Mean over pictures."]
     if intervals:
         notes[0] = (
@@ -79,6 +79,14 @@ def print_scores(
     for warning in _warnings(first.metrics, count, metric_weights):
         console.print(warning, style="yellow", markup=False, highlight=False, soft_wrap=True)
     for protocol, score in scores.items():
+        for name, names in score.undefined.items():
+            console.print(
+                f"{protocol}: {_COLUMNS[name][0]} has no value for {len(names)} of {count} pictures, whose originals "
+                f"are of one grey: {_first_few(names)}; its means are over the other {count - len(names)}",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
         for who, quality in (("bicubic", score.bicubic), ("AMINet", score.ours)):
             if quality.identical and not (who == "AMINet" and _bicubic_only(config)):
                 console.print(
@@ -120,7 +128,7 @@ def write_scores(
     }
     with atomic_write(out / "summary.json") as file:
         file.write((json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
-    Console().print(f"Scores of every picture are in {out}", markup=False, highlight=False, soft_wrap=True)
+    make_console().print(f"Scores of every picture are in {out}", markup=False, highlight=False, soft_wrap=True)
 
 
 class ImageWriter:
@@ -203,7 +211,7 @@ def _csv(score: Scores, *, bicubic_only: bool) -> str:
 
 
 def _summary(score: Scores, intervals: Mapping[str, Intervals], *, bicubic_only: bool) -> dict[str, Any]:
-    """Means and their intervals; a value that JSON cannot hold (infinite, NaN) is null."""
+    """Means and their intervals, and what they leave out; a value that JSON cannot hold (infinite, NaN) is null."""
     result: dict[str, dict[str, Any]] = {"bicubic": _means(score.bicubic, score.metrics)}
     if not bicubic_only:
         result["ours"] = _means(score.ours, score.metrics)
@@ -211,7 +219,13 @@ def _summary(score: Scores, intervals: Mapping[str, Intervals], *, bicubic_only:
     for who, means in result.items():
         if who in intervals:
             means["interval"] = intervals[who]
+    if score.undefined:
+        result["undefined"] = dict(score.undefined)
     return result
+
+
+def _first_few(names: Sequence[str], few: int = 5) -> str:
+    return ", ".join(names[:few]) + (f" and {len(names) - few} more" if len(names) > few else "")
 
 
 def _means(quality: Quality, metrics: Sequence[str]) -> dict[str, Any]:

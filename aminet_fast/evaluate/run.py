@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from ..metrics.metric_set import check_metrics
 from ..network.expects import check_scale
 from ..network.inference import choose_device, load_network
 from ..output.atomic import make_writable
+from ..output.console import make_console
 from .config import EvaluateConfig, check_config
 from .scores import OnBatch, Quality, Scores, evaluate_model, evaluate_protocols
 
@@ -26,7 +26,7 @@ def evaluate(config: EvaluateConfig) -> int:
     """Runs ``aminet evaluate``: prints a table, writes the files asked for.
 
     Returns:
-        Exit status: 0, or 1 when the network returned NaN for some pictures.
+        Exit status: 0, or 1 when the network returned NaN for some pictures, or a metric has no value for some.
 
     Raises:
         ValueError, OSError: settings, weights or faces that cannot be, faces without HR, an unusable `out`.
@@ -56,7 +56,7 @@ def evaluate(config: EvaluateConfig) -> int:
     )
     if config.out is not None:
         make_writable(config.out, "the folder of scores")
-    errors = Console(stderr=True)
+    errors = make_console(stderr=True)
     writer = None
     if config.save_images and config.out is not None:
         writer = ImageWriter(_images_folder(config.out, config.data.root), faces.names)
@@ -88,7 +88,11 @@ def evaluate(config: EvaluateConfig) -> int:
         write_scores(config, split, faces.fingerprint, scores, intervals, metrics.weights)
     if broken:
         errors.print(f"error: the network returned NaN for {broken} pictures; their scores are nan", style="red")
-    return 1 if broken else 0
+    undefined = any(score.undefined for score in scores.values())
+    if undefined:
+        text = "error: a metric has no value for some pictures, named above; leave them, or the metric, out"
+        errors.print(text, style="red", highlight=False, soft_wrap=True)
+    return 1 if broken or undefined else 0
 
 
 def _split(config: EvaluateConfig) -> Literal["train", "val", "test", "all"]:

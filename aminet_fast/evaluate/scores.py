@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -27,11 +27,13 @@ class Quality:
     """Scores of one method.
 
     `values` has float64 [N] a metric, one value a picture; `fid` is a score of the whole set, None where it was
-    not asked for.
+    not asked for. `undefined` has bool [N] for a metric that has no value against some of the originals, whatever is
+    compared with them: their values are NaN, and means leave them out.
     """
 
     values: Mapping[str, np.ndarray]
     fid: float | None = None
+    undefined: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def psnr(self) -> np.ndarray:
@@ -57,11 +59,18 @@ class Quality:
         return self.mean("ssim")
 
     def mean(self, metric: str) -> float:
-        """Average over pictures, of PSNR without the identical ones; FID is the set's. KeyError if not scored."""
+        """Average over pictures, of PSNR without the identical ones and without `undefined`; FID is the set's.
+
+        NaN where a picture that counts has a NaN, or none counts. KeyError if not scored.
+        """
         if metric == "fid" and self.fid is not None:
             return self.fid
         values = self.values[metric]
-        return mean_psnr(values.tolist()) if metric == "psnr" else float(values.mean())
+        if metric in self.undefined:
+            values = values[~self.undefined[metric]]
+        if metric == "psnr":
+            return mean_psnr(values.tolist())
+        return float(values.mean()) if len(values) else float("nan")
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,14 @@ class Scores:
     ours: Quality
     bicubic: Quality
     metrics: tuple[str, ...] = ("psnr", "ssim")
+
+    @property
+    def undefined(self) -> dict[str, list[str]]:
+        """Names of the pictures whose originals a metric has no value against, by metric; {} where there are none."""
+        return {
+            metric: [name for name, out in zip(self.names, mask, strict=True) if out]
+            for metric, mask in self.bicubic.undefined.items()
+        }
 
     def gain(self, metric: str) -> float:
         """Mean over bicubic's; a gain below 0 is the better one for LPIPS and FID."""
@@ -97,7 +114,7 @@ class Scores:
         metrics = [name for name in self.metrics if name != "fid"]
         if len(self.names) < 2 or not metrics:
             return {who: dict.fromkeys(self.metrics) for who in ("bicubic", "ours", "gain")}
-        columns = [quality.values[name] for quality in (self.bicubic, self.ours) for name in metrics]
+        columns = [_counted(quality, name) for quality in (self.bicubic, self.ours) for name in metrics]
         bicubic, ours = np.split(bootstrap_means(np.stack(columns, axis=1), resamples), 2, axis=1)
         means = {"bicubic": bicubic, "ours": ours, "gain": ours - bicubic}
         return {
@@ -105,6 +122,12 @@ class Scores:
             | {name: percentile_interval(table[:, i], confidence) for i, name in enumerate(metrics)}
             for who, table in means.items()
         }
+
+
+def _counted(quality: Quality, metric: str) -> np.ndarray:
+    """Values [N] for the bootstrap, which leaves infinities out of its means: those of `undefined` too."""
+    values = quality.values[metric]
+    return np.where(quality.undefined[metric], np.inf, values) if metric in quality.undefined else values
 
 
 def evaluate_model(
@@ -220,7 +243,11 @@ class _Table:
 
     def scores(self, names: list[str]) -> Scores:
         bicubic = self._quality("bicubic")
-        ours = self._quality("ours") if any(who == "ours" for who, _ in self.parts) else bicubic
+        # Bicubic's pictures are always finite: a NaN of theirs is the original's.
+        masks = {name: np.isnan(values) for name, values in bicubic.values.items() if np.isnan(values).any()}
+        bicubic = replace(bicubic, undefined=masks)
+        has_ours = any(who == "ours" for who, _ in self.parts)
+        ours = replace(self._quality("ours"), undefined=masks) if has_ours else bicubic
         return Scores(self.protocol, names, ours, bicubic, self.metrics.names)
 
     def _quality(self, who: str) -> Quality:

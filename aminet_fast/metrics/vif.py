@@ -17,6 +17,7 @@ _BLOCK = 3  # sides of the blocks whose coefficients are one vector of the model
 _NOISE = 0.1  # variance of the visual noise, on the scale 0..255
 _TINY = 1e-15
 _FLOOR = 1e-4  # added to the information of each band
+_FLAT = 1e-6  # levels between the darkest and the brightest pixel of a picture of one grey
 _SMALLEST, _SMALLEST_PIXEL = 72, 41
 
 
@@ -81,7 +82,10 @@ def vifp(sr: Tensor, hr: Tensor, protocol: str = "fsr") -> Tensor:
     _check_size(a, _SMALLEST_PIXEL, "VIF-P")
     # One by one: torchmetrics before 1.9 gives the mean of a batch only.
     values = [visual_information_fidelity(a[i : i + 1], b[i : i + 1]) for i in range(a.shape[0])]
-    return torch.stack(values).view(-1) if values else a.new_zeros(0)
+    scores = torch.stack(values).view(-1) if values else a.new_zeros(0)
+    # Rounding leaves some of these originals a variance, and with it a number that says nothing.
+    flat = (b.amax(dim=(1, 2, 3)) - b.amin(dim=(1, 2, 3))) < _FLAT  # [N]
+    return scores.masked_fill(flat, float("nan"))
 
 
 def torchmetrics_vif() -> Callable[[Tensor, Tensor], Tensor]:

@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from ..pretrained import CONFIG, METADATA
 from ..reference.config import AMINetConfig
+from ..reference.options_file import read_options
 from .checkpoint import CheckpointError, check_checkpoint, is_checkpoint, read_archive
 from .expects import Expects
 from .shapes import UntoldError, config_of
@@ -112,10 +112,7 @@ def _header(file: Path) -> Description | None:
 
 def _beside(file: Path) -> Description | None:
     path = file.with_name(CONFIG)
-    try:
-        return _description(path, path.read_text(encoding="utf-8")) if path.is_file() else None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no JSON ({error})") from error
+    return _parsed(path, read_options(path)) if path.is_file() else None
 
 
 def _description(file: Path, text: str) -> Description:
@@ -165,8 +162,8 @@ def _of_run(file: Path) -> Expects:
     if folder.name not in ("best", "last") or not recipe.is_file():
         return Expects()
     try:
-        return _of_recipe(yaml.safe_load(recipe.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError):
+        return _of_recipe(read_options(recipe))
+    except (ValueError, OSError):
         return Expects()
 
 

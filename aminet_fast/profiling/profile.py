@@ -14,12 +14,12 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from rich.console import Console
 
 from ..data import FaceDataset, open_faces
 from ..data.faces import select
 from ..data.sources import list_faces
 from ..output.atomic import atomic_write
+from ..output.console import make_console
 from ..training.accelerator import accelerated
 from ..training.batches import Batch, to_device, train_batches
 from ..training.config import TrainConfig
@@ -73,7 +73,7 @@ def profile(config: ProfileConfig) -> int:
     if config.json == "-":
         print(text, end="")
         return 0
-    show(figures, Console())
+    show(figures, make_console())
     if config.json is not None:
         with atomic_write(Path(config.json)) as file:
             file.write(text.encode())

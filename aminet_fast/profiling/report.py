@@ -10,6 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ..output.console import print_table
+
 ENOUGH = 1.5  # times what the network takes, that the loader should give: less, and every hiccup is felt
 MUCH = 0.15  # of a step, from which on a part beside the network is what bounds it
 
@@ -145,7 +147,7 @@ def show(figures: Figures, console: Console) -> None:
         table.add_row(label, f"{1e3 * seconds:.2f}", f"{seconds / whole:.1%}")
     table.add_section()
     table.add_row("all", f"{1e3 * whole:.2f}", f"{figures.images / whole:.1f} images/s")
-    console.print(table)
+    print_table(console, table)
     for text in (*_between(figures), _feeding(figures), f"{verdict(figures)}.", *_wishes(figures)):
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 

@@ -10,6 +10,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
+from .options_file import read_options
+
 
 @dataclass(frozen=True)
 class AMINetConfig:
@@ -170,9 +172,7 @@ class AMINetConfig:
 
     @classmethod
     def from_file(cls, path: str | Path) -> AMINetConfig:
-        """Read a .yaml, .yml or .json file; raises ValueError when it holds no mapping."""
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))  # YAML takes JSON too
-        if not isinstance(values, dict):
-            raise ValueError(f"{path} holds no mapping of AMINetConfig fields")
+        """Read a .yaml, .yml or .json file; raises ValueError when it holds no mapping, or a field twice."""
+        values = read_options(path)
         values.pop("expects", None)  # stands beside the network's fields in the config.json of weights
         return cls.from_dict(values)

@@ -16,13 +16,16 @@ from rich.progress import Progress
 from torch import nn
 
 from ..data import ImageError, read_image
+from ..data.formats import in_words
 from ..network.expects import expects_of
 from ..network.inference import choose_device, load_network
 from ..output.atomic import atomic_write, make_writable
+from ..output.console import make_console
 from ..pretrained import notice, shipped
 from .comparison import PanelRows, check_panel, refuse_clash
 from .images import upscale_images
 from .plan import FORMATS, Job, plan
+from .sizes import header_size, refuse_too_large, shrunk, too_large_for_memory
 
 _NO_ALPHA = {"JPEG", "BMP"}
 _NO_ICC = {"BMP"}
@@ -48,8 +51,10 @@ class UpscaleConfig:
             checkpoint.
         lr_size: first shrink every picture until its short side has this many pixels, to try the network on
             pictures that are large already; the panel then shows the original as HR.
-        format: keep the kind of file (GIF, PGM and PPM become PNG), or write png or jpg.
+        format: keep JPEG, PNG, WebP, TIFF and BMP (others become PNG), or write png or jpg.
         force: overwrite results that exist.
+        skip_existing: keep results that exist and make the others, to go on after Ctrl-C or a full disk. Whatever made
+            them: other weights or another size are not noticed.
         panel: also write this picture: LR, bicubic and AMINet (and HR) of the first eight, side by side.
         tile: input pictures with a side above this many pixels are processed in overlapping tiles of this
             side, which bounds the memory; 0 never tiles.
@@ -66,6 +71,7 @@ class UpscaleConfig:
     lr_size: int | None = None
     format: Literal["keep", "png", "jpg"] = "keep"
     force: bool = False
+    skip_existing: bool = False
     panel: str | None = None
     tile: int = 64
     batch_size: int = 8
@@ -88,6 +94,8 @@ class Account:
     """What became of the pictures."""
 
     done: int = 0
+    existing: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
     failed: list[str] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
 
@@ -106,30 +114,61 @@ def upscale(config: UpscaleConfig) -> int:
         ValueError, OSError: settings, inputs, weights or folders that cannot be; nothing was done then.
     """
     _check(config)
-    jobs = plan(config.inputs, config.out, format=config.format, force=config.force)
+    jobs, existing, left_out = plan(
+        config.inputs, config.out, format=config.format, force=config.force, skip_existing=config.skip_existing
+    )
     if config.panel:
         refuse_clash(config.panel, jobs)
-    model = load_network(config.weights, choose_device(config.device), config.backend)
-    make_writable(config.out, "the results to")
-    if config.panel:
-        make_writable(Path(config.panel).parent, "the panel to", "--panel")
-    errors = Console(stderr=True)
-    account = Account()
+    account = Account(existing=len(existing), left_out=left_out)
+    errors = make_console(stderr=True)
+    if jobs:
+        model = load_network(config.weights, choose_device(config.device), config.backend)
+        refuse_too_large(jobs, scale=expects_of(model).scale, lr_size=config.lr_size)
+        make_writable(config.out, "the results to")
+        if config.panel:
+            make_writable(Path(config.panel).parent, "the panel to", "--panel")
+        status = _work(model, jobs, config, account, errors)
+        if status:
+            return status
+    _report(config, account, len(jobs), errors)
+    return 1 if account.failed else 0
+
+
+def _work(model: nn.Module, jobs: Sequence[Job], config: UpscaleConfig, account: Account, errors: Console) -> int:
+    """Does the jobs; returns 1 when it had to stop, after saying why and how to go on."""
+    how = "" if config.skip_existing else f" with --skip_existing{' in place of --force' if config.force else ''}"
     try:
         with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
             task = bar.add_task("upscaling", total=len(jobs))
-            rows = PanelRows() if config.panel else None
+            rows = PanelRows() if _wants_panel(config, account) else None
             for chunk in _chunks(jobs, config, account, expects_of(model).scale):
                 _process(model, chunk, config, account, rows)
                 bar.update(task, completed=account.done + len(account.failed))
         if rows and config.panel:
             rows.save(config.panel)
-    except (OSError, ValueError, StopError) as error:
-        errors.print(f"error: {_reason(error)}", markup=False, style="red", soft_wrap=True)
-        errors.print(f"{account.done} of {len(jobs)} pictures had been written to {config.out}", markup=False)
+    except (OSError, ValueError, StopError, KeyboardInterrupt) as error:
+        if not isinstance(error, KeyboardInterrupt):
+            errors.print(f"error: {_reason(error)}", markup=False, style="red", soft_wrap=True)
+        errors.print(
+            f"{account.done} of {len(jobs)} pictures had been written to {config.out}; the same command{how} goes on",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+        if isinstance(error, KeyboardInterrupt):
+            raise
         return 1
-    _report(config, account, len(jobs), errors)
-    return 1 if account.failed else 0
+    return 0
+
+
+def _wants_panel(config: UpscaleConfig, account: Account) -> bool:
+    """Whether a panel is made; one that exists is kept as other results are."""
+    if config.panel is None:
+        return False
+    if config.skip_existing and Path(config.panel).exists():
+        account.notes[f"the panel {config.panel} was there already, and is kept"] += 1
+        return False
+    return True
 
 
 def _check(config: UpscaleConfig) -> None:
@@ -139,8 +178,10 @@ def _check(config: UpscaleConfig) -> None:
         raise ValueError(f"tile is {config.tile}, wanted 0 (no tiles) or at least 16 pixels")
     if config.batch_size < 1:
         raise ValueError(f"batch_size is {config.batch_size}, wanted at least 1")
+    if config.force and config.skip_existing:
+        raise ValueError("force overwrites results that exist, skip_existing keeps them; give one of the two")
     if config.panel:
-        check_panel(config.panel, force=config.force)
+        check_panel(config.panel, force=config.force or config.skip_existing)
 
 
 def _chunks(jobs: Sequence[Job], config: UpscaleConfig, account: Account, scale: int) -> Iterator[list[Loaded]]:
@@ -164,19 +205,20 @@ def _chunks(jobs: Sequence[Job], config: UpscaleConfig, account: Account, scale:
 
 
 def _load(job: Job, lr_size: int | None, account: Account, scale: int) -> Loaded:
+    size = header_size(job.source)
+    if size and (reason := too_large_for_memory(shrunk(size, lr_size), scale)):
+        raise ImageError(job.source, reason)
     picture = read_image(job.source)
     account.notes.update(note for note in picture.notes if note != "alpha channel")
-    width, height = picture.rgb.size
-    if lr_size is not None and min(width, height) > lr_size:
-        ratio = lr_size / min(width, height)
-        width, height = round(width * ratio), round(height * ratio)
-    elif lr_size is None and min(width, height) > _LARGE:
+    before = picture.rgb.size
+    width, height = shrunk(before, lr_size)
+    if lr_size is None and min(width, height) > _LARGE:
         face = max(1, _FACE // scale)
         account.notes[
             f"over {_LARGE} pixels: the network restores faces of about {face} pixels; crop a face, or try"
             f" --lr_size {face}"
         ] += 1
-    elif lr_size is not None:
+    elif lr_size is not None and min(before) <= lr_size:
         account.notes[f"not shrunk: the short side has {lr_size} pixels or fewer already"] += 1
     # Colour and alpha one by one: Pillow would weigh the colours of an RGBA picture by its alpha.
     lr = picture.rgb.resize((width, height), Image.Resampling.BICUBIC)
@@ -197,23 +239,37 @@ def _process(
             tile=config.tile,
             autocast=config.precision == "bf16",
         )
-    except RuntimeError as error:
-        if "memory" not in str(error).lower():
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
             raise
-        raise StopError(
-            f"out of memory at {chunk[0].job.source}; lower --batch_size, or --tile (now {config.tile})"
-        ) from error
+        _with_less_memory(model, chunk, config, account, rows)
+        return
     for loaded, result in zip(chunk, results, strict=True):
         try:
             save(result, loaded.job.target, loaded.icc, account.notes)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, MemoryError) as error:
             if getattr(error, "errno", None) is not None:  # the system's: a full disk, no permission
                 raise StopError(f"cannot write {loaded.job.target}: {_reason(error)}") from error
-            account.failed.append(f"{loaded.job.target}: cannot be written ({error})")
+            account.failed.append(f"{loaded.job.target}: cannot be written ({error or type(error).__name__})")
             continue
         account.done += 1
         if rows is not None:
             rows.add(loaded.job.source.name, loaded.lr, result, loaded.original)
+
+
+def _with_less_memory(
+    model: nn.Module, chunk: Sequence[Loaded], config: UpscaleConfig, account: Account, rows: PanelRows | None
+) -> None:
+    """After the memory was full: one picture after the other; one that alone is too large fails, the rest goes on."""
+    if len(chunk) > 1:
+        account.notes["out of memory: the pictures were done one by one; lower --batch_size"] += 1
+        for loaded in chunk:
+            _process(model, [loaded], config, account, rows)
+        return
+    width, height = chunk[0].lr.size
+    account.failed.append(
+        f"{chunk[0].job.source}: out of memory at {width}x{height} pixels; lower --tile (now {config.tile}), or crop it"
+    )
 
 
 def save(image: Image.Image, target: Path, icc: bytes | None, notes: Counter[str]) -> None:
@@ -236,9 +292,10 @@ def save(image: Image.Image, target: Path, icc: bytes | None, notes: Counter[str
 
 
 def _report(config: UpscaleConfig, account: Account, total: int, errors: Console) -> None:
-    out = Console()
+    out = make_console()
+    there = f"; {account.existing} results were there already, and are kept" if account.existing else ""
     out.print(
-        f"{account.done} of {total} pictures upscaled to {config.out}",
+        f"{account.done} of {total} pictures upscaled to {config.out}{there}",
         markup=False,
         highlight=False,
         soft_wrap=True,
@@ -247,6 +304,13 @@ def _report(config: UpscaleConfig, account: Account, total: int, errors: Console
         out.print(f"side by side: {config.panel}", markup=False, highlight=False, soft_wrap=True)
     if shipped(config.weights):
         out.print(f"weights of the package, {notice(config.weights)}", markup=False, highlight=False, soft_wrap=True)
+    if account.left_out:
+        out.print(
+            f"left out, as Pillow opens none of them: {in_words(account.left_out)}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
     for note, count in account.notes.items():
         out.print(f"note: {count} x {note}", markup=False, highlight=False, soft_wrap=True)
     if account.failed:
@@ -261,5 +325,5 @@ def _report(config: UpscaleConfig, account: Account, total: int, errors: Console
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
-        return f"the disk is full ({error.strerror}); free some space, then run again with --force"
+        return f"the disk is full ({error.strerror}); free some space first"
     return str(error)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..data import find_images
+from ..data.formats import in_words
+from ..data.images import look_through
 
-# What Pillow writes a whole RGB picture as. GIF, PGM and PPM would lose colours or alpha: they become PNG.
+# What Pillow writes a whole RGB picture as. Others (GIF, PPM, TGA, ...) would lose colours or alpha: they become PNG.
 FORMATS = {
     ".png": "PNG",
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
+    ".jpe": "JPEG",
+    ".jfif": "JPEG",
     ".webp": "WEBP",
     ".tif": "TIFF",
     ".tiff": "TIFF",
@@ -30,7 +34,22 @@ class Job(NamedTuple):
     target: Path
 
 
-def plan(inputs: Sequence[str], out: str | Path, *, format: str = "keep", force: bool = False) -> list[Job]:
+class Plan(NamedTuple):
+    """What there is to do, what is done already, and what nobody will do."""
+
+    jobs: list[Job]
+    existing: list[Path]  # results left as they are
+    left_out: Counter[str]  # files in the folders that Pillow does not open, by ending
+
+
+def plan(
+    inputs: Sequence[str],
+    out: str | Path,
+    *,
+    format: str = "keep",
+    force: bool = False,
+    skip_existing: bool = False,
+) -> Plan:
     """Lists the pictures and the files they become.
 
     Args:
@@ -38,20 +57,24 @@ def plan(inputs: Sequence[str], out: str | Path, *, format: str = "keep", force:
         out: folder for the results. When it lies in an input folder, its own pictures are not taken as
             inputs.
         format: keep, png or jpg.
-        force: results may exist already.
+        force: results may exist already, and are made anew.
+        skip_existing: results that exist already are kept; a result appears whole, so one that exists is one.
 
     Raises:
         ValueError: nothing was found, two pictures would become one file, a result would overwrite an
-            input, or results exist and `force` is off; the first few are named.
+            input, or results exist and neither `force` nor `skip_existing` is on; the first few are named.
         FileNotFoundError: an input does not exist and matches nothing.
     """
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"out {folder} is a file; wanted a folder for the results")
     found: dict[tuple[Path, Path], Job] = {}  # a picture named twice is done once
-    for root in [path for given in inputs for path in _expand(given)]:
+    left_out: Counter[str] = Counter()
+    for root in dict.fromkeys(path for given in inputs for path in _expand(given)):
         nested = root.is_dir() and _inside(folder, root) and not _inside(root, folder)
-        for source in find_images(root):
+        pictures, others = look_through(root)
+        left_out += others
+        for source in pictures:
             if nested and _inside(source, folder):
                 continue
             relative = source.relative_to(root) if root.is_dir() else Path(source.name)
@@ -60,15 +83,17 @@ def plan(inputs: Sequence[str], out: str | Path, *, format: str = "keep", force:
     jobs = list(found.values())
     if not jobs:
         wanted = ", ".join(inputs) if inputs else "nothing was given"
-        raise ValueError(f"no pictures to upscale ({wanted}); name files, folders or globs")
+        have = f"; found {in_words(left_out)}, which Pillow does not open" if left_out else ""
+        raise ValueError(f"no pictures to upscale ({wanted}{have}); name files, folders or globs")
     _refuse_clashes(jobs)
     existing = [job.target for job in jobs if job.target.exists()]
-    if existing and not force:
+    if existing and not force and not skip_existing:
         raise ValueError(
-            f"{len(existing)} of {len(jobs)} results exist already: {_first(existing)}; "
-            "pass --force to overwrite them, or another --out"
+            f"{len(existing)} of {len(jobs)} results exist already: {first_few(existing)}; "
+            "pass --skip_existing to keep them and go on with the others, --force to overwrite them, or another --out"
         )
-    return jobs
+    kept = set(existing) if skip_existing else set()
+    return Plan([job for job in jobs if job.target not in kept], [path for path in existing if path in kept], left_out)
 
 
 def _expand(given: str) -> list[Path]:
@@ -97,7 +122,7 @@ def _refuse_clashes(jobs: Sequence[Job]) -> None:
     over = [job.target for job in jobs if job.target.resolve() in sources]
     if over:
         raise ValueError(
-            f"{len(over)} results would overwrite pictures that are inputs: {_first(over)}; choose another --out"
+            f"{len(over)} results would overwrite pictures that are inputs: {first_few(over)}; choose another --out"
         )
     owners: dict[str, Path] = {}
     for source, target in jobs:
@@ -109,6 +134,7 @@ def _refuse_clashes(jobs: Sequence[Job]) -> None:
             )
 
 
-def _first(paths: Sequence[Path]) -> str:
+def first_few(paths: Sequence[Path | str]) -> str:
+    """The first five, and how many more there are."""
     more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
     return ", ".join(str(p) for p in paths[:_NAMED]) + more

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -191,3 +192,45 @@ def test_tiny_helper_and_command_agree(tmp_path: Path) -> None:
 def test_a_switch_needs_no_value(args: list[str], force: bool) -> None:
     config = cli.parse(COMMANDS["upscale"], args)
     assert (config.inputs, config.force) == (["a.png"], force)
+
+
+def parse_file(path: Path, content: str | bytes, option: str = "--config") -> dict[str, Any]:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return cli.parse(COMMANDS["train"], [option, str(path)]).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted"),
+    [
+        ("lr: 1\nsteps: 4\nlr: 2\n", "gives lr twice, on line 1 and on line 3"),
+        ("data:\n  root: a\nsteps: 3\ndata:\n  size: 64\n", "gives data twice, on line 1 and on line 4"),
+        ("data:\n  root: a\n  root: b\n", "gives data.root twice, on line 2 and on line 3"),
+        ("data.root: a\ndata:\n  root: b\n", "gives data.root twice, on line 1 and on line 3"),
+        ("data:\n\troot: x\n", r"is no YAML \(line 2: .*; indent by spaces, not by tabs\)"),
+        ("lr: [1\nsteps: 2\n", r"is no YAML \(line 2: "),
+        ("- lr\n", "holds no mapping of options but a list"),
+        (b"steps: 2\nout: caf\xe9\n", r"is no UTF-8 text \(line 2: .*\); save it as UTF-8"),
+    ],
+)
+def test_a_file_of_options_is_read_strictly(tmp_path: Path, content: str | bytes, wanted: str) -> None:
+    with pytest.raises(ValueError, match=rf"c\.yaml {wanted}"):
+        parse_file(tmp_path / "c.yaml", content)
+    with pytest.raises(ValueError, match="is a folder"):
+        cli.parse(COMMANDS["train"], [f"--conf={tmp_path}"])
+    with pytest.raises(ValueError, match="gives root twice, on line 1 and on line 2"):
+        parse_file(tmp_path / "d.yaml", "root: a\nroot: b\n", "--data")
+    with pytest.raises(ValueError, match="gives lr twice, on line 2 and on line 3"):
+        parse_file(tmp_path / "c.json", '{\n\t"lr": 1,\n\t"lr": 2}')
+
+
+def test_files_that_say_the_same_in_other_ways(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    for empty in ("", "# lr: 2\n", "---\n"):
+        assert parse_file(path, empty)["lr"] == 2e-4
+    text = "---\nlr: 1e-4\nsteps: 7\n"
+    for content in (text, b"\xef\xbb\xbf" + text.encode(), text.encode("utf-16"), text.replace("\n", "\r\n")):
+        values = parse_file(path, content)
+        assert (values["lr"], values["steps"]) == (1e-4, 7)
+    assert parse_file(tmp_path / "c.json", '{\n\t"lr": 1e-4}')["lr"] == 1e-4
+    merged = parse_file(path, "data: &faces\n  size: 64\n  scale: 4\nval:\n  <<: *faces\n  limit: 3\n")
+    assert (merged["val"]["size"], merged["val"]["scale"], merged["val"]["limit"]) == (64, 4, 3)

@@ -107,10 +107,10 @@ def test_a_file_that_may_be_read_again_is_looked_at_again(config, monkeypatch):
     shut = str(Path(config.root) / "2.png")
     opened, access = images.Image.open, os.access
 
-    def refuse(path, *rest):
+    def refuse(path, *rest, **options):
         if str(path) == shut:
             raise PermissionError(13, "Permission denied", shut)
-        return opened(path, *rest)
+        return opened(path, *rest, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(images.Image, "open", refuse)

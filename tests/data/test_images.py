@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
-from aminet_fast.data import ImageError, center_crop, degrade, find_images, read_image, to_image, to_tensor
+from aminet_fast.data import ImageError, center_crop, degrade, find_images, formats, read_image, to_image, to_tensor
 from aminet_fast.data.augment import augment, sample_box
+from aminet_fast.data.formats import in_words, pictures_among
+from aminet_fast.data.images import look_through
 from tests.harness.bad_files import make_zoo, ramp
 
 
@@ -190,3 +192,50 @@ def test_boxes_have_torchvisions_area_and_ratio():
     assert (width / height).min() > 0.73
     assert (width / height).max() < 1.36
     assert sample_box(rng, 400, 10) == (193, 0, 206, 10)  # no box fits: the largest middle one of ratio 4/3
+
+
+def test_every_picture_of_a_folder_is_taken_and_the_rest_counted(tmp_path):
+    """By the endings that people have; whichever of these vanished from a folder did so without a word."""
+    kinds = ["jfif", "jpe", "JPG", "png", "PNG", "tga", "gif", "ico", "ppm", "pgm", "bmp", "dib", "TIFF", "webp"]
+    kinds += [name for name, feature in (("jp2", "jpg_2000"), ("avif", "avif")) if features.check(feature)]
+    for kind in kinds:
+        ramp(64, 48).save(tmp_path / f"{kind}_{kind.isupper()}.{kind}", sizes=[(64, 48)])
+    others = ["a.heic", "b.HEIC", "c.svg", "list.txt", "noending", "d.eps", ".DS_Store", "Thumbs.db", "._x.jpg"]
+    for name in others:
+        (tmp_path / name).write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    found = look_through(tmp_path)
+    assert len(found.pictures) == len(kinds)
+    assert found.left_out == {".heic": 2, ".svg": 1, ".txt": 1, ".eps": 1, "without ending": 1}
+    assert pictures_among(found.left_out) == {".heic": 2, ".svg": 1, ".eps": 1}
+    assert in_words(found.left_out) == "2 .heic, 1 .eps, 1 .svg, 1 .txt, 1 without ending"
+    plain = np.asarray(ramp(64, 48)).astype(int)
+    for path in found.pictures:
+        picture = read_image(path).rgb
+        if path.suffix not in (".gif", ".pgm"):  # a palette, no colours
+            assert np.abs(np.asarray(picture).astype(int) - plain).max() <= 16, path
+    with pytest.raises(ImageError, match=r"no picture that Pillow knows; \.eps is a program that Ghostscript"):
+        read_image(tmp_path / "d.eps")
+    with pytest.raises(ImageError, match=r"no picture that Pillow knows; this Pillow opens no \.heic: save it as PNG"):
+        read_image(tmp_path / "a.heic")
+
+
+def test_a_picture_is_known_by_what_is_in_it(tmp_path):
+    for name in ("noending", "wrong.txt", "wrong.heic", "wrong.jpg"):
+        ramp(64, 48).save(tmp_path / name, "PNG")
+        assert find_images(tmp_path / name) == [tmp_path / name]
+        assert (np.asarray(read_image(tmp_path / name).rgb) == np.asarray(ramp(64, 48))).all()
+
+
+def test_of_several_frames_the_first_is_taken_and_that_is_said(tmp_path):
+    for name in ("film.gif", "pages.tif", "film.webp", "film.png"):
+        ramp(64, 48).save(tmp_path / name, save_all=True, append_images=[ramp(64, 48).rotate(180)])
+        assert "first of several frames" in read_image(tmp_path / name).notes, name
+
+
+def test_a_format_that_a_plugin_brings_is_taken(tmp_path, monkeypatch):
+    (tmp_path / "x.heic").write_bytes(b"P6 1 1 255\n\x01\x02\x03")
+    assert find_images(tmp_path) == []
+    formats.suffixes()  # Pillow's own are registered by now
+    monkeypatch.setitem(Image.EXTENSION, ".heic", "PPM")
+    assert find_images(tmp_path) == [tmp_path / "x.heic"]
+    assert look_through(tmp_path).left_out == {}

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from aminet_fast.data import DataConfig, DataError, degrade, layouts, open_faces, to_tensor
+from aminet_fast.data import DataConfig, DataError, celeba, degrade, open_faces, to_tensor
 from aminet_fast.data.check import CheckConfig, check
 from aminet_fast.data.sources import list_faces
 from tests.harness.bad_files import ramp
@@ -20,11 +20,13 @@ def config(root: Path, **options: object) -> DataConfig:
     return DataConfig(root=str(root), cache=str(root.parent / "cache"), **options)
 
 
-def make_celeba(pictures: Path, partition: Path, count: int = 30) -> None:
-    pictures.mkdir(parents=True)
+def make_celeba(
+    pictures: Path, partition: Path, count: int = 30, ending: str = "jpg", size: tuple[int, int] = (178, 218)
+) -> None:
+    pictures.mkdir(parents=True, exist_ok=True)
     lines = []
     for i in range(1, count + 1):
-        ramp(178, 218).rotate(3 * i).save(pictures / f"{i:06}.jpg")
+        ramp(*size).rotate(3 * i).save(pictures / f"{i:06}.{ending}")
         lines.append(f"{i:06}.jpg {0 if i <= 20 else 1 if i <= 26 else 2}")
     header = "image_id,partition\n" if partition.suffix == ".csv" else ""
     text = "\n".join(lines) + "\n"
@@ -41,11 +43,19 @@ def make_celeba(pictures: Path, partition: Path, count: int = 30) -> None:
         ("img_align_celeba/img_align_celeba", "list_eval_partition.csv", "img_align_celeba"),
         ("img_align_celeba/img_align_celeba", "list_eval_partition.csv", "img_align_celeba/img_align_celeba"),
         ("Img/img_align_celeba", "Eval/list_eval_partition.txt", "."),
+        ("img_align_celeba_png", "list_eval_partition.txt", "."),
+        ("img_align_celeba_png", "list_eval_partition.txt", "img_align_celeba_png"),
+        ("Img/img_align_celeba_png/img_align_celeba_png", "Eval/list_eval_partition.txt", "."),
+        ("CelebA/Img/img_align_celeba", "CelebA/Eval/list_eval_partition.txt", "."),
+        ("celeba/img_celeba", "celeba/list_eval_partition.csv", "."),
+        ("faces_png", "list_eval_partition (1).txt", "."),
+        (".", "list_eval_partition.txt", "."),
     ],
 )
-def test_celeba_in_every_nesting(tmp_path, pictures, partition, root):
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+def test_celeba_in_every_nesting(tmp_path, pictures, partition, root, ending):
     data = tmp_path / "data"
-    make_celeba(data / pictures, data / partition)
+    make_celeba(data / pictures, data / partition, ending=ending, size=(8, 8))
     listing = list_faces(config(data / root))
     assert listing.layout == "celeba"
     assert {split: len(items) for split, items in listing.splits.items()} == {
@@ -54,12 +64,13 @@ def test_celeba_in_every_nesting(tmp_path, pictures, partition, root):
         "test": 4,
         "all": 30,
     }
-    assert listing.splits["test"][0].name == "000027.jpg"
+    assert listing.splits["test"][0].name == f"000027.{ending}"
+    assert [warning for warning in listing.warnings if "img_celeba has whole photographs" not in warning] == []
 
 
 def test_celeba_draws_and_lists(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(layouts, "CELEBA_TRAIN", 8)
-    monkeypatch.setattr(layouts, "CELEBA_TEST", 2)
+    monkeypatch.setattr(celeba, "CELEBA_TRAIN", 8)
+    monkeypatch.setattr(celeba, "CELEBA_TEST", 2)
     root = tmp_path / "celeba"
     make_celeba(root / "img_align_celeba", root / "list_eval_partition.txt")
     (root / "img_align_celeba" / "000030.jpg").unlink()
@@ -81,7 +92,7 @@ def test_celeba_partition_errors(tmp_path):
     (tmp_path / "list_eval_partition.txt").write_text("000001.jpg 0\n000002.jpg seven\n")
     with pytest.raises(DataError, match=r"line 2: '000002.jpg seven'"):
         list_faces(config(tmp_path))
-    with pytest.raises(DataError, match=r"looked for img_align_celeba/ with list_eval_partition"):
+    with pytest.raises(DataError, match=r"looked for img_align_celeba/ .* with list_eval_partition"):
         list_faces(config(make_empty(tmp_path), layout="celeba"))
 
 
@@ -103,7 +114,7 @@ def test_helen_is_cut_by_the_eyes(tmp_path):
         ramp(600, 500).save(root / "train_1" / f"{name}.png")
         (root / "annotation" / f"{i}.txt").write_text("\n".join([name, *helen_lines((250, 200), (310, 200))]))
     ramp(600, 500).save(root / "train_1" / "no_points.png")
-    (root / "testnames.txt").write_text("12_1\n")
+    (root / "testnames.txt").write_text("12_1.jpg\n13_1.jpg\n")
     faces = open_faces(config(root), "test")
     assert faces.names == ["train_1/12_1.png"]
     # eyes 60 pixels apart: a square of 200 around (280, 212)
@@ -112,7 +123,10 @@ def test_helen_is_cut_by_the_eyes(tmp_path):
     listing = list_faces(config(root))
     assert listing.layout == "helen"
     assert len(listing.splits["all"]) == 3
-    assert "1 pictures without landmarks left out" in listing.notes
+    assert listing.warnings == [
+        f"1 pictures in {root} have no landmarks and were left out",
+        f"1 of the 2 test pictures that {root}/testnames.txt lists are not in {root}",
+    ]
 
 
 def test_helen_with_pts_files(tmp_path):
@@ -236,4 +250,75 @@ def test_helen_s_landmarks_of_one_name_in_two_folders(tmp_path):
         "trainset/image_1.png": (70.0, 42.0, 270.0, 242.0),
     }
     assert "2 landmark files" in listing.notes
-    assert "1 pictures without landmarks left out" in listing.notes
+    assert listing.warnings == [f"1 pictures in {tmp_path} have no landmarks and were left out"]
+
+
+def test_celeba_s_editions_draw_the_same_faces(tmp_path, monkeypatch):
+    monkeypatch.setattr(celeba, "CELEBA_TRAIN", 8)
+    drawn = []
+    for ending in ("jpg", "png"):
+        root = tmp_path / ending
+        make_celeba(root / "img_align_celeba", root / "list_eval_partition.txt", ending=ending, size=(8, 8))
+        drawn.append([Path(item.name).stem for item in list_faces(config(root)).splits["train"]])
+    assert drawn[0] == drawn[1]
+    assert len(drawn[0]) == 8
+
+
+def test_what_a_partition_list_and_its_folder_lack_is_said(tmp_path, caplog):
+    root = tmp_path / "celeba"
+    make_celeba(root / "img_align_celeba", root / "list_eval_partition.txt", ending="png")
+    (root / "img_align_celeba" / "000030.png").unlink()
+    ramp(178, 218).save(root / "img_align_celeba" / "mine.png")
+    (root / "img_align_celeba" / "other.heic").write_bytes(b"")
+    with caplog.at_level(logging.WARNING):
+        open_faces(config(root), "train")
+        open_faces(config(root), "val")
+    for words in (
+        f"1 of the pictures that {root}/list_eval_partition.txt lists are not in {root}/img_align_celeba",
+        f"1 pictures in {root}/img_align_celeba are not listed in {root}/list_eval_partition.txt and were left out",
+        f"left out of {root}, as Pillow opens none of them here: 1 .heic",
+    ):
+        assert caplog.text.count(words) == 1, words  # once for both splits
+
+
+def test_a_partition_list_that_is_not_used_is_said(tmp_path):
+    make_celeba(tmp_path / "a" / "img_align_celeba", tmp_path / "a" / "list.txt", 3)
+    listing = list_faces(config(tmp_path / "a"))
+    assert listing.layout == "folder"
+    assert "img_align_celeba is CelebA's, and its list_eval_partition.txt is not here" in listing.warnings[0]
+    make_celeba(tmp_path / "b" / "pictures", tmp_path / "b" / "list_eval_partition.txt", 3)
+    for i in range(4):
+        ramp().save(tmp_path / "b" / "pictures" / f"mine_{i}.png")
+    listing = list_faces(config(tmp_path / "b"))
+    assert (listing.layout, len(listing.splits["all"])) == ("folder", 7)
+    assert "list_eval_partition.txt was found and not used: it names few of the pictures" in listing.warnings[0]
+    assert list_faces(config(tmp_path / "b", layout="folder")).warnings == []
+
+
+def test_what_a_folder_holds_beside_pictures_is_counted(tmp_path, capsys):
+    for i in range(3):
+        ramp(130, 130).rotate(i).save(tmp_path / f"{i}.png")
+    ramp(130, 130).save(tmp_path / "film.gif", save_all=True, append_images=[ramp(130, 130).rotate(180)])
+    (tmp_path / "a.heic").write_bytes(b"x")
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / ".DS_Store").write_bytes(b"x")
+    assert check(CheckConfig(str(tmp_path))) == 0
+    printed = capsys.readouterr().out
+    assert "1 .heic, 1 .txt" in printed
+    assert "1 files, of which the first is taken" in printed
+    assert f"warning: left out of {tmp_path}, as Pillow opens none of them here: 1 .heic" in printed
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "a.heic").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"whatever else Pillow opens\), also in subfolders, found 1 \.heic"):
+        list_faces(config(tmp_path / "only"))
+
+
+def test_pairs_and_shots_of_any_endings(tmp_path):
+    (tmp_path / "p" / "HR").mkdir(parents=True)
+    (tmp_path / "p" / "lr").mkdir()
+    ramp(128, 128).save(tmp_path / "p" / "HR" / "a.JPG")
+    ramp(16, 16).save(tmp_path / "p" / "lr" / "a.png")
+    assert [item.name for item in list_faces(config(tmp_path / "p")).splits["all"]] == ["a.JPG"]
+    (tmp_path / "s").mkdir()
+    ramp(75, 100).save(tmp_path / "s" / "001_CAM1_1.TGA")
+    assert list_faces(config(tmp_path / "s")).layout == "scface"

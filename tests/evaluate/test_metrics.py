@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from aminet_fast.commands.cli import main
-from aminet_fast.data import DataConfig, open_faces
+from aminet_fast.data import DataConfig, draw_face, open_faces
 from aminet_fast.evaluate import EvaluateConfig, Quality, Scores, evaluate, evaluate_model
 from aminet_fast.metrics import Lpips, fid, vif, vifp
 from tests.metrics.weights import forbid_downloads, random_alexnet
@@ -164,6 +165,45 @@ def test_a_network_that_returns_nan(
     assert score["gain"]["interval"]["ssim"] is None
     low, high = score["bicubic"]["interval"]["vif"]
     assert low < score["bicubic"]["vif"] < high
+
+
+@pytest.mark.usefixtures("darken")
+def test_an_original_of_one_grey_has_no_pixel_vif(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "faces").mkdir()
+    for i in range(3):
+        draw_face(i, 80).save(tmp_path / "faces" / f"{i}.png")
+    Image.new("RGB", (80, 80), (250, 240, 90)).save(tmp_path / "faces" / "flat.png")
+    data = DataConfig(root=str(tmp_path / "faces"), cache=str(tmp_path / "cache"), size=80)
+    config = EvaluateConfig(
+        weights="net", data=data, split="all", metrics="psnr,ssim,vif,vifp", out=str(tmp_path / "out"), resamples=50
+    )
+    assert evaluate(config) == 1
+    captured = capsys.readouterr()
+    assert "VIF-P has no value for 1 of 4 pictures, whose originals are of one grey: flat.png; " in captured.out
+    assert "its means are over the other 3\n" in captured.out
+    assert "error: a metric has no value for some pictures" in captured.err
+    rows = read_csv(tmp_path / "out/scores_fsr.csv")
+    assert [math.isnan(float(row["vifp"])) for row in rows] == [False, False, False, True]
+    assert all(math.isfinite(float(row["vif"])) and math.isfinite(float(row["ssim"])) for row in rows)
+    score = json.loads((tmp_path / "out/summary.json").read_text())["scores"]["fsr"]
+    assert score["undefined"] == {"vifp": ["flat.png"]}
+    for who, column in (("ours", "vifp"), ("bicubic", "bicubic_vifp")):
+        values = [float(row[column]) for row in rows[:3]]
+        assert score[who]["vifp"] == pytest.approx(np.mean(values), rel=1e-12)
+    assert score["gain"]["vifp"] == pytest.approx(score["ours"]["vifp"] - score["bicubic"]["vifp"])
+    assert score["bicubic"]["identical"] == 1  # its PSNR is infinite, and left out in the same way
+
+
+def test_means_leave_out_what_has_no_value() -> None:
+    values, out = np.array([0.2, math.nan, 0.4, 0.3]), np.array([False, True, False, False])
+    quality = Quality({"vifp": values}, undefined={"vifp": out})
+    assert quality.mean("vifp") == pytest.approx(0.3)
+    assert math.isnan(Quality({"vifp": values}).mean("vifp"))  # of a restored picture: that is to be seen
+    assert math.isnan(Quality({"vifp": values[1:2]}, undefined={"vifp": out[1:2]}).mean("vifp"))
+    many = np.concatenate([np.linspace(0.2, 0.4, 50), [math.nan]])
+    quality = Quality({"vifp": many}, undefined={"vifp": np.isnan(many)})
+    low, high = Scores("fsr", [""] * 51, quality, quality, ("vifp",)).intervals(resamples=200)["ours"]["vifp"] or (0, 0)
+    assert 0.2 < low < 0.3 < high < 0.4
 
 
 def scores(ours: Sequence[float], bicubic: Sequence[float]) -> Scores:

@@ -175,6 +175,17 @@ def test_each_picture_alone_and_nan(metric: Callable[..., torch.Tensor]) -> None
     assert metric(sr, hr)[::2].tolist() == pytest.approx(alone[::2].tolist(), rel=1e-11)
 
 
+def test_pixel_vif_against_an_original_of_one_grey_is_no_number() -> None:
+    """A light yellow has a grey that float64 does not hold: its variance is rounding, and its VIF-P was 0.29."""
+    hr = pictures(4, 80, 80)[1]
+    for i, colour in enumerate([(1.0, -0.3, 0.77), (0.0, 0.0, 0.0), (-0.2, 0.6, 1.0)]):
+        hr[i] = torch.tensor(colour).view(3, 1, 1)
+    for protocol in PROTOCOLS:
+        for sr in (hr, pictures(4, 80, 80)[0]):
+            assert vifp(sr, hr, protocol).isnan().tolist() == [True, True, True, False]
+            assert vif(sr, hr, protocol)[:3].tolist() == [1.0, 1.0, 1.0]
+
+
 def test_bad_arguments_say_what_came() -> None:
     x = torch.zeros(1, 3, 72, 71)
     with pytest.raises(ValueError, match="VIF needs pictures of at least 72x72 pixels, got 72x71"):

@@ -81,6 +81,17 @@ def test_a_file_that_holds_no_mapping(tmp_path) -> None:
         AMINetConfig.from_file(tmp_path / "c.yaml")
 
 
+def test_a_file_that_gives_a_field_twice(tmp_path) -> None:
+    for name, text in (("c.yaml", "width: 12\nffn_depth: 2\nwidth: 24\n"), ("c.json", '{"width": 12,\n\n"width": 24}')):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ValueError, match=rf"{name} gives width twice, on line 1 and on line 3"):
+            AMINetConfig.from_file(tmp_path / name)
+    (tmp_path / "c.yaml").write_text("# the paper's\n")
+    assert AMINetConfig.from_file(tmp_path / "c.yaml") == AMINetConfig()
+    (tmp_path / "c.json").write_text('{\n\t"ffn_expansion": 2e0\n}')
+    assert AMINetConfig.from_file(tmp_path / "c.json").ffn_expansion == 2.0
+
+
 def test_it_cannot_change_under_a_built_network() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         AMINetConfig().width = 12  # type: ignore[misc]

@@ -6,15 +6,17 @@ import errno
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
 from aminet_fast import AMINet, load_model
-from aminet_fast.restoration import UpscaleConfig, upscale, upscale_images
+from aminet_fast.restoration import UpscaleConfig, files, upscale, upscale_images
 from aminet_fast.restoration.files import save
 from aminet_fast.restoration.plan import plan
+from aminet_fast.restoration.sizes import refuse_too_large, shrunk
 from tests.harness.bad_files import make_zoo, ramp
 from tests.restoration.inputs import assert_same, faces, noise, save_network
 
@@ -26,17 +28,17 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_plan_keeps_names_and_structure(tmp_path: Path) -> None:
     root, out = faces(tmp_path / "in", "a.png", "sub/b.jpg", "sub/c.gif", "x[1].png"), tmp_path / "out"
-    whole = {str(j.target.relative_to(out)) for j in plan([str(root)], out)}
+    whole = {str(j.target.relative_to(out)) for j in plan([str(root)], out).jobs}
     assert whole == {"a.png", "sub/b.jpg", "sub/c.png", "x[1].png"}
-    assert {j.target.name for j in plan([str(root)], out, format="jpg")} == {
+    assert {j.target.name for j in plan([str(root)], out, format="jpg").jobs} == {
         "a.jpg",
         "b.jpg",
         "c.jpg",
         "x[1].jpg",
     }
-    assert [j.target for j in plan([str(root / "**" / "*.jpg")], out)] == [out / "b.jpg"]
-    assert [j.target for j in plan([str(root / "x[1].png")], out)] == [out / "x[1].png"]
-    assert len(plan([str(root), str(root / "a.png"), str(root / "." / "a.png")], out)) == 4
+    assert [j.target for j in plan([str(root / "**" / "*.jpg")], out).jobs] == [out / "b.jpg"]
+    assert [j.target for j in plan([str(root / "x[1].png")], out).jobs] == [out / "x[1].png"]
+    assert len(plan([str(root), str(root / "a.png"), str(root / "." / "a.png")], out).jobs) == 4
 
 
 def test_plan_refuses_before_anything_is_lost(tmp_path: Path) -> None:
@@ -49,9 +51,11 @@ def test_plan_refuses_before_anything_is_lost(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="would overwrite pictures that are inputs"):
         plan([str(root)], root, force=True)
     faces(out, "a.png")
-    with pytest.raises(ValueError, match=r"1 of 3 results exist already: .*a\.png; pass --force"):
+    with pytest.raises(ValueError, match=r"1 of 3 results exist already: .*a\.png; pass --skip_existing .* --force"):
         plan([str(root)], out)
-    assert len(plan([str(root)], out, force=True)) == 3
+    assert len(plan([str(root)], out, force=True).jobs) == 3
+    going_on = plan([str(root)], out, skip_existing=True)
+    assert (len(going_on.jobs), going_on.existing) == (2, [out / "a.png"])
     with pytest.raises(FileNotFoundError, match="nothing matches"):
         plan([str(root / "*.webp")], out)
     with pytest.raises(ValueError, match="no pictures to upscale"):
@@ -62,7 +66,7 @@ def test_plan_refuses_before_anything_is_lost(tmp_path: Path) -> None:
 
 def test_results_inside_the_input_folder_are_not_inputs_again(tmp_path: Path) -> None:
     root = faces(tmp_path / "in", "a.png", "up/a.png")
-    jobs = plan([str(root)], root / "up", force=True)
+    jobs = plan([str(root)], root / "up", force=True).jobs
     assert [(j.source, j.target) for j in jobs] == [(root / "a.png", root / "up" / "a.png")]
 
 
@@ -207,20 +211,89 @@ def test_full_disk_stops_with_a_remedy(
     error = " ".join(capsys.readouterr().err.split())
     assert "the disk is full" in error
     assert "1 of 2 pictures had been written" in error
+    assert "the same command with --skip_existing goes on" in error
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["a.png"]
 
 
-def test_picture_a_format_cannot_hold_fails_alone(
-    tmp_path: Path, weights: str, capsys: pytest.CaptureFixture[str]
+def test_what_no_format_holds_is_refused_before_the_work(
+    tmp_path: Path, weights: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "in").mkdir()
-    ramp(2100, 1).save(tmp_path / "in" / "wide.webp")  # times 8 is beyond WebP's 16383
-    noise(4, 4).save(tmp_path / "in" / "fine.webp")
-    assert upscale(command(tmp_path, weights, tmp_path / "in")) == 1
+    ramp(2048, 2).save(tmp_path / "in" / "wide.webp")  # 16,384 pixels
+    ramp(2047, 2).save(tmp_path / "in" / "fits.webp")
+    noise(1, 8188).save(tmp_path / "in" / "tall.jpg")  # 65,504
+    noise(1, 8187).save(tmp_path / "in" / "fits_too.jpg")
+    (tmp_path / "in" / "damaged.webp").write_bytes(b"RIFF")  # what that is reading will say
+    monkeypatch.setattr("aminet_fast.restoration.files._process", lambda *args: pytest.fail("began to work"))
+    config = command(tmp_path, weights, tmp_path / "in")
+    with pytest.raises(ValueError, match="2 of 5 results are larger than their format holds: ") as e:
+        upscale(config)
+    assert "tall.jpg (8x65504)" in str(e.value)
+    assert "wide.webp (16384x16)" in str(e.value)
+    assert "WEBP has sides of 16383 pixels at most: pass --format png" in str(e.value)
+    assert not (tmp_path / "out").exists()
+    jobs = plan(config.inputs, config.out).jobs
+    refuse_too_large(jobs, scale=4)
+    assert shrunk((2048, 2), 1) == (1024, 1)
+    refuse_too_large(plan(config.inputs, config.out, format="png").jobs, scale=8)
+
+
+def test_a_picture_too_large_for_the_memory_fails_alone(
+    tmp_path: Path, weights: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = faces(tmp_path / "in", "a.png", "b.png")
+    noise(40, 40).save(root / "large.png")
+    monkeypatch.setattr("aminet_fast.restoration.sizes._memory", lambda: 12 * 300 * 300)
+    assert upscale(command(tmp_path, weights, root)) == 1
     captured = capsys.readouterr()
-    assert "1 of 2 pictures failed" in captured.err
-    assert "1 of 2 pictures upscaled" in captured.out
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["fine.webp"]
+    assert "large.png: its result of 320x320 pixels takes 0.0 GiB of memory" in captured.err
+    assert "2 of 3 pictures upscaled" in captured.out
+
+    def full(model: object, images: list[Image.Image], **options: object) -> list[Image.Image]:
+        if len(images) > 1 or images[0].width > 6:
+            raise MemoryError
+        return images
+
+    monkeypatch.setattr("aminet_fast.restoration.sizes._memory", lambda: None)
+    monkeypatch.setattr("aminet_fast.restoration.files.upscale_images", full)
+    assert upscale(command(tmp_path, weights, root, force=True)) == 1
+    captured = capsys.readouterr()
+    assert "large.png: out of memory at 40x40 pixels; lower --tile (now 64)" in captured.err
+    assert "2 of 3 pictures upscaled" in captured.out
+
+
+def test_going_on_after_ctrl_c(
+    tmp_path: Path, weights: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = faces(tmp_path / "in", "a.png", "b.png", "sub/c.jpg")
+    (root / "photo.heic").write_bytes(b"no decoder")
+    real, out = files.save, tmp_path / "out"
+
+    def interrupted(image: Image.Image, target: Path, *rest: Any) -> None:
+        if target.name == "b.png":
+            raise KeyboardInterrupt
+        real(image, target, *rest)
+
+    monkeypatch.setattr(files, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        upscale(command(tmp_path, weights, root))
+    error = capsys.readouterr().err
+    assert f"1 of 3 pictures had been written to {out}; the same command with --skip_existing goes on" in error
+    monkeypatch.setattr(files, "save", real)
+    before = (out / "a.png").stat().st_mtime_ns
+    assert upscale(command(tmp_path, weights, root, skip_existing=True)) == 0
+    printed = capsys.readouterr().out
+    assert f"2 of 2 pictures upscaled to {out}; 1 results were there already, and are kept" in printed
+    assert "left out, as Pillow opens none of them: 1 .heic" in printed
+    assert (out / "a.png").stat().st_mtime_ns == before
+    panel = tmp_path / "panel.png"
+    noise(4, 4).save(panel)
+    assert upscale(command(tmp_path, weights, root, skip_existing=True, panel=str(panel))) == 0
+    assert "0 of 0 pictures upscaled" in capsys.readouterr().out
+    with Image.open(panel) as kept:
+        assert kept.size == (4, 4)
+    with pytest.raises(ValueError, match="give one of the two"):
+        upscale(command(tmp_path, weights, root, skip_existing=True, force=True))
 
 
 def test_a_panel_never_replaces_an_input_or_a_result(tmp_path: Path, weights: str) -> None:

@@ -106,8 +106,9 @@ def test_weights_that_do_not_fit_are_one_line(tmp_path: Path, trained: Path) -> 
     ("text", "said"),
     [
         (b"{", "is no JSON"),
-        (b"\xff\xfe\x00", "is no JSON"),
-        (b"[1, 2]", "no mapping of its fields"),
+        (b"\xff\xfe\x00", "is no UTF-16 text"),
+        (b'{"width": 4, "width": 8}', "gives width twice, on line 1 and on line 1"),
+        (b"[1, 2]", "holds no mapping of options"),
         (b'{"width": "4"}', "width is '4'"),
         (b'{"colour": 4}', "no field colour"),
     ],

@@ -8,11 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ...network.checkpoint import RUN, read_checkpoint
 from ...network.expects import check_scale, check_served
 from ...network.model import AMINet, load_model
+from ...reference.options_file import read_options
 from ..accelerator import restarts
 from ..config import TrainConfig, differences
 from .checkpoint import list_checkpoints, newest_checkpoint, step_of
@@ -72,10 +71,10 @@ def find_start(config: TrainConfig, folder: RunFolder, warn: Callable[[str], Non
 def _read_config(folder: RunFolder) -> dict[str, Any]:
     """A run's config.yaml; raises ValueError when a file of that name is something else."""
     try:
-        values = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        values = None
-    if not isinstance(values, dict) or not isinstance(values.get("model"), dict) or "steps" not in values:
+        values = read_options(folder.config)
+    except ValueError as error:
+        raise ValueError(f"{folder.config} is not that of a run ({error}); choose another folder with --out") from error
+    if not isinstance(values.get("model"), dict) or "steps" not in values:
         raise ValueError(f"{folder.config} is not that of a run; choose another folder with --out")
     return values
 

@@ -1,0 +1,90 @@
+"""How large results will be, told from the pictures' headers: what no format or machine can hold costs no work."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from ..data.formats import readable
+from .plan import FORMATS, Job, first_few
+
+# What files of a format can hold: pixels of a side, and bytes of a file.
+LARGEST_SIDE = {"WEBP": 16_383, "JPEG": 65_500, "BMP": 2**31 - 1, "PNG": 2**31 - 1, "TIFF": 2**31 - 1}
+LARGEST_FILE = {"BMP": 2**32 - 1, "TIFF": 2**32 - 1}
+# Of a result's pixel: enlarged and restored picture as Pillow has them (4 each) and as an array, and the file's bytes.
+_BYTES = 12
+
+Size = tuple[int, int]  # width, height
+
+
+def shrunk(size: Size, lr_size: int | None) -> Size:
+    """The size to which a picture is shrunk until its short side has `lr_size` pixels; its own where that is less."""
+    if lr_size is None or min(size) <= lr_size:
+        return size
+    ratio = lr_size / min(size)
+    return round(size[0] * ratio), round(size[1] * ratio)
+
+
+def header_size(path: Path) -> Size | None:
+    """Width and height as the header says; None where that cannot be read (reading the picture will say why)."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of very many pixels; reading says that too
+            with Image.open(path, formats=readable()) as image:
+                return image.size
+    except Exception:  # damaged files make Pillow's plugins raise almost anything
+        return None
+
+
+def refuse_too_large(jobs: Sequence[Job], *, scale: int = 8, lr_size: int | None = None) -> None:
+    """Raises ValueError naming the results that their format cannot hold.
+
+    Args:
+        jobs: pictures and the files they are to become.
+        scale: sides of a result over those of what the network is given.
+        lr_size: to which pictures are shrunk first, as `shrunk`.
+    """
+    too_large: list[str] = []
+    limits: dict[str, str] = {}
+    for job in jobs:
+        size = header_size(job.source)
+        if size is None:
+            continue
+        width, height = (side * scale for side in shrunk(size, lr_size))
+        format = FORMATS[job.target.suffix.lower()]
+        if max(width, height) > LARGEST_SIDE[format]:
+            limits[format] = f"{format} has sides of {LARGEST_SIDE[format]} pixels at most"
+        elif 3 * width * height > LARGEST_FILE.get(format, 3 * width * height):
+            limits[format] = f"{format} has {(LARGEST_FILE[format] + 1) // 2**30} GiB at most"
+        else:
+            continue
+        too_large.append(f"{job.source} ({width}x{height})")
+    if too_large:
+        raise ValueError(
+            f"{len(too_large)} of {len(jobs)} results are larger than their format holds: {first_few(too_large)}; "
+            f"{', '.join(limits.values())}: pass --format png, or shrink first by --lr_size"
+        )
+
+
+def too_large_for_memory(size: Size, scale: int = 8) -> str | None:
+    """What is wrong with a picture of this size whose result the machine's memory cannot hold, or None."""
+    width, height = (side * scale for side in size)
+    needed, there = _BYTES * width * height, _memory()
+    if there is None or needed <= there:
+        return None
+    return (
+        f"its result of {width}x{height} pixels takes {needed / 2**30:.1f} GiB of memory, and the machine has "
+        f"{there / 2**30:.1f}; crop a face out of it, or shrink it by --lr_size 16"
+    )
+
+
+def _memory() -> int | None:
+    """Bytes of the machine's memory, None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
