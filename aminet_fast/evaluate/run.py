@@ -12,7 +12,7 @@ from ..data import open_faces, to_image
 from ..data.sources import list_faces
 from ..metrics import PROTOCOLS, load_metrics
 from ..metrics.metric_set import check_metrics
-from ..network.expects import check_scale
+from ..network.expects import check_scale, expects_of
 from ..network.inference import choose_device, load_network
 from ..output.atomic import make_writable
 from ..output.console import make_console
@@ -40,7 +40,7 @@ def evaluate(config: EvaluateConfig) -> int:
     weights = None if config.weights == "bicubic" else config.weights
     model = load_network(weights, device, config.backend) if weights is not None else None
     if model is not None:
-        check_scale(model.expects, config.data.scale)  # before faces are prepared
+        check_scale(expects_of(model), config.data.scale)  # before faces are prepared
     split = _split(config)
     faces = open_faces(config.data, split)
     if not faces.has_hr:

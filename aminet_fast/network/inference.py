@@ -50,7 +50,7 @@ def load_network(weights: str, device: torch.device, backend: str | None = None)
         # keys or shapes that do not fit: a line for each, of which the first tell enough
         first = " ".join(line.strip() for line in str(error).splitlines()[:3])
         raise ValueError(f"{weights}: {first} ...; config.json has to be the one that was saved with them") from error
-    check_served(model.expects)
+    check_served(expects_of(model))
     return freeze(model)
 
 
