@@ -177,8 +177,10 @@ class FastFeatureRefinement(Fused, FeatureRefinement):
         if mean is None or var is None:
             mean, var = cast("Tensor", bn.running_mean), cast("Tensor", bn.running_var)
             kept: Packed | None = getattr(bn, "affine_kept", None)
-            if kept is not None and (pair := kept.of([weight, bias, mean, var])) is not None:
-                return [pair] * uses
+            if kept is not None and (found := kept.of([weight, bias, mean, var])) is not None:
+                eps, pair = found
+                if eps == bn.eps:
+                    return [pair] * uses
         elif bn.training:
             pixels = x.numel() // x.shape[1]
             if pixels == 1:

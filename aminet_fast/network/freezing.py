@@ -26,8 +26,8 @@ def freeze(model: Model) -> Model:
 
     What is kept is of no use for other weights: it is left unused, and the model slower, where a weight was changed in
     place, replaced or moved to another device, or needs its gradient; it is forgotten in training mode and when a state
-    dict is loaded. `freeze` again then. Two changes go unnoticed: through ``.data`` (``p.data.mul_(2)``), and of a
-    model that torch.compile has compiled since.
+    dict is loaded. `freeze` again then. Two changes go unnoticed: through ``.data`` (``p.data.mul_(2)``), and in
+    place after torch.compile has compiled the network.
 
     Args:
         model: An `AMINet`, or what `accelerate` was called on; other modules have nothing to prepare.
@@ -60,7 +60,7 @@ def _prepare(module: Fused) -> None:
             if isinstance(bn, nn.BatchNorm2d) and bn.running_mean is not None:
                 mean, var = bn.running_mean, cast(Tensor, bn.running_var)
                 pair = batch_norm_affine(bn.weight, bn.bias, mean, var, bn.eps)[0]
-                _keep(bn, "affine_kept", Packed([bn.weight, bn.bias, mean, var], {pair[0].dtype: pair}))
+                _keep(bn, "affine_kept", Packed([bn.weight, bn.bias, mean, var], {pair[0].dtype: (bn.eps, pair)}))
 
 
 def unfreeze(model: Model) -> Model:

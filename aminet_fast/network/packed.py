@@ -19,8 +19,8 @@ class Packed:
     """What was made of some weights, for data of one dtype or several.
 
     It is given for those very tensors alone, and only as long as nothing has written to them: each counts what changes
-    it in place. (A change through ``.data``, which torch does not count, goes unnoticed, and so does one beneath a
-    model that was compiled before.)
+    it in place. (A change through ``.data``, which torch does not count, goes unnoticed, and so does one in place of a
+    network that is compiled already.)
 
     Args:
         weights: Of which it was made.
@@ -36,15 +36,18 @@ class Packed:
         """What is kept for that dtype (None: for any); None where there is none, or the weights are others by now, or
         one of them needs its gradient."""
         found = self.made.get(dtype) if dtype is not None else next(iter(self.made.values()), None)
-        if found is None or any(map(_needs_gradient, weights)):
+        if found is None or len(weights) != len(self._weights):
             return None
-        if torch.compiler.is_compiling():  # which neither asks where tensors lie nor how often they changed
-            return found
-        same = len(weights) == len(self._weights) and all(map(is_, weights, self._weights))
-        return found if same and self.unchanged() else None
+        if torch.compiler.is_dynamo_compiling():  # which has a guard for each of these, and follows no `map` of C
+            pairs = zip(weights, self._weights, strict=True)
+            fits = all(weight is kept and not weight.requires_grad for weight, kept in pairs)
+        else:
+            fits = all(map(is_, weights, self._weights)) and not any(map(_needs_gradient, weights))
+        return found if fits and self.unchanged() else None
 
+    @torch.compiler.assume_constant_result
     def unchanged(self) -> bool:
-        """Whether the weights are what they were."""
+        """Whether the weights are what they were; of a compiled network: when it was compiled."""
         return _marks(self._weights) == self._marks
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Packed | None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from aminet_fast import AMINet, AMINetConfig, freeze, load_model, reference, unfreeze
+from aminet_fast import AMINet, AMINetConfig, decelerate, freeze, load_model, reference, unfreeze
 from aminet_fast.network import fast_frm, modules
 from aminet_fast.ops import batch_norm_affine, norm_act_conv_prepack
 
@@ -117,13 +117,20 @@ def stepped(model: AMINet) -> AMINet:
     return model
 
 
+def of_another_eps(model: AMINet) -> AMINet:
+    for part in model.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.eps = 0.1
+    return model
+
+
 def in_double(model: AMINet) -> AMINet:
     return model.double().float()
 
 
 @pytest.mark.parametrize(
     "change",
-    [averaged, changed_in_place, replaced, pointed_elsewhere, moved_statistics, stepped, in_double],
+    [averaged, changed_in_place, replaced, pointed_elsewhere, moved_statistics, stepped, of_another_eps, in_double],
     ids=lambda change: change.__name__,
 )
 def test_frozen_and_then_changed(
@@ -139,12 +146,35 @@ def test_frozen_and_then_changed(
     torch.testing.assert_close(freeze(model)(x), found, rtol=1e-6, atol=1e-6)  # frozen again: as they are now
 
 
+@pytest.mark.parametrize("change", [None, changed_in_place, replaced, pointed_elsewhere])
+def test_frozen_changed_and_then_compiled(model: AMINet, change: Callable[[AMINet], AMINet] | None) -> None:
+    """In one graph; and an exported program has none of what was kept."""
+    freeze(model)
+    if change is not None:
+        model = change(model)
+    part, x = model.enc[0], torch.randn(2, 8, 16, 16, generator=torch.Generator().manual_seed(1))
+    expected = decelerate(copy.deepcopy(part))(x)
+    graphs: list[Any] = []
+    torch._dynamo.reset()
+    with torch.no_grad():
+        compiled = torch.compile(part, backend=lambda g, _: graphs.append(g) or g, fullgraph=True)
+        torch.testing.assert_close(compiled(x), expected, rtol=1e-5, atol=1e-5)
+        assert len(graphs) == 1
+        if change is None:
+            packs = [n for g in graphs for n in g.graph.nodes if n.op == "placeholder" and "made" in n.name]
+            assert packs
+            replaced(part)
+            torch.testing.assert_close(compiled(x), decelerate(copy.deepcopy(part))(x), rtol=1e-5, atol=1e-5)
+        exported = torch.export.export(part, (x,), strict=False).module()
+        torch.testing.assert_close(exported(x), part(x), rtol=1e-5, atol=1e-5)
+
+
 def test_frozen_in_inference_mode(model: AMINet, x: torch.Tensor) -> None:
     with torch.inference_mode():
         freeze(model)
         kept = [vars(part)["affine_kept"].made for part in model.modules() if "affine_kept" in vars(part)]
         assert kept
-        assert not any(t.is_inference() for made in kept for pair in made.values() for t in pair)
+        assert not any(t.is_inference() for made in kept for _, pair in made.values() for t in pair)
         expected = model(x)
     x.requires_grad_(True)
     found = model(x)
@@ -254,7 +284,7 @@ def test_a_frozen_network_can_be_pickled(model: AMINet, x: torch.Tensor) -> None
 def test_what_was_kept_for_other_tensors_is_left_alone(model: AMINet) -> None:
     frm, x = freeze(model).enc[0].rdfe.frm, torch.empty(1, 8, 2, 2)
     bn = frm.bn[0]
-    (kept,) = bn.affine_kept.made.values()
+    ((_, kept),) = bn.affine_kept.made.values()
     assert frm._affine(bn, None, None, x, [], 2) == [kept, kept]
     bn.running_mean = bn.running_mean.clone()
     ((scale, _),) = frm._affine(bn, None, None, x, [])
