@@ -29,6 +29,8 @@ _told_of_tf32: set[str] = set()  # of these, whose compiled functions take `tf32
 
 PLAIN = "pass backend='reference', or set AMINET_FAST_BACKEND=reference"
 Needs = tuple[Any, ...]  # of an operator's inputs: whether each wants a gradient, nested as they are
+# Devices with an autocast. Asked once: torch.compile of torch 2.11 cannot follow the question.
+AUTOCAST = {d for d in ("cpu", "cuda", "hpu", "mps", "mtia", "xla", "xpu") if torch.amp.is_autocast_available(d)}
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -46,7 +48,7 @@ def autocast_dtype(x: Tensor) -> torch.dtype:
     differs for a layer norm on CUDA devices: it returns float32, and all that follows it would be float32 with it.)
     """
     device = x.device.type
-    if x.dtype == torch.float64 or not torch.amp.is_autocast_available(device):
+    if x.dtype == torch.float64 or device not in AUTOCAST:
         return x.dtype
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
@@ -87,7 +89,7 @@ def _no_autocast() -> Any:
 def plainly(x: Tensor) -> AbstractContextManager[Any]:
     """A context in which autocast is off on x's device, for the references, which torch.compile looks into."""
     device = x.device.type
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    return torch.autocast(device, enabled=False) if device in AUTOCAST else nullcontext()
 
 
 def no_second_derivative(operator: str) -> NoReturn:
