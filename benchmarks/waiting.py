@@ -18,7 +18,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-CHOICES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+from aminet_fast.commands.threads import CHOICES
+
 SETTINGS = ("", "GOMP_SPINCOUNT=1000", "GOMP_SPINCOUNT=10000", "GOMP_SPINCOUNT=30000", "GOMP_SPINCOUNT=100000",
             "OMP_WAIT_POLICY=PASSIVE", "OMP_NUM_THREADS=1")  # fmt: skip
 WHAT = ("training, ours", "training, eager", "inference, ours", "inference, eager")

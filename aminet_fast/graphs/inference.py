@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +68,7 @@ class GraphedModel:
             raise TypeError(f"graph: model must return one tensor with a row for each of x's, got {describe(y)}")
 
     def __call__(self, x: Tensor) -> Tensor:
-        """model(x) in eval mode and without gradients: [N, ...] -> [N, ...], N >= 1.
+        """model(x) in eval mode and without gradients: [N, ...] -> [N, ...], N >= 0.
 
         Raises:
             TypeError, ValueError: x is not on the example's device, of its dtype, or of its sizes but for N; with
@@ -96,17 +97,22 @@ class GraphedModel:
                 return found
             y = _rows_like(captured.output, len(x)) if y is None else y
             y[start : start + count].copy_(found)
-        assert y is not None  # N >= 1
-        return y
+        return _rows_like(self._captured[self.batches[0]].output, 0) if y is None else y
+
+    def __reduce__(self) -> NoReturn:
+        """Asked for by copy and pickle."""
+        raise TypeError(
+            "graph: captured graphs can be neither copied nor pickled; do it with the model, call graph again"
+        )
 
     def _check(self, x: Tensor) -> None:
         like = self._like
         if not isinstance(x, Tensor) or x.dtype != like.dtype:
             raise TypeError(f"graph: x must be a {_name(like.dtype)} tensor, as the example was, got {describe(x)}")
-        if x.shape[1:] != like.shape[1:] or x.dim() != like.dim() or len(x) == 0:
+        if x.shape[1:] != like.shape[1:] or x.dim() != like.dim():
             sizes = ", ".join(map(str, like.shape[1:]))
             raise ValueError(
-                f"graph: x must be [N, {sizes}] with N >= 1, as the example was, got {describe(x)}; "
+                f"graph: x must be [N, {sizes}], as the example was, got {describe(x)}; "
                 "call graph once more for images of another size"
             )
         if x.device != like.device:

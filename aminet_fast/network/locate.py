@@ -74,8 +74,8 @@ def download(repository: str, **options: str | os.PathLike[str] | bool | None) -
 
 def _nothing(name: str | os.PathLike[str], path: Path) -> str:
     ours = list_pretrained()
-    if not isinstance(name, str) and str(name) in ours:
-        return f'there is no folder {path} here; the weights of the package are called by text: "{name}"'
+    if str(path) in ours and (not isinstance(name, str) or name not in ours):  # a Path, or "./default"
+        return f'there is no folder {path} here; the weights of the package are called by text: "{path}"'
     meant = difflib.get_close_matches(str(name), ours, n=1)
     guess = f" (did you mean {meant[0]}?)" if meant else ""
     hub = f'; a repository of the Hugging Face Hub: AMINet.from_pretrained("{name}")' if is_repository(name) else ""

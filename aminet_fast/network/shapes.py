@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import reference
 from ..reference.config import AMINetConfig
+from .state_dicts import abridged, optional
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -32,8 +33,9 @@ def config_of(state: Mapping[str, Tensor]) -> AMINetConfig:
         raise
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise UntoldError("its tensors' shapes are no AMINet's") from error
-    if differing := sorted(key for key in built.keys() | shapes.keys() if built.get(key) != shapes.get(key)):
-        raise UntoldError(f"its tensors' shapes are no AMINet's ({differing[0]} and {len(differing) - 1} others)")
+    differing = {key for key in built.keys() | shapes.keys() if built.get(key) != shapes.get(key)}
+    if named := sorted(key for key in differing if key in shapes or not optional(key)):
+        raise UntoldError(f"its tensors' shapes are no AMINet's ({', '.join(abridged(named))})")
     return config
 
 

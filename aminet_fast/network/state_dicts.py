@@ -68,7 +68,7 @@ def mismatch(state: Mapping[str, Any], own: Mapping[str, Any], strict: bool, wid
         for k, v in state.items()
         if k in own and v.shape != own[k].shape
     ]
-    missing = [k for k in own if k not in state] if strict else []
+    missing = [k for k in own if k not in state and not optional(k)] if strict else []
     unknown = [k for k in state if k not in own] if strict else []
     if not (shapes or missing or unknown):
         return None
@@ -83,11 +83,16 @@ def mismatch(state: Mapping[str, Any], own: Mapping[str, Any], strict: bool, wid
             f'  An AMINet\'s keys are in it behind "{start}": load_model reads such a file, or take it off with'
             f' {{k.removeprefix("{start}"): v for k, v in state.items() if k.startswith("{start}")}}'
         )
-    elif unknown and not starts and len(missing) == len(own):
+    elif unknown and not starts and not own.keys() & state.keys():
         lines.append("  They are another network's: no key of an AMINet is among them.")
     if shapes:
         lines.append("  Build the AMINet with the configuration that the weights were trained with.")
     return "\n".join(lines)
+
+
+def optional(key: str) -> bool:
+    """Whether torch fills a key in where it misses: batch norms' counters, which files from before them do not have."""
+    return key.endswith("num_batches_tracked")
 
 
 def abridged(keys: list[str]) -> list[str]:

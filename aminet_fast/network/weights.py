@@ -51,7 +51,8 @@ def read_weights(file: Path, config: AMINetConfig | None = None) -> Weights:
         return _complete(file, _plain(file, read_safetensors(file)), _header(file), config)
     held = read_archive(file)
     if is_checkpoint(held):
-        return _of_checkpoint(file, check_checkpoint(file, held, CHECKPOINT))
+        said = _of_checkpoint(file, check_checkpoint(file, held, CHECKPOINT))
+        return said if config is None else said._replace(config=config)
     return _complete(file, _network(file, held), None, config)
 
 

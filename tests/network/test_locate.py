@@ -38,6 +38,7 @@ def nothing_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("defualt", r"did you mean default\?"),
         ("aminet", "there is no aminet; weights are"),
         (Path("default"), 'called by text: "default"'),
+        ("./default", 'there is no folder default here; the weights of the package are called by text: "default"'),
         (Path("owner/name"), "there is no owner/name"),
     ],
 )

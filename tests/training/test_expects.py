@@ -76,6 +76,25 @@ def test_start_from_refuses_another_scale_and_keeps_the_terms(by_four: Path, tmp
     assert not (tmp_path / "new").exists()
 
 
+def test_a_run_goes_on_at_its_own_scale(tmp_path: Path) -> None:
+    train(tiny(tmp_path, data=X4, steps=1))
+    named = str(tmp_path / "run/checkpoints/step-00000001.pt")
+    for options in ({}, {"resume": named}, {"resume": named, "out": str(tmp_path / "new")}):
+        with pytest.raises(
+            ValueError, match=r"network enlarges 4 times and the data settings say 8: pass --data\.scale 4"
+        ):
+            train(tiny(tmp_path, steps=2, **options))
+    assert train(tiny(tmp_path, data=X4, steps=2)) == 0
+
+
+def test_a_given_configuration_comes_before_the_checkpoints(tmp_path: Path) -> None:
+    train(tiny(tmp_path, steps=1))
+    path = tmp_path / "run/checkpoints/step-00000001.pt"
+    config = load_model(path).config
+    with pytest.raises(RuntimeError, match="of another shape"):
+        AMINet.from_pretrained(path, config=config.replace(width=2 * config.width))
+
+
 def test_runs_from_before_say_it_by_their_recipe(tmp_path: Path) -> None:
     train(tiny(tmp_path, data=X4, steps=1))
     path = tmp_path / "run/checkpoints/step-00000001.pt"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...network.checkpoint import RUN, read_checkpoint
-from ...network.expects import check_scale, check_served
+from ...network.expects import Expects, check_scale, check_served
 from ...network.model import AMINet, load_model
 from ...reference.options_file import read_options
 from ..accelerator import restarts
@@ -139,6 +139,12 @@ def _require_empty(folder: RunFolder, remedy: str) -> None:
 def _compare(
     old: dict[str, Any], config: TrainConfig, folder: RunFolder, *, named: bool, warn: Callable[[str], None]
 ) -> None:
+    scale = (old.get("data") or {}).get("scale", Expects().scale)
+    if scale != config.data.scale:  # the weights would say that they are for what half of their training was not
+        raise ValueError(
+            f"the run's network enlarges {scale} times and the data settings say {config.data.scale}:"
+            f" pass --data.scale {scale}, or choose another --out"
+        )
     changed = differences(old, config.to_dict())
     if config.schedule != "constant":  # its shape hangs on the length of the run
         changed |= {n: (old[n], getattr(config, n)) for n in ("steps", "epochs") if old[n] != getattr(config, n)}
