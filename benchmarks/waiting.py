@@ -20,7 +20,7 @@ from contextlib import contextmanager
 
 from aminet_fast.commands.threads import CHOICES
 
-SETTINGS = ("", "GOMP_SPINCOUNT=1000", "GOMP_SPINCOUNT=10000", "GOMP_SPINCOUNT=30000", "GOMP_SPINCOUNT=100000",
+SETTINGS = ("", "GOMP_SPINCOUNT=1000", "GOMP_SPINCOUNT=10000", "GOMP_SPINCOUNT=30000",
             "OMP_WAIT_POLICY=PASSIVE", "OMP_NUM_THREADS=1")  # fmt: skip
 WHAT = ("training, ours", "training, eager", "inference, ours", "inference, eager")
 
@@ -57,7 +57,7 @@ def _median(call: Callable[[], object], seconds: float) -> float:
     call()
     times: list[float] = []
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times) < 3:
+    while time.perf_counter() < end or len(times) < 2:
         start = time.perf_counter()
         call()
         times.append(time.perf_counter() - start)
@@ -93,7 +93,7 @@ def _neighbours(count: int) -> Iterator[None]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=1.5, help="of each of the four measurements in a process")
     parser.add_argument("--one", action="store_true", help="measure in this process, as it was started")
     options = parser.parse_args()
