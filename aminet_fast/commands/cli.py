@@ -88,19 +88,21 @@ def _overview() -> str:
 
 def parse(command: Command, args: list[str]) -> Any:
     """The subcommand's dataclass as these arguments say; raises ValueError for wrong ones."""
-    from .options import in_one_line, make_parser, read_files  # jsonargparse, which the overview does without
+    from . import options  # jsonargparse, which the overview does without
 
     config_class = command.options()
-    parser = make_parser(command.name, command.arguments, _sentence(command.summary))
+    parser = options.make_parser(command.name, command.arguments, _sentence(command.summary))
     parser.add_argument("--config", action="config", help="YAML file of these options")
     if command.positional is not None:
         many = "+" if command.many else None
         parser.add_argument(command.positional, type=str, nargs=many, help=command.positional_help)
     parser.add_class_arguments(config_class, skip={command.positional} - {None})
     try:
-        parsed = parser.parse_args(read_files(_spell_out_switches(args, config_class), config_class))
+        parsed = parser.parse_args(options.read_files(_spell_out_switches(args, config_class), config_class))
     except argparse.ArgumentError as error:
-        raise ValueError(f"{in_one_line(str(error))} (aminet {command.name} --help lists the options)") from error
+        what = options.in_one_line(str(error))
+        raise ValueError(f"{what} (aminet {command.name} --help lists the options)") from error
+    options.take_back_nulls(parsed, config_class)
     instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # its name before 4.49
     values = instantiate(parsed).as_dict()
     values.pop("config", None)

@@ -31,6 +31,7 @@ def list_celeba(root: Path, config: DataConfig) -> Listing | None:
     "paper", 18,000 train and 1,000 val and test pictures each are drawn by `config.seed` and the lists are written into
     the cache folder; "official" keeps whole partitions. "all" is every listed picture.
     """
+    where, root = str(root), _whole(root)
     folder = _known_folder(root)
     partition = _partition_near(folder, root) if folder else _partition_in(root)
     if partition is None:
@@ -56,15 +57,21 @@ def list_celeba(root: Path, config: DataConfig) -> Listing | None:
             notes += _write_list(config, split, splits[split])
     doubts = _doubts(partition, folder, len(rows) - len(files), len(pictures) - len(set(files.values())))
     named = {split: _by_file(items) for split, items in splits.items()}
-    return Listing("celeba", str(root), {**named, "all": _by_file(everything)}, notes, doubts)
+    return Listing("celeba", where, {**named, "all": _by_file(everything)}, notes, doubts)
 
 
 def unused_partition(root: Path) -> str | None:
     """What to tell of a folder that was taken for no CelebA though it looks like one, or None."""
+    root = _whole(root)
     folder = _known_folder(root)
     partition = _partition_near(folder, root) if folder else _partition_in(root)
     if partition is not None:
         return f"{partition} was found and not used: it names few of the pictures in {root}"
+    if folder is None and (partition := _partition_in(root.parent)) and _names_most(partition, root):
+        return (
+            f"{partition} was found and not used, though it names most of the pictures in {root}: official test faces "
+            f"may be among those to train on; move it into {root}, or give layout folder if these are no CelebA faces"
+        )
     if folder is not None:
         return (
             f"{folder} is CelebA's, and its {_LIST}.txt is not here: official test faces may be among those to train "
@@ -83,6 +90,19 @@ def _doubts(partition: Path, folder: Path, missing: int, others: int) -> list[st
     if folder.name.lower() == "img_celeba":
         doubts.append(f"{folder} has whole photographs, no aligned faces; img_align_celeba has those")
     return doubts
+
+
+def _names_most(partition: Path, root: Path) -> bool:
+    """Whether a list above `root`, which need not be meant for it, names what is there; a spoilt one names nothing."""
+    try:
+        return _folder_by_names(root, _read_partition(partition)) is not None
+    except DataError:
+        return False
+
+
+def _whole(root: Path) -> Path:
+    """`root` with the names of all folders above it, by which CelebA's are known; a link keeps its own name."""
+    return root.resolve() if ".." in root.parts else root.absolute()
 
 
 def _known_folder(root: Path) -> Path | None:
@@ -157,13 +177,17 @@ def _read_partition(path: Path) -> list[tuple[str, int]]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is no text ({error.reason}); take the list from CelebA's Eval folder") from error
-    rows = []
+    rows, lines = [], {}  # type: list[tuple[str, int]], dict[str, int]
     for number, line in enumerate(text.splitlines(), 1):
         fields = line.replace(",", " ").replace('"', " ").split()
         if not fields or fields[0] == "image_id":
             continue
         if len(fields) != 2 or fields[1] not in ("0", "1", "2"):
             raise DataError(f"{path}, line {number}: {line!r}, wanted a file name and 0, 1 or 2")
+        stem = Path(fields[0]).stem  # by which pictures are found
+        if stem in lines:
+            raise DataError(f"{path} names picture {stem} twice, on line {lines[stem]} and on line {number}; drop one")
+        lines[stem] = number
         rows.append((fields[0], int(fields[1])))
     return rows
 

@@ -1,7 +1,8 @@
 """Files of options, YAML or JSON: read strictly, so that no line of one is lost without a word.
 
-Every file that somebody may have written by hand comes through here. A key that stands twice is refused (PyYAML and
-json keep the last), an empty file is one without options, and what is wrong is said with the file and the line.
+Every file that somebody may have written by hand comes through here, those that another file of options names and
+options written out on the command line too. A key that stands twice is refused (PyYAML and json keep the last), an
+empty file is one without options, and what is wrong is said with the file and the line.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def read_checked(path: str | Path) -> tuple[str, dict[str, Any]]:
     text = _text(file, file.read_bytes())
     if file.suffix.lower() == ".json":
         values = _from_json(file, text)
-        return json.dumps(values), values
+        return json.dumps(values, ensure_ascii=False), values  # YAML knows no surrogate pairs of escapes
     return text, _from_yaml(file, text)
 
 
@@ -76,8 +77,8 @@ def _from_json(file: Path, text: str) -> dict[str, Any]:
 
 
 def _from_yaml(file: Path, text: str) -> dict[str, Any]:
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)  # which looks at every character at once
         node = loader.get_single_node()
         _refuse_duplicates(file, node)
         return _mapping(file, loader.construct_document(node) if node else None)
@@ -88,9 +89,9 @@ def _from_yaml(file: Path, text: str) -> dict[str, Any]:
         raise ValueError(f"{file} is no YAML ({where}{error.problem or error.context}{tab})") from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise ValueError(f"{file} is no YAML (line {line}: it has the character {chr(error.character)!r})") from error
-    finally:
-        loader.dispose()
+        utf16 = "; save it as UTF-8" if error.character == 0 else ""  # as UTF-16 without a mark reads
+        character = repr(chr(error.character))
+        raise ValueError(f"{file} is no YAML (line {line}: it has the character {character}{utf16})") from error
 
 
 def _mapping(file: Path, values: Any) -> dict[str, Any]:
@@ -102,7 +103,12 @@ def _mapping(file: Path, values: Any) -> dict[str, Any]:
     return values
 
 
-def _refuse_duplicates(file: Path, root: yaml.Node | None) -> None:
+def refuse_duplicates(text: str, source: str) -> None:
+    """Raises ValueError, naming `source`, for a key that stands twice in YAML that has been read before."""
+    _refuse_duplicates(source, yaml.compose(text, yaml.SafeLoader))
+
+
+def _refuse_duplicates(file: Path | str, root: yaml.Node | None) -> None:
     """Raises ValueError for a key that stands twice in one mapping, at any depth, naming both lines.
 
     What a merge (<<) brings may be given again, as YAML has it. "data.root" stands for root inside data, as on the

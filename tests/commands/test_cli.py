@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 
 from aminet_fast.commands import cli
 from aminet_fast.commands.cli import COMMANDS, main
+from aminet_fast.commands.options import make_parser
 from tests.training.tiny import column, tiny
 
 TINY = [
@@ -209,6 +211,8 @@ def parse_file(path: Path, content: str | bytes, option: str = "--config") -> di
         ("data:\n\troot: x\n", r"is no YAML \(line 2: .*; indent by spaces, not by tabs\)"),
         ("lr: [1\nsteps: 2\n", r"is no YAML \(line 2: "),
         ("- lr\n", "holds no mapping of options but a list"),
+        ("lr: 1\nsteps: 2\n".encode("utf-16-le"), r"is no YAML \(line 1: .*'\\x00'; save it as UTF-8"),
+        ("lr: 1\nout: a\0b\n", r"is no YAML \(line 2: it has the character '\\x00'"),
         (b"steps: 2\nout: caf\xe9\n", r"is no UTF-8 text \(line 2: .*\); save it as UTF-8"),
     ],
 )
@@ -234,3 +238,76 @@ def test_files_that_say_the_same_in_other_ways(tmp_path: Path) -> None:
     assert parse_file(tmp_path / "c.json", '{\n\t"lr": 1e-4}')["lr"] == 1e-4
     merged = parse_file(path, "data: &faces\n  size: 64\n  scale: 4\nval:\n  <<: *faces\n  limit: 3\n")
     assert (merged["val"]["size"], merged["val"]["scale"], merged["val"]["limit"]) == (64, 4, 3)
+    assert parse_file(tmp_path / "c.json", '{"out": "\N{GRINNING FACE}", "lr": 1e-4}')["out"].endswith(
+        "/\N{GRINNING FACE}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("files", "wanted"),
+    [
+        ({"c": "data: {0}/d.yaml", "d": "scale: 4\nscale: 2"}, r"d\.yaml gives scale twice, on line 1 and on line 2"),
+        ({"c": "val: {0}/d.yaml", "d": "scale: 4\nscale: 2"}, r"d\.yaml gives scale twice"),
+        ({"c": "config: {0}/d.yaml", "d": "lr: 1\nlr: 2"}, r"d\.yaml gives lr twice, on line 1 and on line 2"),
+        ({"c": "config: {0}/d.yaml", "d": "data: e.yaml", "e": "root: a\nroot: b"}, r"e\.yaml gives root twice"),
+        ({"c": "data: {0}/d.yaml", "d": "root: a".encode("utf-16")}, r"d\.yaml, which .*c\.yaml names, .* UTF-8"),
+        ({"c": "config: {0}/c.yaml"}, r"c\.yaml leads back to itself by config"),
+    ],
+)
+def test_files_that_a_file_of_options_names(tmp_path: Path, files: dict[str, Any], wanted: str) -> None:
+    for name, content in files.items():
+        text = content if isinstance(content, bytes) else content.replace("{0}", str(tmp_path)).encode()
+        (tmp_path / f"{name}.yaml").write_bytes(text)
+    with pytest.raises(ValueError, match=wanted) as caught:
+        cli.parse(COMMANDS["train"], ["--config", str(tmp_path / "c.yaml")])
+    assert "\n" not in str(caught.value)
+
+
+def test_files_named_in_files_keep_their_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/d.yaml").write_text("scale: 4\n")
+    monkeypatch.chdir(tmp_path)
+    assert parse_file(tmp_path / "there/c.yaml", "data: there/d.yaml\n")["data"]["scale"] == 4
+
+
+@pytest.mark.parametrize(
+    ("argument", "wanted"),
+    [
+        ("--data={root: few, root: x}", "--data gives root twice"),
+        ("--val={limit: 3, limit: 4}", "--val gives limit twice"),
+        ("--config={batch_size: 2, batch_size: 3}", "--config gives batch_size twice"),
+        ("--model={width: 8, width: 12}", "--model gives width twice"),
+        ("--data=nosuch.yaml", r"^--data: there is no file 'nosuch\.yaml', and it is no {OPTION: VALUE} \("),
+    ],
+)
+def test_options_written_out_are_read_strictly(argument: str, wanted: str) -> None:
+    with pytest.raises(ValueError, match=wanted):
+        cli.parse(COMMANDS["train"], [argument])
+    parser = make_parser("some", "", "Some.")
+    parser.add_argument("--mapping", type=dict)
+    assert parser.parse_args(["--mapping={a: 1, b: 2}"]).mapping == {"a": 1, "b": 2}
+    with pytest.raises(argparse.ArgumentError):  # by jsonargparse itself
+        parser.parse_args(["--mapping={a: 1, a: 2}"])
+    assert cli.parse(COMMANDS["train"], ["--out={a: 1, a: 2}"]).out == "{a: 1, a: 2}"  # a folder's name
+
+
+def test_what_stands_beside_a_file_changes_it_in_any_order(tmp_path: Path) -> None:
+    config, data = tmp_path / "c.yaml", tmp_path / "d.yaml"
+    config.write_text("batch_size: 2\nlr: 0.5\n")
+    data.write_text("scale: 4\nsize: 64\n")
+    files, beside = [f"--config={config}", "--data", str(data)], ["--batch_size", "9", "--data.scale", "2"]
+    for args in (files + beside, beside + files, [*beside[:2], *files, *beside[2:]]):
+        values = cli.parse(COMMANDS["train"], args)
+        assert (values.batch_size, values.lr, values.data.scale, values.data.size) == (9, 0.5, 2, 64), args
+    data.write_text("force: true\n")
+    upscale = cli.parse(COMMANDS["upscale"], ["--config", str(data), "--", "--config"])
+    assert (upscale.inputs, upscale.force) == (["--config"], True)
+
+
+def test_an_option_with_nothing_behind_it_has_its_default(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    for empty in ("data:\n", "data: null\nlr: 2e-4\n", "data:\n  scale:\n", "val:\n", "batch_size:\n", "lr:\ndata:\n"):
+        read = parse_file(path, empty)
+        assert (read["data"]["scale"], read["val"], read["batch_size"], read["lr"]) == (8, None, 32, 2e-4), empty
+    with pytest.raises(ValueError, match=r"^data is 3; wanted the name of a file"):
+        parse_file(path, "data: 3\n")

@@ -96,6 +96,49 @@ def test_celeba_partition_errors(tmp_path):
         list_faces(config(make_empty(tmp_path), layout="celeba"))
 
 
+@pytest.mark.parametrize("again", ["000001.jpg 1", "000001.png 1", "000001.jpg 0", "000001 2"])
+def test_a_picture_that_a_partition_list_names_twice(tmp_path, again):
+    make_celeba(tmp_path / "img_align_celeba", tmp_path / "list_eval_partition.txt", 2, size=(8, 8))
+    (tmp_path / "list_eval_partition.txt").write_text(f"000001.jpg 0\n000002.jpg 1\n{again}\n")
+    with pytest.raises(
+        DataError, match=r"list_eval_partition\.txt names picture 000001 twice, on line 1 and on line 3; drop one"
+    ):
+        list_faces(config(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("pictures", "partition", "there", "root"),
+    [
+        ("img_align_celeba_png", "list_eval_partition.txt", "img_align_celeba_png", "."),
+        ("Img/img_align_celeba", "Eval/list_eval_partition.txt", "Img/img_align_celeba", "."),
+        ("Img/img_align_celeba", "Eval/list_eval_partition.txt", "Img", "img_align_celeba"),
+        ("Img/img_align_celeba", "Eval/list_eval_partition.txt", "Img", "."),
+        ("img_align_celeba", "list_eval_partition.txt", "img_align_celeba/below", ".."),
+    ],
+)
+def test_celeba_from_within(tmp_path, monkeypatch, pictures, partition, there, root):
+    """What a relative root leaves unsaid is looked at too."""
+    make_celeba(tmp_path / pictures, tmp_path / partition, size=(8, 8))
+    (tmp_path / there).mkdir(exist_ok=True)
+    monkeypatch.chdir(tmp_path / there)
+    listing = list_faces(DataConfig(root=root))
+    assert (listing.layout, listing.where, len(listing.splits["test"])) == ("celeba", root, 4)
+    assert listing.warnings == []
+
+
+def test_a_partition_list_above_a_folder_of_another_name(tmp_path):
+    for place in ("e", "f/Eval"):
+        root = tmp_path / place[0] / "mine"
+        make_celeba(root, tmp_path / place / "list_eval_partition.txt", size=(8, 8))
+        listing = list_faces(config(root))
+        assert listing.layout == "folder"
+        assert f"{place}/list_eval_partition.txt was found and not used, though it names most" in listing.warnings[0]
+        assert f"move it into {root}" in listing.warnings[0]
+        assert list_faces(config(root, layout="folder")).warnings == []
+    (tmp_path / "f/Eval/list_eval_partition.txt").write_text("nothing of the kind\n")
+    assert list_faces(config(root)).warnings == []
+
+
 def make_empty(folder: Path) -> Path:
     (folder / "empty").mkdir()
     return folder / "empty"
