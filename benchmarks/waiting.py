@@ -25,8 +25,8 @@ SETTINGS = ("", "GOMP_SPINCOUNT=1000", "GOMP_SPINCOUNT=10000", "GOMP_SPINCOUNT=3
 WHAT = ("training, ours", "training, eager", "inference, ours", "inference, eager")
 
 
-def measure(seconds: float) -> dict[str, float]:
-    """Milliseconds of one call of each of `WHAT`, medians over that many seconds each."""
+def measure(what: list[str], seconds: float) -> dict[str, float]:
+    """Milliseconds of one call of each of `what`, medians over that many seconds each."""
     import torch
 
     from aminet_fast import AMINet, freeze
@@ -34,7 +34,7 @@ def measure(seconds: float) -> dict[str, float]:
     from .model import make_step
 
     found = {}
-    for name in WHAT:
+    for name in what:
         kind, _, whose = name.partition(", ")
         torch.manual_seed(0)
         model = AMINet("aminet-small", "reference" if whose == "eager" else None)
@@ -64,12 +64,12 @@ def _median(call: Callable[[], object], seconds: float) -> float:
     return 1e3 * statistics.median(times)
 
 
-def _in_process(setting: str, seconds: float) -> dict[str, float]:
+def _in_process(setting: str, arguments: list[str]) -> dict[str, float]:
     environment = {name: value for name, value in os.environ.items() if name not in CHOICES}
     if setting:
         name, _, value = setting.partition("=")
         environment[name] = value
-    command = [sys.executable, "-m", "benchmarks.waiting", "--one", "--seconds", str(seconds)]
+    command = [sys.executable, "-m", "benchmarks.waiting", "--one", *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return {name: float(value) for name, value in json.loads(done.stdout).items()}
 
@@ -96,21 +96,25 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=1.5, help="of each of the four measurements in a process")
     parser.add_argument("--one", action="store_true", help="measure in this process, as it was started")
+    parser.add_argument("--ours", action="store_true", help="leave plain PyTorch out, which takes most of the time")
+    parser.add_argument("--beside", type=int, help="so many busy processes; without it, none and then one a core")
     options = parser.parse_args()
+    what = [name for name in WHAT if not options.ours or name.endswith("ours")]
     if options.one:
-        print(json.dumps(measure(options.seconds)))
+        print(json.dumps(measure(what, options.seconds)))
         return
-    for neighbours in (0, os.cpu_count() or 1):
+    arguments = ["--seconds", str(options.seconds), *(["--ours"] if options.ours else [])]
+    for neighbours in (0, os.cpu_count() or 1) if options.beside is None else (options.beside,):
         rounds: dict[str, list[dict[str, float]]] = {setting: [] for setting in SETTINGS}
         with _neighbours(neighbours):
             for _ in range(options.rounds):
                 for setting, seen in rounds.items():
-                    seen.append(_in_process(setting, options.seconds))
+                    seen.append(_in_process(setting, arguments))
         print(
-            f"\nbeside {neighbours} busy processes, {options.rounds} rounds: {', '.join(WHAT)}, ms (smallest, largest)"
+            f"\nbeside {neighbours} busy processes, {options.rounds} rounds: {', '.join(what)}, ms (smallest, largest)"
         )
         for setting, seen in rounds.items():
-            print(f"{setting or 'as it is':<25}" + "".join(_cell([found[name] for found in seen]) for name in WHAT))
+            print(f"{setting or 'as it is':<25}" + "".join(_cell([found[name] for found in seen]) for name in what))
 
 
 def _cell(times: list[float]) -> str:

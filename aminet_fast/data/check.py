@@ -16,6 +16,7 @@ from rich.progress import track
 from rich.table import Table
 
 from ..output.console import make_console, print_table
+from ..output.listing import first_few
 from .config import DataConfig, DataError, Layout
 from .decode import decode
 from .faces import doubts
@@ -152,8 +153,7 @@ def report(listing: Listing, findings: Findings, config: CheckConfig, console: C
 
 
 def _common(counts: Counter[str]) -> str:
-    parts = [f"{name} ({count})" for name, count in counts.most_common(5)]
-    return ", ".join(parts) + (f", and {len(counts) - 5} more" if len(counts) > 5 else "")
+    return first_few([f"{name} ({count})" for name, count in counts.most_common()])
 
 
 def _list_some(console: Console, title: str, lines: list[str], show: int) -> None:

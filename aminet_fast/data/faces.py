@@ -19,6 +19,7 @@ from rich.progress import Progress
 from torch.utils.data import Dataset
 
 from ..output.console import make_console
+from ..output.listing import first_few
 from .augment import Augment
 from .augment import augment as augment_image
 from .cache import Entry, FaceStore, build_store, cache_key, load_store
@@ -34,7 +35,6 @@ from .sources import list_faces
 
 log = logging.getLogger(__name__)
 
-_NAMED = 5  # how many bad files a warning names
 _CHUNK = 128  # items decoded ahead, so that a large set streams
 _MANY = 128  # drawn faces that are worth the start of processes
 
@@ -234,6 +234,5 @@ def _warn_once(text: str) -> None:
 def warn_bad(bad: Sequence[tuple[str, str]], total: int, where: str) -> None:
     """One warning for all bad files: how many of how many, and the first few with their reasons."""
     if bad:
-        named = "; ".join(f"{name} {reason}" for name, reason in bad[:_NAMED])
-        more = f"; and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
-        log.warning("skipped %d of %d files in %s: %s%s", len(bad), total, where, named, more)
+        named = first_few([f"{name} {reason}" for name, reason in bad], "; ")
+        log.warning("skipped %d of %d files in %s: %s", len(bad), total, where, named)

@@ -23,6 +23,7 @@ from ..metrics.fid import FEATURES
 from ..metrics.interval import SEED
 from ..output.atomic import atomic_write
 from ..output.console import make_console, print_table
+from ..output.listing import first_few
 
 if TYPE_CHECKING:
     from .config import EvaluateConfig
@@ -82,7 +83,7 @@ def print_scores(
         for name, names in score.undefined.items():
             console.print(
                 f"{protocol}: {_COLUMNS[name][0]} has no value for {len(names)} of {count} pictures, whose originals "
-                f"are of one grey: {_first_few(names)}; its means are over the other {count - len(names)}",
+                f"are of one grey: {first_few(names)}; its means are over the other {count - len(names)}",
                 markup=False,
                 highlight=False,
                 soft_wrap=True,
@@ -222,10 +223,6 @@ def _summary(score: Scores, intervals: Mapping[str, Intervals], *, bicubic_only:
     if score.undefined:
         result["undefined"] = dict(score.undefined)
     return result
-
-
-def _first_few(names: Sequence[str], few: int = 5) -> str:
-    return ", ".join(names[:few]) + (f" and {len(names) - few} more" if len(names) > few else "")
 
 
 def _means(quality: Quality, metrics: Sequence[str]) -> dict[str, Any]:

@@ -34,15 +34,26 @@ def refuse_clash(path: str, jobs: Sequence[Job]) -> None:
 
 
 class PanelRows:
-    """The first eight pictures of a run, shrunk to 512 pixels where they are larger."""
+    """The first eight pictures of a list, whenever each of them comes; shrunk to 512 pixels where they are larger.
 
-    def __init__(self) -> None:
-        self._names: list[str] = []
-        self._rows: list[dict[str, Image.Image]] = []
+    Args:
+        jobs: the list, in the order of the rows; one that never comes makes room for the next.
+    """
 
-    def add(self, name: str, lr: Image.Image, result: Image.Image, original: Image.Image | None) -> None:
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self._order = {job: place for place, job in enumerate(jobs)}
+        self._rows: dict[int, tuple[str, dict[str, Image.Image]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def wants(self, job: Job) -> bool:
+        """Whether the picture is among the first eight of those that came."""
+        return len(self._rows) < _ROWS or self._order[job] < max(self._rows)
+
+    def add(self, job: Job, lr: Image.Image, result: Image.Image, original: Image.Image | None) -> None:
         """Takes one picture: LR, its enlargement by the network, and the original where there is one."""
-        if len(self._rows) == _ROWS:
+        if not self.wants(job):
             return
         rgb = lr.convert("RGB")
         columns = {
@@ -54,20 +65,20 @@ class PanelRows:
             columns["HR"] = original.resize(result.size, Image.Resampling.BICUBIC)
         for image in columns.values():
             image.thumbnail((_SIDE, _SIDE))
-        self._names.append(name)
-        self._rows.append(columns)
+        self._rows[self._order[job]] = (job.source.name, columns)
+        if len(self._rows) > _ROWS:
+            del self._rows[max(self._rows)]
 
     def save(self, path: str) -> None:
-        """Writes the panel; does nothing when no picture came. Raises OSError when it cannot be written."""
-        if not self._rows:
-            return
-        width = max(row["LR"].width for row in self._rows)
-        height = max(row["LR"].height for row in self._rows)
+        """Writes the panel of one row or more. Raises OSError when it cannot be written."""
+        names, rows = zip(*(self._rows[place] for place in sorted(self._rows)), strict=True)
+        width = max(row["LR"].width for row in rows)
+        height = max(row["LR"].height for row in rows)
         columns = {
-            label: torch.stack([to_tensor(_centred(row.get(label), width, height)) for row in self._rows])
-            for label in max(self._rows, key=len)
+            label: torch.stack([to_tensor(_centred(row.get(label), width, height)) for row in rows])
+            for label in max(rows, key=len)
         }
-        save_panel(path, columns, names=self._names)
+        save_panel(path, columns, names=names)
 
 
 def _centred(image: Image.Image | None, width: int, height: int) -> Image.Image:

@@ -21,10 +21,11 @@ from ..network.expects import expects_of
 from ..network.inference import choose_device, load_network
 from ..output.atomic import atomic_write, make_writable
 from ..output.console import make_console
+from ..output.listing import first_few
 from ..pretrained import notice, shipped
 from .comparison import PanelRows, check_panel, refuse_clash
 from .images import upscale_images
-from .plan import FORMATS, Job, plan
+from .plan import FORMATS, Job, Plan, plan
 from .sizes import header_size, refuse_too_large, shrunk, too_large_for_memory
 
 _NO_ALPHA = {"JPEG", "BMP"}
@@ -37,7 +38,7 @@ _OPTIONS: dict[str, dict[str, int | str | bool]] = {
 _AHEAD = 64 * 1024**2  # output pixels read ahead at most, to fill batches of one size
 _LARGE = 64  # a short side above this is no low-resolution face
 _FACE = 128  # a restored one
-_NAMED = 5
+_TRIES = 8  # results of an earlier run that do not fit a panel, before no more are read for it
 
 
 @dataclass
@@ -55,7 +56,8 @@ class UpscaleConfig:
         force: overwrite results that exist.
         skip_existing: keep results that exist and make the others, to go on after Ctrl-C or a full disk. Whatever made
             them: other weights or another size are not noticed.
-        panel: also write this picture: LR, bicubic and AMINet (and HR) of the first eight, side by side.
+        panel: also write this picture: LR, bicubic and AMINet (and HR) of the first eight, side by side. With
+            skip_existing those whose results exist are read from these, and a panel that exists is kept.
         tile: input pictures with a side above this many pixels are processed in overlapping tiles of this
             side, which bounds the memory; 0 never tiles.
         batch_size: results of 128x128 at a time; of larger ones fewer go together.
@@ -98,6 +100,7 @@ class Account:
     left_out: Counter[str] = field(default_factory=Counter)
     failed: list[str] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
+    panel: str | None = None  # what is to be said of it
 
 
 class StopError(Exception):
@@ -114,43 +117,53 @@ def upscale(config: UpscaleConfig) -> int:
         ValueError, OSError: settings, inputs, weights or folders that cannot be; nothing was done then.
     """
     _check(config)
-    jobs, existing, left_out = plan(
-        config.inputs, config.out, format=config.format, force=config.force, skip_existing=config.skip_existing
-    )
+    todo = plan(config.inputs, config.out, format=config.format, force=config.force, skip_existing=config.skip_existing)
     if config.panel:
-        refuse_clash(config.panel, jobs)
-    account = Account(existing=len(existing), left_out=left_out)
+        refuse_clash(config.panel, todo.every)
+    account = Account(existing=len(todo.existing), left_out=todo.left_out)
     errors = make_console(stderr=True)
-    if jobs:
-        model = load_network(config.weights, choose_device(config.device), config.backend)
-        refuse_too_large(jobs, scale=expects_of(model).scale, lr_size=config.lr_size)
+    # Also where nothing is left to do: a wrong setting is none the less wrong.
+    model = load_network(config.weights, choose_device(config.device), config.backend)
+    refuse_too_large(todo.jobs, scale=expects_of(model).scale, lr_size=config.lr_size)
+    if todo.jobs:
         make_writable(config.out, "the results to")
-        if config.panel:
-            make_writable(Path(config.panel).parent, "the panel to", "--panel")
-        status = _work(model, jobs, config, account, errors)
-        if status:
-            return status
-    _report(config, account, len(jobs), errors)
+    rows = PanelRows(todo.every) if _wants_panel(config, account) else None
+    if rows is not None and config.panel:
+        make_writable(Path(config.panel).parent, "the panel to", "--panel")
+    status = _work(model, todo, config, account, rows, errors)
+    if status:
+        return status
+    _report(config, account, len(todo.jobs), errors)
     return 1 if account.failed else 0
 
 
-def _work(model: nn.Module, jobs: Sequence[Job], config: UpscaleConfig, account: Account, errors: Console) -> int:
+def _work(
+    model: nn.Module, todo: Plan, config: UpscaleConfig, account: Account, rows: PanelRows | None, errors: Console
+) -> int:
     """Does the jobs; returns 1 when it had to stop, after saying why and how to go on."""
     how = "" if config.skip_existing else f" with --skip_existing{' in place of --force' if config.force else ''}"
+    on = f"{how} goes on"
+    if config.force and any(job.target.exists() for job in todo.jobs):
+        on = " starts anew; --skip_existing would keep the older results, too"
+    scale = expects_of(model).scale
     try:
         with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
-            task = bar.add_task("upscaling", total=len(jobs))
-            rows = PanelRows() if _wants_panel(config, account) else None
-            for chunk in _chunks(jobs, config, account, expects_of(model).scale):
+            task = bar.add_task("upscaling", total=len(todo.jobs))
+            for chunk in _chunks(todo.jobs, config, account, scale):
                 _process(model, chunk, config, account, rows)
                 bar.update(task, completed=account.done + len(account.failed))
-        if rows and config.panel:
-            rows.save(config.panel)
+        if rows is not None and config.panel:
+            on = f"{how} makes the panel"
+            if Path(config.panel).exists():  # with --force, until it is replaced
+                on += f" when the older {config.panel} is removed"
+            _add_existing(rows, todo, config, account, scale)
+            _save_panel(rows, config.panel, account)
     except (OSError, ValueError, StopError, KeyboardInterrupt) as error:
         if not isinstance(error, KeyboardInterrupt):
             errors.print(f"error: {_reason(error)}", markup=False, style="red", soft_wrap=True)
+        so_far = f"{account.done} of {len(todo.jobs)} pictures had been written to {config.out}"
         errors.print(
-            f"{account.done} of {len(jobs)} pictures had been written to {config.out}; the same command{how} goes on",
+            f"{so_far if todo.jobs else _there(account)}; the same command{on}",
             markup=False,
             highlight=False,
             soft_wrap=True,
@@ -166,9 +179,43 @@ def _wants_panel(config: UpscaleConfig, account: Account) -> bool:
     if config.panel is None:
         return False
     if config.skip_existing and Path(config.panel).exists():
-        account.notes[f"the panel {config.panel} was there already, and is kept"] += 1
+        account.panel = f"the panel {config.panel} was there already, and is kept"
         return False
     return True
+
+
+def _add_existing(rows: PanelRows, todo: Plan, config: UpscaleConfig, account: Account, scale: int) -> None:
+    """Adds those of the first eight whose results an earlier run made; what cannot be shown is noted."""
+    kept = set(todo.existing)
+    left_out: list[str] = []
+    for job in todo.every:
+        if job.target not in kept or not rows.wants(job):
+            continue
+        try:
+            loaded = _load(job, config.lr_size, Account(), scale)
+            result = read_image(job.target).rgb
+            width, height = loaded.lr.width * scale, loaded.lr.height * scale
+            if result.size != (width, height):
+                reason = f"has {result.width}x{result.height} pixels, and these options give {width}x{height}"
+                raise ImageError(job.target, reason)
+            rows.add(job, loaded.lr, result, loaded.original)
+        except ImageError as error:
+            left_out.append(str(error))
+            if len(left_out) == _TRIES:  # as it seems, all of them are like this
+                break
+    if left_out:
+        account.notes[f"left out of the panel: {first_few(left_out, '; ')}"] += len(left_out)
+
+
+def _save_panel(rows: PanelRows, path: str, account: Account) -> None:
+    if not len(rows):
+        account.panel = f"no panel {path}: there is no picture to show"
+        return
+    try:
+        rows.save(path)
+    except OSError as error:
+        raise StopError(f"cannot write the panel {path}: {_reason(error)}") from error
+    account.panel = f"side by side: {path}"
 
 
 def _check(config: UpscaleConfig) -> None:
@@ -231,6 +278,7 @@ def _process(
     model: nn.Module, chunk: Sequence[Loaded], config: UpscaleConfig, account: Account, rows: PanelRows | None
 ) -> None:
     """Enlarges and writes the pictures of one chunk."""
+    results = None
     try:
         results = upscale_images(
             model,
@@ -242,6 +290,7 @@ def _process(
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
             raise
+    if results is None:  # tried again out here: while there is an error, its traceback keeps the tensors that it met
         _with_less_memory(model, chunk, config, account, rows)
         return
     for loaded, result in zip(chunk, results, strict=True):
@@ -254,7 +303,7 @@ def _process(
             continue
         account.done += 1
         if rows is not None:
-            rows.add(loaded.job.source.name, loaded.lr, result, loaded.original)
+            rows.add(loaded.job, loaded.lr, result, loaded.original)
 
 
 def _with_less_memory(
@@ -293,15 +342,16 @@ def save(image: Image.Image, target: Path, icc: bytes | None, notes: Counter[str
 
 def _report(config: UpscaleConfig, account: Account, total: int, errors: Console) -> None:
     out = make_console()
-    there = f"; {account.existing} results were there already, and are kept" if account.existing else ""
+    there = f"; {_there(account)}, and {'is' if account.existing == 1 else 'are'} kept" if account.existing else ""
+    done = f"{account.done} of {total} pictures upscaled to {config.out}{there}"
     out.print(
-        f"{account.done} of {total} pictures upscaled to {config.out}{there}",
+        done if total else f"nothing left to do: {_there(account)}, in {config.out}",
         markup=False,
         highlight=False,
         soft_wrap=True,
     )
-    if config.panel and account.done:
-        out.print(f"side by side: {config.panel}", markup=False, highlight=False, soft_wrap=True)
+    if account.panel:
+        out.print(account.panel, markup=False, highlight=False, soft_wrap=True)
     if shipped(config.weights):
         out.print(f"weights of the package, {notice(config.weights)}", markup=False, highlight=False, soft_wrap=True)
     if account.left_out:
@@ -314,13 +364,17 @@ def _report(config: UpscaleConfig, account: Account, total: int, errors: Console
     for note, count in account.notes.items():
         out.print(f"note: {count} x {note}", markup=False, highlight=False, soft_wrap=True)
     if account.failed:
-        more = f"\n  and {len(account.failed) - _NAMED} more" if len(account.failed) > _NAMED else ""
-        named = "".join(f"\n  {line}" for line in account.failed[:_NAMED])
+        named = first_few(account.failed, "\n  ")
         errors.print(
-            f"warning: {len(account.failed)} of {total} pictures failed:{named}{more}",
+            f"warning: {len(account.failed)} of {total} pictures failed:\n  {named}",
             markup=False,
             soft_wrap=True,
         )
+
+
+def _there(account: Account) -> str:
+    were = "1 result was" if account.existing == 1 else f"{account.existing} results were"
+    return f"{were} there already"
 
 
 def _reason(error: BaseException) -> str:

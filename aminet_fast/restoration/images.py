@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from os import PathLike
 
 import numpy as np
 import torch
@@ -46,8 +47,9 @@ def upscale_images(
         In the order of `images`, RGB (RGBA where there was transparency), sides times ``model.expects.scale``.
 
     Raises:
-        ValueError: `tile` is negative or below 16, `batch_size` below 1, the network returned NaN or
-            infinity, or its weights expect other pictures than these become (`Expects`).
+        ValueError: `tile` is negative or below 16, `batch_size` below 1, a picture has no pixels, the network
+            returned NaN or infinity, or its weights expect other pictures than these become (`Expects`).
+        TypeError: `images` is a single picture, a path or an array, or holds something else than PIL pictures.
         ImageError: a picture of 32-bit numbers has values that are no levels.
     """
     if tile != 0 and tile < 16:
@@ -56,6 +58,7 @@ def upscale_images(
         raise ValueError(f"batch_size is {batch_size}, wanted at least 1")
     results: dict[int, Image.Image] = {}
     by_size: dict[tuple[int, int], list[int]] = {}
+    _check_images(images)
     images = [_eight_bits(index, image) for index, image in enumerate(images)]
     for index, image in enumerate(images):
         by_size.setdefault(image.size, []).append(index)
@@ -106,7 +109,22 @@ def _tiled(
     return process_tiles(image, process, tile=side, overlap=overlap)
 
 
-def _eight_bits(index: int, image: Image.Image) -> Image.Image:
+def _check_images(images: object) -> None:
+    if isinstance(images, Image.Image):
+        raise TypeError("images is one picture, wanted a list of PIL pictures: put it in brackets")
+    if isinstance(images, (str, bytes, PathLike)):
+        raise TypeError(f"images is a {type(images).__name__}, wanted a list of PIL pictures, as Image.open reads them")
+    if not isinstance(images, Iterable) or hasattr(images, "__array__"):
+        how = ", as Image.fromarray makes them" if hasattr(images, "__array__") else ""
+        raise TypeError(f"images is a {type(images).__name__}, wanted a list of PIL pictures{how}")
+
+
+def _eight_bits(index: int, image: object) -> Image.Image:
+    if not isinstance(image, Image.Image):
+        how = "Image.fromarray makes one" if hasattr(image, "__array__") else "Image.open reads one"
+        raise TypeError(f"picture {index} is a {type(image).__name__}, wanted a PIL picture; {how}")
+    if min(image.size) < 1:
+        raise ValueError(f"picture {index} is {image.width}x{image.height} pixels, wanted at least 1x1")
     wide = image.mode.startswith("I") or image.mode == "F"  # Pillow's own convert clips them at 255
     return to_grey(f"picture {index}", image) if wide else image
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from ..data.formats import in_words
 from ..data.images import look_through
+from ..output.listing import first_few
 
 # What Pillow writes a whole RGB picture as. Others (GIF, PPM, TGA, ...) would lose colours or alpha: they become PNG.
 FORMATS = {
@@ -24,7 +25,6 @@ FORMATS = {
     ".tiff": "TIFF",
     ".bmp": "BMP",
 }
-_NAMED = 5
 
 
 class Job(NamedTuple):
@@ -40,6 +40,7 @@ class Plan(NamedTuple):
     jobs: list[Job]
     existing: list[Path]  # results left as they are
     left_out: Counter[str]  # files in the folders that Pillow does not open, by ending
+    every: list[Job]  # those to do and those done, in the order of the inputs
 
 
 def plan(
@@ -61,7 +62,7 @@ def plan(
         skip_existing: results that exist already are kept; a result appears whole, so one that exists is one.
 
     Raises:
-        ValueError: nothing was found, two pictures would become one file, a result would overwrite an
+        ValueError: nothing was found, several pictures would become one file, a result would overwrite an
             input, or results exist and neither `force` nor `skip_existing` is on; the first few are named.
         FileNotFoundError: an input does not exist and matches nothing.
     """
@@ -93,7 +94,8 @@ def plan(
             "pass --skip_existing to keep them and go on with the others, --force to overwrite them, or another --out"
         )
     kept = set(existing) if skip_existing else set()
-    return Plan([job for job in jobs if job.target not in kept], [path for path in existing if path in kept], left_out)
+    to_do = [job for job in jobs if job.target not in kept]
+    return Plan(to_do, [path for path in existing if path in kept], left_out, jobs)
 
 
 def _expand(given: str) -> list[Path]:
@@ -124,17 +126,18 @@ def _refuse_clashes(jobs: Sequence[Job]) -> None:
         raise ValueError(
             f"{len(over)} results would overwrite pictures that are inputs: {first_few(over)}; choose another --out"
         )
-    owners: dict[str, Path] = {}
-    for source, target in jobs:
+    owners: dict[str, dict[Path, Job]] = {}
+    for job in jobs:
         # Windows and macOS take Face.png and face.png for one file
-        other = owners.setdefault(os.path.normpath(target).casefold(), source)
-        if other.resolve() != source.resolve():
-            raise ValueError(
-                f"{other} and {source} would both become {target}; rename one, or upscale them to different folders"
-            )
-
-
-def first_few(paths: Sequence[Path | str]) -> str:
-    """The first five, and how many more there are."""
-    more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
-    return ", ".join(str(p) for p in paths[:_NAMED]) + more
+        owners.setdefault(os.path.normpath(job.target).casefold(), {}).setdefault(job.source.resolve(), job)
+    clashes = [list(group.values()) for group in owners.values() if len(group) > 1]
+    if clashes:
+        named = [
+            f"{' and '.join(str(job.source) for job in group)} would {'both' if len(group) == 2 else 'all'} become "
+            f"{group[-1].target}"
+            for group in clashes
+        ]
+        raise ValueError(
+            f"{len(clashes)} results would be of several pictures: {first_few(named)}; rename these, or upscale them "
+            "to different folders"
+        )

@@ -10,7 +10,8 @@ from pathlib import Path
 from PIL import Image
 
 from ..data.formats import readable
-from .plan import FORMATS, Job, first_few
+from ..output.listing import first_few
+from .plan import FORMATS, Job
 
 # What files of a format can hold: pixels of a side, and bytes of a file.
 LARGEST_SIDE = {"WEBP": 16_383, "JPEG": 65_500, "BMP": 2**31 - 1, "PNG": 2**31 - 1, "TIFF": 2**31 - 1}

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import weakref
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageCms
 
 from aminet_fast import AMINet, load_model
+from aminet_fast.commands.cli import main
 from aminet_fast.restoration import UpscaleConfig, files, upscale, upscale_images
 from aminet_fast.restoration.files import save
 from aminet_fast.restoration.plan import plan
@@ -47,7 +51,15 @@ def test_plan_refuses_before_anything_is_lost(tmp_path: Path) -> None:
         plan([str(root)], out)
     with pytest.raises(ValueError, match="would both become"):
         plan([str(root / "one" / "s.png"), str(root / "two" / "s.png")], out)
-    (root / "a.gif").unlink()
+    for n in range(6):
+        faces(root, f"more/{n}.png", f"more/{n}.gif")
+    faces(root, "a.ppm")
+    with pytest.raises(ValueError, match=r"^7 results would be of several pictures: ") as e:
+        plan([str(root)], out)
+    assert f"{root}/a.gif and {root}/a.png and {root}/a.ppm would all become {out}/a.png, " in str(e.value)
+    assert f"{root}/more/3.gif and {root}/more/3.png would both become {out}/more/3.png and 2 more; " in str(e.value)
+    for path in [root / "a.ppm", root / "a.gif", *(root / "more").iterdir()]:
+        path.unlink()
     with pytest.raises(ValueError, match="would overwrite pictures that are inputs"):
         plan([str(root)], root, force=True)
     faces(out, "a.png")
@@ -213,6 +225,14 @@ def test_full_disk_stops_with_a_remedy(
     assert "1 of 2 pictures had been written" in error
     assert "the same command with --skip_existing goes on" in error
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["a.png"]
+    calls.clear()
+    assert upscale(command(tmp_path, weights, root, force=True)) == 1
+    error = capsys.readouterr().err
+    assert "the same command starts anew; --skip_existing would keep the older results, too\n" in error
+    (tmp_path / "out" / "a.png").unlink()
+    calls.clear()
+    assert upscale(command(tmp_path, weights, root, force=True)) == 1
+    assert "the same command with --skip_existing in place of --force goes on\n" in capsys.readouterr().err
 
 
 def test_what_no_format_holds_is_refused_before_the_work(
@@ -283,13 +303,14 @@ def test_going_on_after_ctrl_c(
     before = (out / "a.png").stat().st_mtime_ns
     assert upscale(command(tmp_path, weights, root, skip_existing=True)) == 0
     printed = capsys.readouterr().out
-    assert f"2 of 2 pictures upscaled to {out}; 1 results were there already, and are kept" in printed
+    assert f"2 of 2 pictures upscaled to {out}; 1 result was there already, and is kept" in printed
     assert "left out, as Pillow opens none of them: 1 .heic" in printed
     assert (out / "a.png").stat().st_mtime_ns == before
     panel = tmp_path / "panel.png"
     noise(4, 4).save(panel)
     assert upscale(command(tmp_path, weights, root, skip_existing=True, panel=str(panel))) == 0
-    assert "0 of 0 pictures upscaled" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"nothing left to do: 3 results were there already, in {out}\nthe panel {panel} was there already" in printed
     with Image.open(panel) as kept:
         assert kept.size == (4, 4)
     with pytest.raises(ValueError, match="give one of the two"):
@@ -321,3 +342,138 @@ def test_a_panel_shows_an_original_only_where_there_is_one(tmp_path: Path, weigh
     assert upscale(command(tmp_path, weights, tmp_path / "in", lr_size=10, panel=str(panel), force=True)) == 0
     with Image.open(panel) as sheet:
         assert sheet.width == 4 + 3 * (80 + 4)
+
+
+def test_what_a_failed_batch_held_is_gone_when_its_pictures_are_tried_again(
+    tmp_path: Path, weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Tensors:
+        pass
+
+    held: list[weakref.ref[Tensors]] = []
+    alive: list[bool] = []
+
+    def full(model: object, images: list[Image.Image], **options: object) -> list[Image.Image]:
+        if len(images) > 1:
+            tensors = Tensors()
+            held.append(weakref.ref(tensors))
+            raise torch.OutOfMemoryError("out of memory")
+        alive.append(held[0]() is not None)
+        return images
+
+    monkeypatch.setattr(files, "upscale_images", full)
+    assert upscale(command(tmp_path, weights, faces(tmp_path / "in", "a.png", "b.png"))) == 0
+    assert alive == [False, False]
+
+
+def test_a_panel_shows_results_that_were_there_already(
+    tmp_path: Path, weights: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same panel, byte for byte, whichever of its pictures an earlier run did."""
+    names = [f"{n}.png" for n in range(10)]
+    root, out, panel = tmp_path / "in", tmp_path / "out", tmp_path / "panel.png"
+    root.mkdir()
+    for n, name in enumerate(names):
+        noise(12, 9, "RGBA" if n == 1 else "RGB", seed=n).save(root / name)
+    assert upscale(command(tmp_path, weights, root, lr_size=4, panel=str(panel))) == 0
+    whole = panel.read_bytes()
+    for missing in ([], ["0.png", "3.png", "9.png"], ["8.png"], names):
+        panel.unlink()
+        for name in missing:
+            (out / name).unlink()
+        assert upscale(command(tmp_path, weights, root, lr_size=4, panel=str(panel), skip_existing=True)) == 0
+        assert panel.read_bytes() == whole
+        assert f"side by side: {panel}" in capsys.readouterr().out
+
+    # What cannot be shown makes room for the next, and is no failure.
+    panel.unlink()
+    (out / "2.png").write_bytes(b"no picture")
+    noise(8, 8).save(out / "4.png")
+    added: list[str] = []
+    real = files.PanelRows.add
+    monkeypatch.setattr(
+        files.PanelRows, "add", lambda rows, job, *rest: [added.append(job.source.name), real(rows, job, *rest)]
+    )
+    assert upscale(command(tmp_path, weights, root, lr_size=4, panel=str(panel), skip_existing=True)) == 0
+    printed = capsys.readouterr().out
+    assert f"nothing left to do: 10 results were there already, in {out}" in printed
+    assert f"note: 2 x left out of the panel: {out}/2.png: is no picture that Pillow knows" in printed
+    assert f"; {out}/4.png: has 8x8 pixels, and these options give 40x32\n" in printed
+    assert added == [name for name in names if name not in ("2.png", "4.png")]
+    panel.unlink()
+    assert upscale(command(tmp_path, weights, root, lr_size=3, panel=str(panel), skip_existing=True)) == 0
+    printed = capsys.readouterr().out
+    assert f"no panel {panel}: there is no picture to show\n" in printed
+    assert "note: 8 x left out of the panel: " in printed
+    assert "; and 3 more\n" in printed
+    assert not panel.exists()
+    with pytest.raises(ValueError, match="would overwrite a result; choose another --panel"):
+        upscale(command(tmp_path, weights, root, panel=str(out / "0.png"), skip_existing=True))
+
+
+def test_a_panel_that_cannot_be_written_is_named(
+    tmp_path: Path, weights: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, out, panel = faces(tmp_path / "in", "a.png", "b.png"), tmp_path / "out", tmp_path / "panel.png"
+    real, calls = os.fsync, []
+
+    def full(handle: int) -> None:
+        calls.append(handle)
+        if len(calls) > 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert upscale(command(tmp_path, weights, root, panel=str(panel))) == 1
+    error = capsys.readouterr().err
+    assert f"error: cannot write the panel {panel}: the disk is full (No space left on device); free some" in error
+    assert f"2 of 2 pictures had been written to {out}; the same command with --skip_existing makes the panel" in error
+    assert upscale(command(tmp_path, weights, root, panel=str(panel), skip_existing=True)) == 1
+    assert "2 results were there already; the same command makes the panel" in capsys.readouterr().err
+    monkeypatch.setattr(os, "fsync", real)
+    assert upscale(command(tmp_path, weights, root, panel=str(panel), skip_existing=True)) == 0
+    assert panel.exists()
+    calls.clear()
+    monkeypatch.setattr(os, "fsync", full)
+    assert upscale(command(tmp_path, weights, root, panel=str(panel), force=True)) == 1
+    how = f"with --skip_existing in place of --force makes the panel when the older {panel} is removed"
+    assert f"the same command {how}\n" in capsys.readouterr().err
+
+
+def test_settings_are_looked_at_where_nothing_is_left_to_do(tmp_path: Path, weights: str) -> None:
+    root = faces(tmp_path / "in", "a.png")
+    faces(tmp_path / "out", "a.png")
+    with pytest.raises(FileNotFoundError, match="wieghts"):
+        upscale(command(tmp_path, "wieghts", root, skip_existing=True))
+    with pytest.raises(ValueError, match="device 'gpu' cannot be used here"):
+        upscale(command(tmp_path, weights, root, skip_existing=True, device="gpu"))
+    assert upscale(command(tmp_path, weights, root, skip_existing=True)) == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to catch")
+def test_sigterm_ends_the_command_as_ctrl_c_does(
+    tmp_path: Path, weights: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, out = faces(tmp_path / "in", "a.png", "b.png"), tmp_path / "out"
+    real, calls = os.fsync, []
+
+    def told_to_end(handle: int) -> None:
+        calls.append(handle)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", told_to_end)
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    try:
+        assert main(["upscale", str(root), "--out", str(out), "--weights", weights]) == 143
+        error = capsys.readouterr().err
+        assert f"1 of 2 pictures had been written to {out}; the same command with --skip_existing goes on\n" in error
+        assert error.endswith("aminet: terminated\n")
+        assert [path.name for path in out.iterdir()] == ["a.png"]
+        assert came == []
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert came == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)

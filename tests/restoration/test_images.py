@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import re
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,12 +73,39 @@ def test_bad_arguments_and_broken_weights() -> None:
     with pytest.raises(ValueError, match="batch_size is 0"):
         upscale_images(nn.Identity(), [noise(4, 4)], batch_size=0)
 
+    for size in ((0, 5), (5, 0), (0, 0)):
+        with pytest.raises(ValueError, match=rf"^picture 1 is {size[0]}x{size[1]} pixels, wanted at least 1x1$"):
+            upscale_images(nn.Identity(), [noise(4, 4), Image.new("I", size)])
+
     class Broken(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x * float("nan")
 
     with pytest.raises(ValueError, match="NaN"):
         upscale_images(Broken(), [noise(4, 4)])
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (noise(4, 4), "images is one picture, wanted a list of PIL pictures: put it in brackets"),
+        ("a.png", "images is a str, wanted a list of PIL pictures, as Image.open reads them"),
+        (
+            Path("a.png"),
+            f"images is a {type(Path()).__name__}, wanted a list of PIL pictures, as Image.open reads them",
+        ),
+        (np.zeros((2, 4, 4, 3), np.uint8), "images is a ndarray, wanted a list of PIL pictures, as Image.fromarray"),
+        (torch.zeros(2, 3, 4, 4), "images is a Tensor, wanted a list of PIL pictures, as Image.fromarray makes them"),
+        (None, "images is a NoneType, wanted a list of PIL pictures"),
+        ([noise(4, 4), np.zeros((4, 4, 3), np.uint8)], "picture 1 is a ndarray, wanted a PIL picture; Image.fromarray"),
+        (["a.png"], "picture 0 is a str, wanted a PIL picture; Image.open reads one"),
+    ],
+)
+def test_other_things_than_pictures_are_refused(images: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(message)) as e:
+        upscale_images(nn.Identity(), images)
+    assert "\n" not in str(e.value)
+    assert len(upscale_images(nn.Identity(), (noise(4, 4) for _ in range(2)))) == 2  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("length", "tile", "overlap"), [(64, 64, 8), (65, 64, 8), (1000, 128, 64), (37, 16, 7)])
