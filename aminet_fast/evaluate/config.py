@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..data import DataConfig
+from ..network.inference import Ensemble, check_ensemble
 
 
 @dataclass
@@ -33,6 +34,8 @@ class EvaluateConfig:
         out: folder for scores_<protocol>.csv (one row a picture) and summary.json.
         save_images: also write the restored pictures to <out>/images.
         precision: fp32, or bf16 by autocast.
+        ensemble: flip averages the network's results for each picture and for its mirror image, in twice the time; the
+            scores say so.
         workers: processes that prepare pictures; 0 does it in this one.
     """
 
@@ -51,6 +54,7 @@ class EvaluateConfig:
     out: str | None = None
     save_images: bool = False
     precision: Literal["fp32", "bf16"] = "fp32"
+    ensemble: Ensemble = "none"
     workers: int = 0
 
 
@@ -60,6 +64,7 @@ def check_config(config: EvaluateConfig) -> None:
         raise ValueError("save_images needs a folder for them: --out DIR")
     if config.batch_size < 1:
         raise ValueError(f"batch_size is {config.batch_size}, wanted at least 1")
+    check_ensemble(config.ensemble)
     if not 0.0 <= config.confidence < 1.0:
         raise ValueError(f"confidence is {config.confidence}, wanted 0 (no intervals) or a part of 1 such as 0.95")
     if config.resamples < 1:

@@ -68,13 +68,15 @@ def print_scores(
     title = f"{count} faces ({split}) of {where}, set {fingerprint[:12]}"
     console.print(title, markup=False, highlight=False, soft_wrap=True)
     for protocol, score in scores.items():
-        print_table(console, _table(score, intervals.get(protocol, {}), bicubic_only=_bicubic_only(config)))
+        print_table(console, _table(score, intervals.get(protocol, {}), _network(config)))
     notes = ["Mean over pictures."]
     if intervals:
         notes[0] = (
             f"Mean over pictures; under it the {100 * config.confidence:g}% interval of {config.resamples} resamples "
             "of the pictures."
         )
+    if _ensemble(config) != "none":
+        notes.append("AMINet, flip: the mean of its results for each picture and for its mirror image.")
     for note in dict.fromkeys([*notes, *(_NOTES[name] for name in first.metrics)]):
         console.print(note, style="dim", highlight=False, soft_wrap=True)
     for warning in _warnings(first.metrics, count, metric_weights):
@@ -113,6 +115,7 @@ def write_scores(
     summary: dict[str, Any] = {
         "weights": "bicubic" if _bicubic_only(config) else config.weights,
         "precision": config.precision,
+        "ensemble": _ensemble(config),
         "data": {"split": split, "count": len(first.names), "fingerprint": fingerprint} | asdict(config.data),
         "versions": {"aminet_fast": __version__, "torch": torch.__version__, "pillow": PIL.__version__}
         | {package: version(package) for name, package in _PACKAGES.items() if name in first.metrics},
@@ -159,15 +162,26 @@ def _bicubic_only(config: EvaluateConfig) -> bool:
     return config.weights in (None, "bicubic")
 
 
-def _table(score: Scores, intervals: Mapping[str, Intervals], *, bicubic_only: bool) -> Table:
+def _ensemble(config: EvaluateConfig) -> str:
+    return "none" if _bicubic_only(config) else config.ensemble
+
+
+def _network(config: EvaluateConfig) -> str | None:
+    """The row of the network; None where there is none."""
+    if _bicubic_only(config):
+        return None
+    return "AMINet" if config.ensemble == "none" else f"AMINet, {config.ensemble}"
+
+
+def _table(score: Scores, intervals: Mapping[str, Intervals], network: str | None) -> Table:
     table = Table()
     table.add_column(f"method ({score.protocol})", no_wrap=True)
     for name in score.metrics:
         # An interval may break at its comma where the terminal is narrow.
         table.add_column(_COLUMNS[name][0], justify="right")
     rows = {"bicubic": ("bicubic", score.bicubic.mean, "")}
-    if not bicubic_only:
-        rows |= {"AMINet": ("ours", score.ours.mean, ""), "gain": ("gain", score.gain, "+")}
+    if network is not None:
+        rows |= {network: ("ours", score.ours.mean, ""), "gain": ("gain", score.gain, "+")}
     for label, (who, mean, sign) in rows.items():
         cells = []
         for name in score.metrics:

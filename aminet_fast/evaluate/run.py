@@ -79,6 +79,7 @@ def evaluate(config: EvaluateConfig) -> int:
             metrics=metrics,
             batch_size=config.batch_size,
             autocast=config.precision == "bf16",
+            ensemble=config.ensemble,
             workers=config.workers,
             on_batch=on_batch,
         )

@@ -15,7 +15,8 @@ from ..metrics import PROTOCOLS, MetricSet, fid, load_metrics, mean_psnr
 from ..metrics.interval import RESAMPLES, bootstrap_means, percentile_interval
 from ..metrics.luma import check_protocol
 from ..network.expects import check_scale, check_served, expects_of
-from ..network.inference import device_of, evaluating, restore
+from ..network.inference import Ensemble, check_ensemble, device_of, evaluating, restore
+from ..network.runner import Runner, network_of
 
 OnBatch = Callable[[list[str], Tensor], None]
 # metric -> ends of its interval, None where there is none
@@ -131,7 +132,7 @@ def _counted(quality: Quality, metric: str) -> np.ndarray:
 
 
 def evaluate_model(
-    model: nn.Module | None,
+    model: nn.Module | Runner | None,
     dataset: FaceDataset,
     *,
     protocol: str = "fsr",
@@ -139,6 +140,7 @@ def evaluate_model(
     batch_size: int = 8,
     device: str | torch.device | None = None,
     autocast: bool = False,
+    ensemble: Ensemble = "none",
     workers: int = 0,
     on_batch: OnBatch | None = None,
 ) -> Scores:
@@ -146,20 +148,21 @@ def evaluate_model(
 
     Args:
         model: takes and returns [N, 3, H, W] in [-1, 1]; it is evaluated in eval mode and left in the mode
-            it was in. None scores bicubic alone, as `ours` too.
+            it was in. Or what `graph` returned for one. None scores bicubic alone, as `ours` too.
         dataset: items with "input", "hr" and "name", as `FaceDataset` gives them.
         protocol: "fsr" or "exact".
         metrics: names of ``aminet_fast.metrics.METRICS``, or what ``aminet_fast.metrics.load_metrics`` returned.
         batch_size: pictures at a time.
         device: move the network there first; None leaves it where it is.
         autocast: run the network in bfloat16 autocast.
+        ensemble: "flip" averages the network's results for each picture and for its mirror image, as `restore` does.
         workers: processes that prepare pictures.
         on_batch: called after each batch with its names and the restored pictures, float32 [N, 3, H, W] on
             the CPU.
 
     Raises:
         ValueError: the set is empty or has no HR pictures, its pictures are too small for a metric, or the
-            protocol or a metric is unknown, or the network's weights expect other pictures than the set's
+            protocol, the ensemble or a metric is unknown, or the network's weights expect other pictures than the set's
             (`Expects`: its scale, for one).
         ImportError, FileNotFoundError: a metric's package or weights are missing, see ``load_metrics``.
     """
@@ -171,6 +174,7 @@ def evaluate_model(
         batch_size=batch_size,
         device=device,
         autocast=autocast,
+        ensemble=ensemble,
         workers=workers,
         on_batch=on_batch,
     )
@@ -178,7 +182,7 @@ def evaluate_model(
 
 
 def evaluate_protocols(
-    model: nn.Module | None,
+    model: nn.Module | Runner | None,
     dataset: FaceDataset,
     protocols: tuple[str, ...] = PROTOCOLS,
     *,
@@ -186,12 +190,14 @@ def evaluate_protocols(
     batch_size: int = 8,
     device: str | torch.device | None = None,
     autocast: bool = False,
+    ensemble: Ensemble = "none",
     workers: int = 0,
     on_batch: OnBatch | None = None,
 ) -> dict[str, Scores]:
     """As :func:`evaluate_model` for several protocols; the network runs once."""
     for protocol in protocols:
         check_protocol(protocol)
+    check_ensemble(ensemble)
     if len(dataset) == 0:
         raise ValueError("the set of faces is empty; nothing can be scored")
     if "hr" not in dataset[0]:
@@ -202,9 +208,9 @@ def evaluate_protocols(
     if model is not None:
         check_served(expects_of(model))
         check_scale(expects_of(model), getattr(dataset, "scale", expects_of(model).scale))
-    network = model if model is not None else nn.Identity()
+    network: nn.Module | Runner = model if model is not None else nn.Identity()
     if device is not None:
-        network = network.to(device)
+        network_of(network).to(device)
     if not isinstance(metrics, MetricSet):
         metrics = load_metrics(metrics, device=device if device is not None else device_of(network))
     if metrics.inception is not None and len(dataset) < 2:
@@ -213,7 +219,7 @@ def evaluate_protocols(
     tables = {protocol: _Table(protocol, metrics) for protocol in protocols}
     with evaluating(network):
         for batch in DataLoader(dataset, batch_size=batch_size, num_workers=workers):
-            sr = restore(network, batch["input"], autocast=autocast and model is not None)
+            sr = restore(network, batch["input"], autocast=autocast and model is not None, ensemble=ensemble)
             names += batch["name"]
             for table in tables.values():
                 table.add(sr if model is not None else None, batch["input"], batch["hr"])

@@ -30,12 +30,13 @@ class GraphedModel:
     """What `graph` returns.
 
     Attributes:
+        model: The network that was captured.
         batches: The captured sizes, ascending.
         graphed: Whether calls replay graphs; False on devices that have none.
     """
 
     def __init__(self, model: nn.Module, example: Tensor, batches: tuple[int, ...], static_output: bool) -> None:
-        self.batches, self._model, self._static = batches, model, static_output
+        self.batches, self.model, self._static = batches, model, static_output
         self._like, self._lock = example[:0].detach(), threading.Lock()
         kind = example.device.type
         self._autocast = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
@@ -60,7 +61,7 @@ class GraphedModel:
         dtype, enabled = self._autocast
         # The cache would lend the weights that one graph cast to the next, which may be replayed without the first.
         with torch.autocast(x.device.type, dtype=dtype, enabled=enabled, cache_enabled=False):
-            return self._model(x)
+            return self.model(x)
 
     def _checked_output(self, x: Tensor) -> None:
         y = self._forward(x)
@@ -78,7 +79,7 @@ class GraphedModel:
         self._check(x)
         with self._lock, torch.no_grad():
             if self._recorder is None:
-                with evaluating(self._model):
+                with evaluating(self.model):
                     pieces = [self._forward(piece) for piece in x.split(self.batches[-1])]
                 return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
             with self._recorder.turn():

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from torch import nn
 
+from .runner import Runner, network_of
+
 
 @dataclass(frozen=True)
 class Template:
@@ -108,12 +110,12 @@ def check_scale(expects: Expects, scale: int) -> None:
         )
 
 
-def expects_of(model: nn.Module) -> Expects:
-    """What a network's weights expect, also inside DataParallel, DDP, `torch.compile` or an average of weights.
+def expects_of(model: nn.Module | Runner) -> Expects:
+    """What a network's weights expect, also inside DataParallel, DDP, `torch.compile`, `graph` or an average of them.
 
     The defaults for a network that does not say.
     """
-    said = (getattr(module, "expects", None) for module in model.modules())
+    said = (getattr(module, "expects", None) for module in network_of(model).modules())
     return next((expects for expects in said if isinstance(expects, Expects)), Expects())
 
 

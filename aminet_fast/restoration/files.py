@@ -18,7 +18,7 @@ from torch import nn
 from ..data import ImageError, read_image
 from ..data.formats import in_words
 from ..network.expects import expects_of
-from ..network.inference import choose_device, load_network
+from ..network.inference import Ensemble, check_ensemble, choose_device, load_network
 from ..output.atomic import atomic_write, make_writable
 from ..output.console import make_console
 from ..output.listing import first_few
@@ -65,6 +65,8 @@ class UpscaleConfig:
         backend: what runs the network's operators: auto, cpu, triton, cuda, or reference for plain PyTorch; without
             it, AMINET_FAST_BACKEND, else auto.
         precision: fp32, or bf16 by autocast.
+        ensemble: flip averages the results of each picture and of its mirror image: a little nearer to the original,
+            in twice the time.
     """
 
     inputs: list[str] = field(default_factory=list)
@@ -80,6 +82,7 @@ class UpscaleConfig:
     device: str = "auto"
     backend: str | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
+    ensemble: Ensemble = "none"
 
 
 class Loaded(NamedTuple):
@@ -225,6 +228,7 @@ def _check(config: UpscaleConfig) -> None:
         raise ValueError(f"tile is {config.tile}, wanted 0 (no tiles) or at least 16 pixels")
     if config.batch_size < 1:
         raise ValueError(f"batch_size is {config.batch_size}, wanted at least 1")
+    check_ensemble(config.ensemble)
     if config.force and config.skip_existing:
         raise ValueError("force overwrites results that exist, skip_existing keeps them; give one of the two")
     if config.panel:
@@ -286,6 +290,7 @@ def _process(
             batch_size=config.batch_size,
             tile=config.tile,
             autocast=config.precision == "bf16",
+            ensemble=config.ensemble,
         )
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error).lower():

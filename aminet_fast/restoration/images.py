@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from os import PathLike
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from ..data import to_tensor
 from ..data.degradation import enlarge
 from ..data.images import to_grey
 from ..network.expects import expects_of
-from ..network.inference import evaluating, restore
+from ..network.inference import Ensemble, check_ensemble, evaluating, restore
+from ..network.runner import Runner
 from .tiling import process_tiles
 
 _FACE = 128 * 128  # output pixels of one face; batch_size counts in these
@@ -22,12 +24,13 @@ _OVERLAP = 8  # LR pixels that neighbouring tiles share
 
 
 def upscale_images(
-    model: nn.Module,
+    model: nn.Module | Runner,
     images: Sequence[Image.Image],
     *,
     batch_size: int = 8,
     tile: int = 64,
     autocast: bool = False,
+    ensemble: Ensemble = "none",
 ) -> list[Image.Image]:
     """Enlarges pictures with a network, as many times as its weights expect: 8 unless they say otherwise.
 
@@ -36,19 +39,20 @@ def upscale_images(
 
     Args:
         model: takes and returns [N, 3, H, W] in [-1, 1], H and W multiples of 16; used where it is, in eval
-            mode, and left in the mode it was in.
+            mode, and left in the mode it was in. Or what `graph` returned for one, and pictures of its example's size.
         images: LR pictures of any size; RGB, or another mode, which is converted as `read_image` does it: 16-bit grey
             is scaled, not clipped. They are taken as they lie; `ImageOps.exif_transpose` turns a photograph upright.
         batch_size: results of 128x128 at a time; of larger ones fewer go together.
         tile: pictures with a side above this are processed in overlapping tiles of this side; 0 never tiles.
         autocast: run the network in bfloat16 autocast.
+        ensemble: "flip" averages the results of each picture and its mirror image, as `restore` does; twice the time.
 
     Returns:
         In the order of `images`, RGB (RGBA where there was transparency), sides times ``model.expects.scale``.
 
     Raises:
-        ValueError: `tile` is negative or below 16, `batch_size` below 1, a picture has no pixels, the network
-            returned NaN or infinity, or its weights expect other pictures than these become (`Expects`).
+        ValueError: `tile` is negative or below 16, `batch_size` below 1, `ensemble` another, a picture has no pixels,
+            the network returned NaN or infinity, or its weights expect other pictures than these become (`Expects`).
         TypeError: `images` is a single picture, a path or an array, or holds something else than PIL pictures.
         ImageError: a picture of 32-bit numbers has values that are no levels.
     """
@@ -56,6 +60,7 @@ def upscale_images(
         raise ValueError(f"tile is {tile}, wanted 0 (no tiles) or at least 16 pixels")
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, wanted at least 1")
+    check_ensemble(ensemble)
     results: dict[int, Image.Image] = {}
     by_size: dict[tuple[int, int], list[int]] = {}
     _check_images(images)
@@ -64,6 +69,7 @@ def upscale_images(
         by_size.setdefault(image.size, []).append(index)
 
     scale, overlap = expects_of(model).scale, min(_OVERLAP, tile // 2)
+    network = partial(restore, model, autocast=autocast, ensemble=ensemble)
     with evaluating(model):
         for size, indices in by_size.items():
             tiled = bool(tile) and max(size) > tile
@@ -72,9 +78,9 @@ def upscale_images(
                 part = indices[first : first + together]
                 inputs = [enlarge(images[i].convert("RGB"), scale) for i in part]
                 if tiled:
-                    outputs = [_tiled(model, inputs[0], tile * scale, overlap * scale, batch_size, autocast)]
+                    outputs = [_tiled(network, inputs[0], tile * scale, overlap * scale, batch_size)]
                 else:
-                    outputs = [Image.fromarray(_round(y)) for y in _run(model, inputs, autocast)]
+                    outputs = [Image.fromarray(_round(y)) for y in _run(network, inputs)]
                 results |= zip(part, outputs, strict=True)
     return [_with_alpha(results[i], image, scale) for i, image in enumerate(images)]
 
@@ -84,10 +90,10 @@ def _together(pixels: int, batch_size: int) -> int:
     return max(1, min(batch_size, batch_size * _FACE // pixels))
 
 
-def _run(model: nn.Module, inputs: Sequence[Image.Image], autocast: bool) -> list[np.ndarray]:
+def _run(network: Callable[[Tensor], Tensor], inputs: Sequence[Image.Image]) -> list[np.ndarray]:
     """Restores bicubic-enlarged pictures of one size: float32 [h, w, 3] levels for each, not clamped."""
     x = torch.stack([to_tensor(image) for image in inputs])  # [N, 3, H, W]
-    y = restore(model, x, autocast=autocast)
+    y = network(x)
     if not bool(torch.isfinite(y).all()):
         raise ValueError("the network returned NaN or infinite values; its weights are broken")
     return list(((y + 1.0) * 127.5).permute(0, 2, 3, 1).numpy())
@@ -98,13 +104,13 @@ def _round(levels: np.ndarray) -> np.ndarray:
 
 
 def _tiled(
-    model: nn.Module, image: Image.Image, side: int, overlap: int, batch_size: int, autocast: bool
+    network: Callable[[Tensor], Tensor], image: Image.Image, side: int, overlap: int, batch_size: int
 ) -> Image.Image:
     together = _together(side * side, batch_size)
 
     def process(tiles: list[Image.Image]) -> list[np.ndarray]:
         parts = [tiles[i : i + together] for i in range(0, len(tiles), together)]
-        return [levels for part in parts for levels in _run(model, part, autocast)]
+        return [levels for part in parts for levels in _run(network, part)]
 
     return process_tiles(image, process, tile=side, overlap=overlap)
 

@@ -18,6 +18,7 @@ from aminet_fast.commands.cli import main
 from aminet_fast.data import DataConfig, degrade, open_faces, to_image, to_tensor
 from aminet_fast.evaluate import EvaluateConfig, evaluate, evaluate_model, evaluate_protocols
 from aminet_fast.metrics import psnr, ssim
+from tests.restoration.inputs import Lopsided
 
 SIZE = 48  # LR faces of 6x6
 
@@ -122,6 +123,16 @@ def test_sizes_that_are_no_multiple_of_16_are_padded() -> None:
     np.testing.assert_array_equal(score.ours.psnr, score.bicubic.psnr)
 
 
+def test_the_scores_of_a_flip_ensemble_are_those_of_the_mean() -> None:
+    faces = Faces(3)
+    scores = evaluate_protocols(Lopsided(), faces, batch_size=2, ensemble="flip")  # type: ignore[arg-type]
+    for protocol, score in scores.items():
+        wanted = [psnr(item["input"][None] + 20 / 127.5, item["hr"][None], protocol).item() for item in faces.items]
+        np.testing.assert_allclose(score.ours.psnr, wanted, rtol=0, atol=1e-3)
+    alone = evaluate_model(None, faces, ensemble="flip")  # type: ignore[arg-type]
+    np.testing.assert_array_equal(alone.ours.psnr, scores["fsr"].bicubic.psnr)
+
+
 def test_identical_pictures_do_not_hide_the_others() -> None:
     faces = Faces(3)
     faces.items[0]["input"] = faces.items[0]["hr"]
@@ -138,6 +149,8 @@ def test_sets_that_cannot_be_scored() -> None:
         evaluate_model(None, Faces(0))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="'matlab'"):
         evaluate_model(None, Faces(2), protocol="matlab")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^ensemble is 'mirror', wanted none or flip$"):
+        evaluate_model(None, Faces(0), ensemble="mirror")  # type: ignore[arg-type]
 
 
 def drawn(tmp_path: Path, **settings: object) -> DataConfig:
@@ -194,6 +207,34 @@ def test_command_scores_bicubic_without_weights(tmp_path: Path, capsys: pytest.C
     assert list(json.loads((tmp_path / "out" / "summary.json").read_text())["scores"]["fsr"]) == ["bicubic"]
 
 
+@pytest.mark.parametrize(
+    ("weights", "ensemble", "told", "row"),
+    [("net", "flip", "flip", "AMINet, flip"), ("net", "none", "none", "AMINet"), ("bicubic", "flip", "none", None)],
+)
+def test_command_tells_scores_of_an_ensemble_from_others(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    weights: str,
+    ensemble: str,
+    told: str,
+    row: str | None,
+) -> None:
+    monkeypatch.setattr("aminet_fast.evaluate.run.load_network", lambda *args: Lopsided())
+    cache, out = tmp_path.parent / "drawn", tmp_path / "out"
+    faces = ["--data.size", "48", "--data.limit", "3", "--data.drawn", "64", "--data.cache", str(cache)]
+    assert main(["evaluate", "--weights", weights, "--ensemble", ensemble, "--out", str(out), *faces]) == 0
+    printed = capsys.readouterr().out
+    assert [line.split("│")[1].strip() for line in printed.splitlines() if "│ AMINet" in line] == ([row] if row else [])
+    assert ("the mean of its results for each picture and for its mirror image" in printed) == (told == "flip")
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["ensemble"] == told
+    if row is not None:
+        held = open_faces(DataConfig(size=48, limit=3, drawn=64, cache=str(cache)), "test")
+        score = evaluate_model(Lopsided(), held, ensemble=ensemble)  # type: ignore[arg-type]
+        assert summary["scores"]["fsr"]["ours"]["psnr"] == score.ours.mean_psnr
+
+
 def test_command_says_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     cases = [
@@ -202,6 +243,10 @@ def test_command_says_what_is_wrong(tmp_path: Path) -> None:
         (EvaluateConfig(data=drawn(tmp_path), save_images=True), "--out"),
         (EvaluateConfig(data=drawn(tmp_path), device="warp"), "'warp'"),
         (EvaluateConfig(data=drawn(tmp_path), batch_size=0), "batch_size is 0"),
+        (
+            EvaluateConfig(weights=str(tmp_path / "none"), ensemble="mirror"),
+            "^ensemble is 'mirror', wanted none or flip$",
+        ),  # type: ignore[arg-type]
     ]
     for config, words in cases:
         with pytest.raises((ValueError, OSError), match=words):

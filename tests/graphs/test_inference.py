@@ -10,11 +10,15 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from aminet_fast import AMINet, freeze, get_config, graph
+from aminet_fast import AMINet, Expects, freeze, get_config, graph, upscale_images
+from aminet_fast.evaluate import evaluate_model
 from aminet_fast.graphs.inference import cut
 from aminet_fast.graphs.state import Addresses
+from aminet_fast.network.expects import expects_of
+from aminet_fast.network.inference import restore
 from aminet_fast.network.packed import Packed
 from tests.graphs.stand_in import StandIn, stand_in
 
@@ -105,6 +109,25 @@ def test_modes(small: Small, recorder: StandIn) -> None:
     with torch.inference_mode():
         inside = graph(small.eval(), images(2))
     torch.testing.assert_close(inside(images(1)), wanted(small, images(1)))
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_what_runs_a_network_runs_its_graphs(small: Small, recorder: StandIn, static: bool) -> None:
+    """At their largest batch: of an ensemble, the second half overwrites the first in a static output."""
+    small.expects = Expects(scale=2)
+    runner = graph(small, images(2, side=16), static_output=static)
+    assert (expects_of(runner), runner.model) == (small.expects, small)
+    x = images(2, side=13)
+    with torch.no_grad():
+        torch.testing.assert_close(restore(runner, x, ensemble="flip"), restore(small, x, ensemble="flip"))
+    pictures = [Image.new("RGB", (8, 8), (80 * i, 90, 200 - 80 * i)) for i in range(3)]
+    for ensemble in ("none", "flip"):
+        found = upscale_images(runner, pictures, batch_size=2, ensemble=ensemble)
+        wanted = upscale_images(small, pictures, ensemble=ensemble)
+        assert [y.tobytes() for y in found] == [y.tobytes() for y in wanted]
+    faces: Any = [{"input": x, "hr": -x, "name": "a"} for x in images(4, side=16)]
+    scores = [evaluate_model(model, faces, batch_size=2, ensemble="flip").ours.psnr for model in (runner, small)]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-6)
 
 
 def test_static_output(small: Small, recorder: StandIn) -> None:

@@ -1,4 +1,4 @@
-"""Evaluating leaves no trace, also where several threads do so with modules that they share."""
+"""Evaluating leaves no trace, also where several threads do so with modules that they share; ensembles by value."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import nn
 
 from aminet_fast import AMINet, upscale_images
 from aminet_fast.network import inference
-from aminet_fast.network.inference import evaluating
+from aminet_fast.network.inference import evaluating, restore
 
 
 def modes(model: nn.Module) -> list[bool]:
@@ -154,3 +154,42 @@ def test_pictures_of_four_threads_are_those_of_one() -> None:
     assert [together[i][0].tobytes() for i in range(4)] == [picture.tobytes() for picture in alone]
     assert all(modes(model))
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+class Columns(nn.Module):
+    """Adds each column's number, of the columns that it is given, and remembers the shapes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[tuple[int, ...]] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.shapes.append(tuple(x.shape))
+        return x + torch.arange(x.shape[-1])
+
+
+@pytest.mark.parametrize(("width", "padded"), [(32, 32), (21, 32), (1, 16)])
+def test_a_flip_ensemble_is_the_mean_of_both_results(width: int, padded: int) -> None:
+    x = torch.randint(-128, 128, (2, 3, 16, width), generator=torch.Generator().manual_seed(0)) / 128
+    before, model = x.clone(), Columns()
+    assert torch.equal(restore(model, x), x + torch.arange(width))
+    assert torch.equal(restore(model, x, ensemble="flip"), x + (width - 1) / 2)
+    assert model.shapes == [(2, 3, 16, padded)] * 3  # no batch of twice as many
+    assert torch.equal(x, before)
+
+
+def test_a_flip_ensemble_of_a_network_that_mixes_pixels() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Conv2d(3, 3, 3, padding=1).requires_grad_(False), torch.randn(2, 3, 16, 21)
+    mirrored = restore(model, x.flip(-1)).flip(-1)
+    found = restore(model, x, ensemble="flip")
+    assert torch.equal(found, (restore(model, x) + mirrored) / 2)
+    assert not torch.equal(found, mirrored)
+    half = restore(model, x, ensemble="flip", autocast=True)
+    assert half.dtype == torch.float32
+    assert 0 < (half - found).abs().max() < 0.05
+
+
+def test_another_ensemble_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^ensemble is 'mirror', wanted none or flip$"):
+        restore(nn.Identity(), torch.zeros(1, 3, 16, 16), ensemble="mirror")  # type: ignore[arg-type]

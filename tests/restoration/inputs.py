@@ -7,8 +7,22 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 from aminet_fast import AMINet, AMINetConfig
+
+
+class Lopsided(nn.Module):
+    """Adds 40 levels to the left half of what it is given; the mean with the mirrored result has 20 everywhere."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = x.clone()
+        y[..., : x.shape[-1] // 2] += 40 / 127.5
+        return y
+
+
+def brightened(image: Image.Image, levels: int) -> Image.Image:
+    return Image.fromarray(np.minimum(np.asarray(image).astype(int) + levels, 255).astype(np.uint8))
 
 
 def noise(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Image:

@@ -22,7 +22,7 @@ from aminet_fast.restoration.files import save
 from aminet_fast.restoration.plan import plan
 from aminet_fast.restoration.sizes import refuse_too_large, shrunk
 from tests.harness.bad_files import make_zoo, ramp
-from tests.restoration.inputs import assert_same, faces, noise, save_network
+from tests.restoration.inputs import Lopsided, assert_same, bicubic, brightened, faces, noise, save_network
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +118,22 @@ def test_command_without_weights_takes_the_package_s(tmp_path: Path, capsys: pyt
     written = np.asarray(Image.open(tmp_path / "out" / "a.png"), dtype=np.int16)
     assert abs(written - np.asarray(expected, dtype=np.int16)).max() <= 1  # frozen: batch norms folded
     assert "for non-commercial research and not for identifying people" in capsys.readouterr().out
+
+
+def test_the_command_s_ensemble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = faces(tmp_path / "in", "a.png")
+    monkeypatch.setattr("aminet_fast.restoration.files.load_network", lambda *args: Lopsided())
+    arguments = ["upscale", str(root), "--out", str(tmp_path / "out"), "--ensemble"]
+    assert main([*arguments, "flip"]) == 0
+    with Image.open(root / "a.png") as lr, Image.open(tmp_path / "out/a.png") as result:
+        assert_same(result, brightened(bicubic(lr), 20))
+    capsys.readouterr()
+    assert main([*arguments, "mirror", "--force"]) == 2
+    assert "--ensemble: Expected one of 'none', 'flip'" in capsys.readouterr().err.splitlines()[-1]
+    with pytest.raises(ValueError, match=r"^ensemble is 'mirror', wanted none or flip$"):
+        upscale(UpscaleConfig([str(root)], out=str(tmp_path / "new"), ensemble="mirror"))  # type: ignore[arg-type]
 
 
 def test_a_picture_that_is_large_already_gets_a_note(

@@ -14,7 +14,7 @@ from torch import nn
 from aminet_fast import AMINet, Expects
 from aminet_fast.restoration import upscale_images
 from aminet_fast.restoration.tiling import process_tiles, tile_starts, tile_weights
-from tests.restoration.inputs import assert_same, bicubic, noise, save_network
+from tests.restoration.inputs import Lopsided, assert_same, bicubic, brightened, noise, save_network
 
 
 class Darken(nn.Module):
@@ -72,6 +72,8 @@ def test_bad_arguments_and_broken_weights() -> None:
         upscale_images(nn.Identity(), [noise(4, 4)], tile=8)
     with pytest.raises(ValueError, match="batch_size is 0"):
         upscale_images(nn.Identity(), [noise(4, 4)], batch_size=0)
+    with pytest.raises(ValueError, match=r"^ensemble is 'mirror', wanted none or flip$"):
+        upscale_images(nn.Identity(), [], ensemble="mirror")  # type: ignore[arg-type]
 
     for size in ((0, 5), (5, 0), (0, 0)):
         with pytest.raises(ValueError, match=rf"^picture 1 is {size[0]}x{size[1]} pixels, wanted at least 1x1$"):
@@ -192,3 +194,12 @@ def test_results_are_as_large_as_the_weights_say() -> None:
         identity.expects = model.expects
         wanted = pictures[1].resize(sizes[1], Image.Resampling.BICUBIC)
         assert_same(upscale_images(identity, pictures[1:2], tile=16)[0], wanted)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (6, 3), (40, 18)])
+def test_a_flip_ensemble_of_whole_pictures_and_of_tiles(size: tuple[int, int]) -> None:
+    image = noise(*size)
+    result = upscale_images(Lopsided(), [image], ensemble="flip", tile=16)[0]
+    assert_same(result, brightened(bicubic(image), 20))
+    left = upscale_images(Lopsided(), [image], tile=0)[0].crop((0, 0, 8, 8))
+    assert_same(left, brightened(bicubic(image).crop((0, 0, 8, 8)), 40))
