@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -157,15 +158,36 @@ def _of_checkpoint(file: Path, state: dict[str, Any]) -> Weights:
 
 
 def _of_run(file: Path) -> Expects:
-    """What the weights of a run expect that was made before weights said it: its recipe knows the scale."""
+    """What the weights of a run expect that was made before weights said it: its recipe knows the scale.
+
+    Its checkpoints do, too. Raises ValueError where config.yaml cannot be read, and none of them.
+    """
     folder = file.absolute().parent
     recipe = folder.parent / "config.yaml"
     if folder.name not in ("best", "last") or not recipe.is_file():
         return Expects()
     try:
-        return _of_recipe(read_options(recipe))
-    except (ValueError, OSError):
-        return Expects()
+        values = read_options(recipe)
+        if not values:
+            raise ValueError(f"{recipe} is empty")
+    except (ValueError, OSError) as error:
+        if (expects := _of_checkpoints(recipe.parent)) is not None:
+            return expects
+        raise ValueError(
+            f"{file} does not say how many times it enlarges, and its run's recipe cannot be read ({error}); mend"
+            f" {recipe.name}, or move it away where the weights enlarge 8 times"
+        ) from error
+    return _of_recipe(values)
+
+
+def _of_checkpoints(run: Path) -> Expects | None:
+    """What the newest checkpoint of a run says that can be read; None where there is none."""
+    for file in sorted(run.glob("checkpoints/step-*.pt"), reverse=True):
+        with suppress(ValueError, OSError):
+            held = read_archive(file)
+            if is_checkpoint(held):
+                return _of_checkpoint(file, check_checkpoint(file, held, CHECKPOINT)).expects
+    return None
 
 
 def _of_recipe(values: object) -> Expects:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,15 +11,16 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from aminet_fast import AMINet, Expects, load_model
+from aminet_fast import AMINet, AMINetConfig, Expects, load_model
 from aminet_fast.commands.cli import main
-from aminet_fast.network.checkpoint import CheckpointError
+from aminet_fast.network.checkpoint import FORMAT, VERSION, CheckpointError
 from aminet_fast.training import train
 from tests.restoration.inputs import noise
 from tests.training.tiny import MODEL, checkpoint, tiny
 
 X4 = {"scale": 4}
 NARROW = {**MODEL, "skaf": "edff"}
+NANO = AMINetConfig.from_dict(MODEL)
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +110,36 @@ def test_runs_from_before_say_it_by_their_recipe(tmp_path: Path) -> None:
         assert load_model(weights).expects == Expects(scale=4)
     train(tiny(tmp_path, data=X4, steps=2))
     assert checkpoint(tmp_path / "run", 2)["expects"] == Expects(scale=4).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        (b"data: {scale: 4\n", r"config\.yaml is no YAML \(line 2: [^\n]*"),
+        (b"\xff\xff", r"config\.yaml is no UTF-8 text \([^\n]*"),
+        (b"", r"config\.yaml is empty"),
+    ],
+)
+def test_an_old_run_whose_recipe_is_damaged_is_not_taken_as_x8(tmp_path: Path, recipe: bytes, said: str) -> None:
+    run = tmp_path / "run"
+    AMINet(NANO).save_pretrained(run / "best")
+    file = run / "best/model.safetensors"
+    save_file(load_file(file), file)
+    (run / "best/config.json").write_text(NANO.to_json())
+    (run / "config.yaml").write_bytes(recipe)
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints/step-00000001.pt").write_bytes(b"cut short")
+    told = r"does not say how many times it enlarges, and its run's recipe cannot be read \([^\n]*"
+    for weights in (run, file):
+        with pytest.raises(ValueError, match=rf"{told}{said}\); mend config\.yaml, or move it away .* 8 times$"):
+            load_model(weights)
+    kind = {"format": FORMAT, "version": VERSION}
+    state = {"model_config": NANO.to_dict(), "model": {}, "config": {"data": {"scale": 4}}}
+    torch.save(kind | state, run / "checkpoints/step-00000000.pt")  # the one before it can be read
+    assert load_model(run).expects == Expects(scale=4)
+    shutil.rmtree(run / "checkpoints")
+    (run / "config.yaml").rename(run / "away")
+    assert load_model(run).expects == Expects()
 
 
 def test_a_run_of_a_later_version_is_not_gone_on_with(tmp_path: Path) -> None:
