@@ -244,9 +244,9 @@ def test_command_says_what_is_wrong(tmp_path: Path) -> None:
         (EvaluateConfig(data=drawn(tmp_path), device="warp"), "'warp'"),
         (EvaluateConfig(data=drawn(tmp_path), batch_size=0), "batch_size is 0"),
         (
-            EvaluateConfig(weights=str(tmp_path / "none"), ensemble="mirror"),
+            EvaluateConfig(weights=str(tmp_path / "none"), ensemble="mirror"),  # type: ignore[arg-type]
             "^ensemble is 'mirror', wanted none or flip$",
-        ),  # type: ignore[arg-type]
+        ),
     ]
     for config, words in cases:
         with pytest.raises((ValueError, OSError), match=words):
