@@ -26,6 +26,7 @@ _HOME = {
     "list_pretrained": "pretrained",
     "load_model": "network.model",
     "pad_to_multiple": "network.model",
+    "restore_photograph": "restoration",
     "unfreeze": "network.freezing",
     "upscale_images": "restoration",
 }
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from .network.presets import list_configs as list_configs
     from .pretrained import list_pretrained as list_pretrained
     from .reference.config import AMINetConfig as AMINetConfig
+    from .restoration import restore_photograph as restore_photograph
     from .restoration import upscale_images as upscale_images
 
 

@@ -1,8 +1,27 @@
-"""Faces of 16x16 in, 128x128 out: PIL pictures (`upscale_images`) and files (`upscale`)."""
+"""Faces of 16x16 in, 128x128 out: PIL pictures (`upscale_images`), files (`upscale`), and photographs (`restore_photograph`)."""
 
 from __future__ import annotations
 
+from .detect import detect_faces
+from .detectors import Detector, open_detector
+from .face_network import FaceNetwork
+from .faces import Face
 from .files import UpscaleConfig, upscale
 from .images import upscale_images
+from .photograph import Restored, RestoredFace, RestoreOptions, restore_photograph, restore_photographs
 
-__all__ = ["UpscaleConfig", "upscale", "upscale_images"]
+__all__ = [
+    "Detector",
+    "Face",
+    "FaceNetwork",
+    "RestoreOptions",
+    "Restored",
+    "RestoredFace",
+    "UpscaleConfig",
+    "detect_faces",
+    "open_detector",
+    "restore_photograph",
+    "restore_photographs",
+    "upscale",
+    "upscale_images",
+]

@@ -1,0 +1,44 @@
+"""YuNet (Wu et al. 2023; MIT), run by OpenCV from a model file of the user's."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ...output.extras import missing
+from ..faces import Face
+from . import Detector
+
+_LEAST, _OVERLAP, _MOST = 0.3, 0.3, 5000  # score, IoU that makes one of two faces, faces of a picture
+
+
+def open_yunet(path: Path) -> Detector:
+    """The detector. Raises ImportError when OpenCV is not there, ValueError when the file is no YuNet model."""
+    try:
+        import cv2
+    except ImportError as error:
+        raise missing("faces", "a YuNet model needs opencv-python-headless") from error
+    try:
+        network = cv2.FaceDetectorYN.create(str(path), "", (320, 320), _LEAST, _OVERLAP, _MOST)
+        network.detect(np.zeros((320, 320, 3), np.uint8))
+    except cv2.error as error:
+        raise ValueError(f"detector {path} is no YuNet model that OpenCV {cv2.__version__} can run") from error
+    lock = threading.Lock()  # one size at a time
+
+    def detect(image: Image.Image) -> list[Face]:
+        bgr = np.ascontiguousarray(np.asarray(image)[:, :, ::-1])  # [H, W, 3]
+        with lock:
+            network.setInputSize(image.size)
+            rows = network.detect(bgr)[1]
+        faces = []
+        for row in [] if rows is None else np.asarray(rows, float).tolist():
+            left, top, width, height, *points, score = row
+            if width > 0 and height > 0:
+                places = tuple((points[i], points[i + 1]) for i in range(0, 10, 2))
+                faces.append(Face((left, top, left + width, top + height), score, places))
+        return faces
+
+    return detect
