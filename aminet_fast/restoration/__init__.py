@@ -1,4 +1,4 @@
-"""Faces of 16x16 in, 128x128 out: PIL pictures (`upscale_images`), files (`upscale`), and photographs (`restore_photograph`)."""
+"""Faces of 16x16 in, 128x128 out: PIL pictures, files, and every small face of a photograph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every face of a photograph, the small ones too: enlarged before the detector sees it, in tiles, and looked at twice."""
+"""Every face of a photograph, the small ones too: it is enlarged, searched in tiles, and each face looked at twice."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def detect_faces(image: Image.Image, detector: str | Detector = "auto", *, min_s
 
 
 def to_rgb(image: object) -> Image.Image:
-    """RGB of a PIL picture of any mode; 16-bit grey is scaled, not clipped. Raises TypeError, ValueError, ImageError."""
+    """RGB of a PIL picture of any mode; 16-bit grey is scaled. Raises TypeError, ValueError, ImageError."""
     if not isinstance(image, Image.Image):
         how = "Image.fromarray makes one" if hasattr(image, "__array__") else "Image.open reads one"
         raise TypeError(f"image is a {type(image).__name__}, wanted a PIL picture; {how}")
@@ -65,7 +65,7 @@ def to_rgb(image: object) -> Image.Image:
 
 
 def scales(width: int, height: int) -> list[float]:
-    """By what a picture is enlarged (or shrunk, for its largest faces), from the finest: each half of the one before."""
+    """By what a picture is enlarged, or shrunk for its largest faces: from the finest, each half of the one before."""
     finest = float(_LARGEST)
     while finest > 1 and width * height * finest**2 > _ENLARGED:
         finest /= 2
@@ -91,7 +91,7 @@ def _look_through(image: Image.Image, find: Detector) -> Iterator[Face]:
 
 
 def _is_cut(face: Face, tile: tuple[int, int, int, int], whole: tuple[int, int]) -> bool:
-    """Whether a box touches a tile's side that is not the picture's: the next tile, or a coarser scale, has it whole."""
+    """Whether a box touches a tile's side, not the picture's: the next tile, or a coarser scale, has it whole."""
     left, top, right, bottom = face.box
     return (
         (left <= 1 and tile[0] > 0)

@@ -1,4 +1,4 @@
-"""The network as the restoration of faces calls it: LR levels in, levels out, in batches, by CUDA graphs where these pay."""
+"""The network as the restoration of faces calls it: LR levels in, levels out, in batches, by CUDA graphs if any."""
 
 from __future__ import annotations
 

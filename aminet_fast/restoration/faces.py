@@ -1,4 +1,4 @@
-"""A face in a photograph: where it is, its five points, which way it is turned; and the order in which faces are counted."""
+"""A face in a photograph: where it is, its five points, its roll; and the order in which faces are counted."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Face:
 
     @property
     def eye_distance(self) -> float:
-        """Pixels between the eyes of the face's `SHAPE` where that fits its five points best: steadier than two points."""
+        """Pixels between the eyes where `SHAPE` fits the five points best, which is steadier than two of them."""
         return abs(fit(SHAPE, self.places)[0])
 
     def to_dict(self) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def _over(levels: np.ndarray, grid: Grid, left: int, top: int, size: tuple[int, 
 
 
 def ellipse(pose: Pose, template: Template, left: int, top: int, width: int, height: int, scale: int) -> np.ndarray:
-    """What a face counts at each pixel of a box of the enlarged photograph: float32 [height, width], 1 inside, 0 outside."""
+    """What a face counts in a box of the enlarged photograph: float32 [height, width], 1 inside, 0 outside."""
     x, y = np.meshgrid(np.arange(left, left + width) + 0.5, np.arange(top, top + height) + 0.5)
     frame = ((x + 1j * y) / scale - pose.origin) / pose.turn  # shares of the frame
     eyes = (frame - complex(0.5, template.eye_height)) / template.eye_distance

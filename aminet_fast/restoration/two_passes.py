@@ -79,7 +79,7 @@ def grid_of(pose: Pose, lr_side: int) -> Grid:
 
 
 def cut(image: Image.Image, grid: Grid) -> np.ndarray:
-    """The grid's pixels: the photograph's own, or these shrunk by Pillow's antialiased bicubic. float32 [side, side, 3]."""
+    """The grid's pixels, the photograph's own or these shrunk by antialiased bicubic: float32 [side, side, 3]."""
     left, top = math.floor(grid.origin.real) - 4, math.floor(grid.origin.imag) - 4
     length = math.ceil(grid.side * grid.pitch) + 10
     around = crop(image, left, top, left + length, top + length)

