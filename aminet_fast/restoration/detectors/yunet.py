@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ...output.extras import missing
 from ..faces import Face
 from . import Detector
 
@@ -20,7 +19,7 @@ def open_yunet(path: Path) -> Detector:
     try:
         import cv2
     except ImportError as error:
-        raise missing("faces", "a YuNet model needs opencv-python-headless") from error
+        raise ImportError("a YuNet model needs OpenCV: pip install opencv-python-headless") from error
     try:
         network = cv2.FaceDetectorYN.create(str(path), "", (320, 320), _LEAST, _OVERLAP, _MOST)
         network.detect(np.zeros((320, 320, 3), np.uint8))
