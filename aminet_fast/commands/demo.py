@@ -10,7 +10,7 @@ from .command import Command
 
 @dataclass
 class DemoConfig:
-    """Super-resolves a photograph with the weights of the package, then trains a narrow AMINet on drawn faces.
+    """Restores a photograph's faces with the weights of the package, then trains a narrow AMINet on drawn faces.
 
     Args:
         out: run folder, made anew.
@@ -29,4 +29,4 @@ def _run(config: DemoConfig) -> int:
     return demonstrate(Path(config.out), config.steps, config.minutes)
 
 
-COMMAND = Command("demo", "super-resolve a photograph, train for some minutes, beat bicubic", lambda: DemoConfig, _run)
+COMMAND = Command("demo", "restore a photograph, train for some minutes, beat bicubic", lambda: DemoConfig, _run)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .images import to_tensor as to_tensor
     from .photo import sample_face as sample_face
     from .photo import sample_photograph as sample_photograph
+    from .photo import sample_scene as sample_scene
     from .sampler import StepSampler as StepSampler
 
 # Loaded with the first use: the processes that draw faces are to start without torch.
@@ -39,6 +40,7 @@ _HOME = {
     "read_image": "images",
     "sample_face": "photo",
     "sample_photograph": "photo",
+    "sample_scene": "photo",
     "to_image": "images",
     "to_tensor": "images",
 }
