@@ -93,6 +93,26 @@ def test_the_pipeline_is_counted_and_scored(originals: list[Original], planted_f
     assert lines[3].startswith("| 5 | 20 | 1/2 | 1 | 15.0 | ")
 
 
+class Halves(nn.Module):
+    """White above, black below, whatever it is given."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.ones_like(x)
+        y[..., x.shape[-2] // 2 :, :] = -1
+        return y
+
+
+def test_unaligned_faces_are_put_back_upright(planted_faces: Planted) -> None:
+    face = planted_faces.faces[0]
+    assert face.roll == pytest.approx(20)
+    result = planted.unaligned(FaceNetwork(Halves()), planted_faces.photograph, [face])
+    pose = planted.pose_of(dataclasses.replace(face, roll=0.0), DEFAULT)
+    for x in (0.3, 0.5, 0.7):
+        for y, level in ((0.45, 255), (0.55, 0)):
+            place = planted.TIMES * (pose.turn * complex(x, y) + pose.origin)
+            assert result.getpixel((int(place.real), int(place.imag))) == pytest.approx([level] * 3, abs=20)
+
+
 def test_scores_are_of_the_ellipse_alone() -> None:
     truth = torch.zeros(1, 3, 128, 128)
     corner, middle = truth.clone(), truth.clone()
@@ -123,6 +143,8 @@ def test_recall_counts_each_face_once() -> None:
     assert recall.count(there, faces, 0.5) == (2, 2, 2)
     assert recall.count(there, faces, 0.6) == (2, 1, 2)  # 4.5 of 15.5 is below 0.3
     assert recall.count(there, [], 0.5).recall == 0
+    twins = [(0.0, 0.0, 10.0, 10.0), (1.0, 0.0, 11.0, 10.0)]
+    assert recall.count(twins, [face(1, 0.9)], 0.5) == (2, 1, 0)
 
 
 @pytest.fixture(scope="module")
@@ -142,8 +164,8 @@ def test_averages_are_compared_with_the_photograph(
     assert count > 100
     darker = (result * 0.9).astype(np.uint8)
     assert pasted.inconsistency(darker, photograph, window)[0] > 5 * pasted.CONSISTENT
-    clipped = np.where(result == 0, 0, 255).astype(np.uint8)
-    assert pasted.inconsistency(clipped, photograph, window) == (0, 0)
+    for clipped in (np.zeros_like(result), np.full_like(result, 255)):
+        assert pasted.inconsistency(clipped, photograph, window) == (0, 0)
     covered = window._replace(others=np.ones_like(window.others))
     assert pasted.inconsistency(darker, photograph, covered) == (0, 0)
 
