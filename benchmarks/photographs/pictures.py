@@ -27,7 +27,9 @@ def root() -> Path:
     given = os.environ.get("AMINET_FACES", "")
     if not given or not Path(given).is_dir():
         what = f"is {given!r}, which is no folder" if given else "is not set"
-        raise NoPicturesError(f"AMINET_FACES {what}; it names a folder with test_a, test_b and wild (docs/data.md)")
+        raise NoPicturesError(
+            f"AMINET_FACES {what}; it names a folder with test_a, test_b and wild (docs/benchmarks.md)"
+        )
     return Path(given)
 
 
