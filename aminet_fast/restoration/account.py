@@ -94,7 +94,7 @@ def report(
 
 def print_line(console: Console, line: str) -> None:
     """Prints a line as it is, whatever brackets and numbers it has."""
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 def there(account: Account) -> str:
