@@ -33,7 +33,7 @@ _PICTURES = """
     .raw .rw2 .sr2 .srw .svg .svgz .webm .webp .wmf .x3f .xcf
 """
 UNOPENED = frozenset(_PICTURES.split())
-_FILMS = frozenset(".avi .flc .fli .m4v .mkv .mov .mp4 .mpeg .mpg .webm".split())
+_FILMS = frozenset([".avi", ".flc", ".fli", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"])
 # What systems leave in folders, beside names that begin with a dot; nobody put these there.
 _SYSTEMS = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
 _NAMED = 6
