@@ -214,7 +214,8 @@ def _work(run: _Run, todo: Plan) -> bool:
                 _process(run, chunk)
                 bar.update(task, completed=account.done + len(account.failed))
         if run.rows is not None and config.panel:
-            on = " with --force makes all of them, and the panel"
+            how = f" with --force{' in place of --skip_existing' if config.skip_existing else ''}"
+            on = f"{'' if config.force else how} makes all of them anew, and the panel"
             none = "no face was restored in this run"
             account.panel = save_rows(run.rows, config.panel, none=none + _not_shown(account))
     except BrokenPipeError:  # nobody reads our lines any more

@@ -24,7 +24,9 @@ from aminet_fast.output.extras import missing
 from aminet_fast.restoration import RestoreConfig, photograph_files, photographs, restore_files
 from aminet_fast.restoration.faces import Face
 from aminet_fast.restoration.photograph import RestoredFace, restore_photographs
+from aminet_fast.restoration.photograph_files import Photograph
 from aminet_fast.restoration.photographs import parse_faces
+from aminet_fast.restoration.plan import Job
 from tests.harness.bad_files import make_zoo, ramp
 from tests.restoration.inputs import noise
 
@@ -245,9 +247,13 @@ def test_photographs_share_batches(tmp_path: Path, core: Core, monkeypatch: pyte
     assert [len(images) for images in core.images] == [2, 2, 1]
     core.images.clear()
     monkeypatch.setattr(photographs, "_AHEAD", 1)
-    monkeypatch.setattr(photographs, "_TOGETHER", 1)
     assert run(tmp_path, root, force=True) == 0
     assert [len(images) for images in core.images] == [1] * 5
+    core.images.clear()
+    monkeypatch.setattr(photographs, "_AHEAD", 10**9)
+    monkeypatch.setattr(photographs, "_TOGETHER", 3)
+    assert run(tmp_path, root, force=True) == 0
+    assert [len(images) for images in core.images] == [3, 2]
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory")])
@@ -357,6 +363,48 @@ def test_a_full_disk_stops_and_leaves_no_half_of_a_result(
     assert "; the same command starts anew; --skip_existing would keep" in capsys.readouterr().err
     assert names_in(out) == ["a.json", "a.png"]
     assert [path.read_bytes() for path in sorted(out.iterdir())] != before  # the first was whole before
+
+
+def test_a_png_is_never_without_its_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put: list[str] = []
+    real = os.replace
+    monkeypatch.setattr(os, "replace", lambda old, new: [put.append(Path(new).name), real(old, new)])
+    assert run(tmp_path, album(tmp_path / "in", "a.png")) == 0
+    assert put == ["a.json", "a.png"]
+
+
+def test_what_pillow_carries_of_the_source_is_not_written(tmp_path: Path) -> None:
+    image = noise(8, 8)
+    exif = Image.Exif()
+    exif[0x010E] = "who, where, when"
+    image.info = {"transparency": (1, 2, 3), "exif": exif.tobytes(), "icc_profile": b"some", "dpi": (300, 300)}
+    job = Job(Path("a.jpg"), tmp_path / "a.png")
+    photograph_files.save(image, Photograph(job, image, None), {"schema": 1, "faces": []}, note=False)
+    with Image.open(tmp_path / "a.png") as result:
+        result.load()
+        assert (result.mode, result.info) == ("RGB", {})
+
+
+def test_a_panel_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, panel = album(tmp_path / "in", "a.png"), str(tmp_path / "panel.png")
+
+    def full(rows: object, path: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(photographs.Rows, "save", full)
+    for settings, how in (
+        ({}, " with --force"),
+        ({"skip_existing": True}, " with --force in place of --skip_existing"),
+        ({"force": True}, ""),
+    ):
+        if settings.get("skip_existing"):
+            (tmp_path / "out" / "a.png").unlink()
+        assert run(tmp_path, root, panel=panel, **settings) == 1
+        error = capsys.readouterr().err
+        assert f"error: cannot write the panel {panel}: the disk is full" in error
+        assert f"; the same command{how} makes all of them anew, and the panel\n" in error
 
 
 @pytest.fixture
