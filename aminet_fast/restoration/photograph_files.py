@@ -147,4 +147,4 @@ def in_a_line(source: Path, target: Path, faces: Sequence[RestoredFace]) -> str:
 
 def _kind(reason: str) -> str:
     """A reason without the figures of one face, so that they can be counted."""
-    return re.sub(r"^turned by .*", "turned too far", re.sub(r" \(.*\)$", "", reason))
+    return re.sub(r"^turned by .*", "turned too far", re.split(r" \(|:", reason, maxsplit=1)[0])

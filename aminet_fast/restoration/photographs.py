@@ -49,7 +49,7 @@ class RestoreConfig:
             checkpoint.
         scale: how many times the photograph is enlarged, 1 to 8.
         faces: numbers of the faces to restore, as 3,7, which the JSON has; all without it. For one photograph alone.
-        min_score: leave out faces of which the detector is less sure, 0 to 1.
+        min_score: what the detector scores lower, from 0 to 1, is no face.
         max_faces: restore so many of a photograph at most, those with the best scores.
         background: what enlarges the rest: lanczos, bicubic, or none for whole pixels.
         blend: 1 is the restored face, 0 the enlarged picture.
@@ -191,10 +191,10 @@ def _check(config: RestoreConfig) -> None:
         value = getattr(config, name)
         if not 0 <= value <= 1:
             raise ValueError(f"{name} is {value}, wanted 0 to 1")
-    for name in ("max_faces", "batch_size"):
-        count = getattr(config, name)
-        if count is not None and count < 1:
-            raise ValueError(f"{name} is {count}, wanted at least 1")
+    if config.max_faces is not None and config.max_faces < 0:
+        raise ValueError(f"max_faces is {config.max_faces}, wanted 0 or more")
+    if config.batch_size < 1:
+        raise ValueError(f"batch_size is {config.batch_size}, wanted at least 1")
     if config.force and config.skip_existing:
         raise ValueError("force overwrites results that exist, skip_existing keeps them; give one of the two")
     if config.panel:

@@ -50,7 +50,7 @@ def test_a_result_is_a_png_with_a_json_beside_it(
         "box": [2.12, 3.0, 18.0, 21.0],
         "points": [[6.0, 8.0], [14.0, 8.0], [10.0, 12.0], [7.0, 16.0], [13.0, 16.0]],
         "score": 0.9123,
-        "eye_distance": 8.0,
+        "eye_distance": round(FACE.eye_distance, 2),
         "roll": 1.24,
         "status": "restored",
         "reason": None,
@@ -289,7 +289,9 @@ def test_names_that_are_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_reasons_are_counted_without_their_figures() -> None:
-    faces = [left_out(n, reason) for n, reason in enumerate(("too small (3 px)", "too small (4 px)", "not chosen"))]
+    faces = [
+        left_out(n, reason) for n, reason in enumerate(("too small: eyes 1.3 apart", "too small (4 px)", "not chosen"))
+    ]
     line = photograph_files.in_a_line(Path("a.jpg"), Path("b.png"), faces)
     assert line == "a.jpg: 3 faces, 0 restored, 3 left out (2 too small, 1 not chosen) -> b.png"
     assert photograph_files.in_a_line(Path("a"), Path("b"), [restored(1)]) == "a: 1 face, 1 restored -> b"
