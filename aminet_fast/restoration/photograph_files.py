@@ -86,8 +86,7 @@ def save(image: Image.Image, photograph: Photograph, description: dict[str, Any]
         OSError: the file system refuses.
     """
     image.info = {}  # Pillow would write what it carries of the source
-    text = json.dumps(description, indent=2)
-    assert text.startswith(_BEGINNING)
+    text = _as_text(description)
     with atomic_writes(json_path(photograph.job.target), photograph.job.target) as (beside, file):
         beside.write(f"{text}\n".encode())
         image.save(
@@ -97,6 +96,14 @@ def save(image: Image.Image, photograph: Photograph, description: dict[str, Any]
             pnginfo=_note(description["faces"]) if note else None,
             compress_level=_COMPRESSION,
         )
+
+
+def _as_text(description: dict[str, Any]) -> str:
+    """JSON with a face on each line."""
+    text = json.dumps({**description, "faces": []}, indent=2)
+    assert text.startswith(_BEGINNING)
+    faces = ",\n".join(f"    {json.dumps(face)}" for face in description["faces"])
+    return text.replace('"faces": []\n}', f'"faces": [\n{faces}\n  ]\n}}') if faces else text
 
 
 def _note(faces: Sequence[dict[str, Any]]) -> PngInfo:

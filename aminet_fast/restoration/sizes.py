@@ -17,8 +17,7 @@ LARGEST_SIDE = {"WEBP": 16_383, "JPEG": 65_500, "BMP": 2**31 - 1, "PNG": 2**31 -
 LARGEST_FILE = {"BMP": 2**32 - 1, "TIFF": 2**32 - 1}
 # Of a result's pixel: enlarged and restored picture as Pillow has them (4 each) and as an array, and the file's bytes.
 _BYTES = 12
-# Of a photograph's pixel: read, turned and converted, 4 each. Of its result's: see docs/restoration.md, where it was
-# measured that one takes 4.3 bytes, 7.3 with alpha, and the program with its network 737 MB.
+# Of a photograph's pixel: read, turned and converted, 4 each. docs/restoration.md has what was measured.
 _PROGRAM, _OF_PHOTOGRAPH = 800 * 1000**2, 12
 
 Size = tuple[int, int]  # width, height
@@ -109,7 +108,7 @@ def photograph_too_large_for_memory(photograph: Header, scale: int) -> str | Non
 def _photograph_bytes(photograph: Header, scale: int) -> int:
     """What the program, a photograph and its result take, as docs/restoration.md has it."""
     pixels = photograph.size[0] * photograph.size[1]
-    return _PROGRAM + _OF_PHOTOGRAPH * pixels + (8 if photograph.alpha else 5) * pixels * scale**2
+    return _PROGRAM + _OF_PHOTOGRAPH * pixels + (6 if photograph.alpha else 5) * pixels * scale**2
 
 
 def _takes(result: Size, needed: int, there: int) -> str:

@@ -44,7 +44,9 @@ def test_a_result_is_a_png_with_a_json_beside_it(
     assert summary[0] == f"2 of 2 pictures restored to {out}"
     assert "for non-commercial research and not for identifying people" in summary[1]
 
-    written = json.loads((out / "a.json").read_text())
+    text = (out / "a.json").read_text()
+    assert [line[:15] for line in text.splitlines()].count('    {"number": ') == 4  # a face on each line
+    written = json.loads(text)
     face = {
         "number": 1,
         "box": [2.12, 3.0, 18.0, 21.0],
