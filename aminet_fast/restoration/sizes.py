@@ -18,7 +18,7 @@ LARGEST_FILE = {"BMP": 2**32 - 1, "TIFF": 2**32 - 1}
 # Of a result's pixel: enlarged and restored picture as Pillow has them (4 each) and as an array, and the file's bytes.
 _BYTES = 12
 # Of a photograph's pixel: read, turned and converted, 4 each. docs/restoration.md has what was measured.
-_PROGRAM, _OF_PHOTOGRAPH = 800 * 1000**2, 12
+_PROGRAM, _OF_PHOTOGRAPH = 1200 * 1000**2, 12
 
 Size = tuple[int, int]  # width, height
 

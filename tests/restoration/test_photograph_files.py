@@ -161,17 +161,17 @@ def test_a_result_that_the_memory_cannot_hold_is_told_from_the_header(
     root = album(tmp_path / "in", "a.png")
     noise(400, 300).save(root / "large.png")
     noise(400, 300, "RGBA").save(root / "large_too.png")
-    needed = 800_000_000 + 400 * 300 * (12 + 5 * 16)
+    needed = 1_200_000_000 + 400 * 300 * (12 + 5 * 16)
     monkeypatch.setattr("aminet_fast.restoration.sizes._memory", lambda: needed)
     assert run(tmp_path, root) == 1
     captured = capsys.readouterr()
-    assert "large_too.png: its result of 1600x1200 pixels takes 0.8 GiB of memory" in captured.err
+    assert "large_too.png: its result of 1600x1200 pixels takes 1.1 GiB of memory" in captured.err
     assert "; --scale 3 fits\n" in captured.err
     assert "1 of 3 pictures failed" in captured.err
     monkeypatch.setattr("aminet_fast.restoration.sizes._memory", lambda: needed - 1)
     assert run(tmp_path, root, force=True) == 1
     assert "2 of 3 pictures failed" in capsys.readouterr().err
-    monkeypatch.setattr("aminet_fast.restoration.sizes._memory", lambda: 800_000_000)
+    monkeypatch.setattr("aminet_fast.restoration.sizes._memory", lambda: 1_200_000_000)
     core.images.clear()
     assert run(tmp_path, root, force=True) == 1
     assert "; crop it, or shrink it first\n" in capsys.readouterr().err
