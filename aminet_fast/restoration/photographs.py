@@ -35,7 +35,7 @@ from .photograph_files import SCHEMA, Photograph, describe_face, in_a_line, load
 from .plan import Job, Plan, plan
 
 _AHEAD = 64 * 1024**2  # output pixels read ahead at most, so that the faces of several photographs share batches
-_TOGETHER = 64  # photographs, where they are small
+_TOGETHER = 8  # photographs at most: what Ctrl-C may cost
 
 
 @dataclass
