@@ -35,8 +35,8 @@ def match_averages(levels: np.ndarray, lr: np.ndarray) -> np.ndarray:
 def add_missing(levels: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     """`levels` with what their averages over blocks lack of `pixels`, enlarged by bicubic: nearly `match_averages`.
 
-    That one amplifies what it adds, and with it the noise and the blocks of a compressed photograph. Where nothing is missing
-    nothing changes. Shapes as there.
+    That one amplifies what it adds, and with it the noise and the blocks of a compressed photograph. Where nothing is
+    missing nothing changes. Shapes as there.
     """
     h, w, channels = pixels.shape
     k = len(levels) // h

@@ -39,9 +39,9 @@ def patch_of(
 ) -> Patch | None:
     """A face as it goes into the photograph enlarged `scale` times; None where it lies outside of the picture.
 
-    Where `grid` has the photograph's own pixels, averages over scale x scale blocks are these, but for rounding and clipping,
-    wherever the face counts in full. A larger face, of which the network saw fewer pixels, gets back what the photograph
-    knows beyond them.
+    Where `grid` has the photograph's own pixels, averages over scale x scale blocks are these, but for rounding and
+    clipping, wherever the face counts in full. A larger face, of which the network saw fewer pixels, gets back what the
+    photograph knows beyond them.
 
     Args:
         photograph: RGB.

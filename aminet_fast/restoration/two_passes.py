@@ -55,9 +55,9 @@ class Passed(NamedTuple):
 def frame_of(pose: Pose, lr_side: int) -> tuple[int, float]:
     """LR pixels along the frame's side, and pixels of the photograph along one of them, but for rounding.
 
-    A face smaller than the network's is enlarged to it. A slightly larger one keeps its pixels; a larger one is shrunk to
-    `_KEPT` times as many as the network's. Of clean pictures more pixels would be restored better, but of photographs as they
-    are, blurred and compressed, worse.
+    A face smaller than the network's is enlarged to it. A slightly larger one keeps its pixels; a larger one is shrunk
+    to `_KEPT` times as many as the network's. Of clean pictures more pixels would be restored better, but of
+    photographs as they are, blurred and compressed, worse.
     """
     ratio = pose.side / lr_side
     if ratio <= 1:
