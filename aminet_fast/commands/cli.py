@@ -13,12 +13,12 @@ from itertools import zip_longest
 from typing import Any
 
 from .. import __version__
-from . import data, demo, evaluate, info, plot, profile, train, upscale
+from . import data, demo, evaluate, info, plot, profile, train, upscale, web
 from .command import Command
 from .threads import spin_briefly
 
 COMMANDS = {
-    module.COMMAND.name: module.COMMAND for module in (train, evaluate, upscale, data, profile, plot, info, demo)
+    module.COMMAND.name: module.COMMAND for module in (train, evaluate, upscale, data, profile, plot, info, demo, web)
 }
 # By name: their modules load torch, which --help need not wait for.
 FAILURES = ("DivergedError", "LoaderError", "MemoryFullError")
