@@ -66,6 +66,7 @@ class Job:
         autocast: bool = False,
     ) -> None:
         self.model = model
+        self.detector_name = detector if isinstance(detector, str) else type(detector).__name__
         self.detector = open_detector(detector) if isinstance(detector, str) else detector
         self.limits = limits
         self.about = about
@@ -111,14 +112,27 @@ class Job:
             numbered=draw_numbers(image, restored.faces),
             gallery=restored_faces(restored.faces),
         )
-        synthesised = any(face.status == "restored" for face in restored.faces)
         icc = picture.icc if image.mode in ("RGB", "RGBA") else None  # it speaks of RGB values
-        save_png(restored.image, outcome.png, icc, note=synthesised)
-        about = {"picture": path.name, "weights": self.about.weights, "options": _fields(options)}
-        outcome.json.write_text(report(restored, image.size, about), encoding="utf-8")
-        save_preview(restored.before, outcome.before)
-        save_preview(restored.image, outcome.after)
+        save_png(restored.image, outcome.png, icc, restored.faces)
+        outcome.json.write_text(report(restored, image.size, self._about(outcome, path, options)), encoding="utf-8")
+        save_preview(restored.before, outcome.before, icc)
+        save_preview(restored.image, outcome.after, icc)
         return outcome
+
+    def _about(self, outcome: Outcome, path: Path, options: RestoreOptions) -> dict[str, Any]:
+        """What the report says before the faces."""
+        names = ("faces", "min_score", "max_faces", "background", "blend", "ensemble")
+        return {
+            "source": path.name,
+            "result": outcome.png.name,
+            "scale": options.scale,
+            "weights": self.about.weights,
+            "detector": self.detector_name,
+            "options": {
+                **{name: getattr(options, name) for name in names},
+                "precision": "bf16" if self.autocast else "fp32",
+            },
+        }
 
 
 def _fields(options: RestoreOptions) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,30 +15,29 @@ from .. import __version__
 from ..output.listing import first_few
 from ..restoration.photograph import Restored, RestoredFace
 
-NOTE = (
-    f"Faces in this picture were restored by AMINet (aminet_fast {__version__}): their details are synthesised,"
-    " and say nothing about who these people are."
-)
+SCHEMA = 1  # of the JSON
 GALLERY = 64  # faces shown one by one
 _PREVIEW = 4096  # longest side of what the browser is given to compare
 _NUMBERED = 2048  # and of the picture with numbers
 _COLOURS = {"restored": (38, 120, 255), "left out": (240, 130, 20)}
-_DESCRIPTION = 0x010E  # EXIF's ImageDescription
 
 
-def save_png(image: Image.Image, target: Path, icc: bytes | None, *, note: bool) -> None:
-    """Writes the result as a PNG, with the colour profile and, where faces were synthesised, a note that they were."""
-    said: dict[str, Any] = {}
-    if note:
-        text, exif = PngInfo(), Image.Exif()
-        text.add_text("Description", NOTE)
-        text.add_text("Software", f"aminet_fast {__version__}")
-        exif[_DESCRIPTION] = NOTE
-        said = {"pnginfo": text, "exif": exif}
-    image.save(target, format="PNG", icc_profile=icc, compress_level=3, **said)
+def save_png(image: Image.Image, target: Path, icc: bytes | None, faces: Sequence[RestoredFace]) -> None:
+    """Writes the result as a PNG that says how many of its faces were synthesised; it keeps the profile alone."""
+    text = PngInfo()
+    text.add_text("Software", f"aminet_fast {__version__}")
+    restored = sum(face.status == "restored" for face in faces)
+    if restored:
+        text.add_text(
+            "Description",
+            f"{restored} of the faces in this picture {'was' if restored == 1 else 'were'} synthesised by aminet_fast "
+            "from a few pixels each. They must not be used to identify people.",
+        )
+    image.info = {}  # Pillow would write what it carries of the source
+    image.save(target, format="PNG", icc_profile=icc, pnginfo=text, compress_level=4)
 
 
-def save_preview(image: Image.Image, target: Path) -> None:
+def save_preview(image: Image.Image, target: Path, icc: bytes | None) -> None:
     """Writes a JPEG to look at in the browser: no side above 4096 pixels, what is transparent white."""
     small = image.copy()
     small.thumbnail((_PREVIEW, _PREVIEW), Image.Resampling.BICUBIC)
@@ -45,7 +45,7 @@ def save_preview(image: Image.Image, target: Path) -> None:
         rgba = small.convert("RGBA")
         small = Image.new("RGB", small.size, "white")
         small.paste(rgba, mask=rgba.getchannel("A"))
-    small.save(target, format="JPEG", quality=92, subsampling=0)
+    small.save(target, format="JPEG", quality=92, subsampling=0, icc_profile=icc)
 
 
 def draw_numbers(photograph: Image.Image, faces: Sequence[RestoredFace]) -> Image.Image:
@@ -98,7 +98,7 @@ def summary(restored: Restored, size: tuple[int, int], seconds: float, where: st
         reasons: dict[str, list[str]] = {}
         for face in faces:
             if face.status != "restored":
-                reasons.setdefault(face.reason or "no reason given", []).append(str(face.number))
+                reasons.setdefault(_kind(face.reason or "no reason given"), []).append(str(face.number))
         left_out = "; ".join(f"number {first_few(numbers)} ({reason})" for reason, numbers in reasons.items())
         found += f" Left out: {left_out}." if left_out else ""
         found += f" The first {GALLERY} of them are shown one by one." if done > GALLERY else ""
@@ -111,17 +111,30 @@ def _count(number: int) -> str:
     return "1 face" if number == 1 else f"{number} faces"
 
 
+def _kind(reason: str) -> str:
+    """A reason without the figures of one face, so that those of one kind stand together."""
+    return re.sub(r"^turned by .*", "turned too far", re.sub(r" \(.*\)$", "", reason))
+
+
 def report(restored: Restored, size: tuple[int, int], about: dict[str, Any]) -> str:
-    """What was found and done, as JSON: `about` and, for every face, its number, status, reason, box, points, ..."""
+    """What was found and done, as the JSON of `aminet restore`; `about` is what it says before the faces."""
     faces = [
         {
             "number": face.number,
+            "box": [_rounded(edge) for edge in face.face.box],
+            "points": [[_rounded(x), _rounded(y)] for x, y in face.face.points],
+            "score": _rounded(face.face.score, 4),
+            "eye_distance": _rounded(face.face.eye_distance),
+            "roll": _rounded(face.face.roll),
             "status": face.status,
             "reason": face.reason,
-            "scale": face.scale,
-            **face.face.to_dict(),
+            "scale": None if face.scale is None else _rounded(face.scale, 4),
         }
         for face in restored.faces
     ]
-    result = {"size": list(size), "result_size": list(restored.image.size)}
-    return json.dumps({**about, **result, "note": NOTE, "faces": faces}, indent=2) + "\n"
+    values = {"schema": SCHEMA, "width": size[0], "height": size[1], **about, "faces": faces}
+    return json.dumps(values, indent=2) + "\n"
+
+
+def _rounded(value: float, digits: int = 2) -> float:
+    return round(float(value), digits)

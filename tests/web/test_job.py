@@ -34,7 +34,7 @@ def test_a_photograph(upload: Path, tmp_path: Path) -> None:
     assert outcome.png.parent.parent == tmp_path
     values = json.loads(outcome.json.read_text())
     assert [face["status"] for face in values["faces"]] == ["restored", "restored", "left out"]
-    assert (values["weights"], values["options"]["scale"]) == ("tiny", 2)
+    assert (values["weights"], values["detector"], values["scale"]) == ("tiny", "Detector", 2)
     assert outcome.summary.startswith("**3 faces found: 2 restored, 1 left out.** Left out: number 3 (score below 0.5)")
     assert [caption for _, caption in outcome.gallery] == ["face 1", "face 2"]
     with Image.open(outcome.before) as before, Image.open(outcome.after) as after:

@@ -10,7 +10,6 @@ from PIL import Image
 from aminet_fast.restoration.photograph import Restored, RestoredFace
 from aminet_fast.web.results import (
     GALLERY,
-    NOTE,
     draw_numbers,
     report,
     restored_faces,
@@ -39,10 +38,20 @@ def of(*faces: RestoredFace) -> Restored:
 
 
 def test_summary_counts_and_says_why() -> None:
-    faces = of(done(1), left_out(2, "not chosen"), done(3), left_out(4, "score below 0.5"), left_out(5, "not chosen"))
+    faces = of(
+        done(1),
+        left_out(2, "not chosen"),
+        done(3),
+        left_out(4, "score below 0.5"),
+        left_out(5, "not chosen"),
+        left_out(6, "too large (3.1)"),
+        left_out(7, "too large (4.2)"),
+        left_out(8, "turned by 57 degrees"),
+    )
     text = summary(faces, (80, 40), 1.25, "on cpu, backend auto, fp32", ["rotated by EXIF"])
     assert text == (
-        "**5 faces found: 2 restored, 3 left out.** Left out: number 2, 5 (not chosen); number 4 (score below 0.5)."
+        "**8 faces found: 2 restored, 6 left out.** Left out: number 2, 5 (not chosen); number 4 (score below 0.5);"
+        " number 6, 7 (too large); number 8 (turned too far)."
         " 80x40 to 160x80 pixels in 1.2 s, on cpu, backend auto, fp32. Converted: rotated by EXIF."
     )
 
@@ -75,38 +84,42 @@ def test_side_by_side() -> None:
 
 
 def test_report() -> None:
-    text = report(of(done(1), left_out(2, "not chosen")), (80, 40), {"picture": "a.jpg"})
+    text = report(of(done(1), left_out(2, "not chosen")), (80, 40), {"source": "a.jpg"})
     values = json.loads(text)
-    assert (values["picture"], values["size"], values["result_size"]) == ("a.jpg", [80, 40], [160, 80])
+    assert (values["source"], values["width"], values["height"]) == ("a.jpg", 80, 40)
     first, second = values["faces"]
     assert (first["number"], first["status"], first["reason"], first["scale"]) == (1, "restored", None, 1.5)
-    assert (first["eye_distance"], first["score"]) == (9.0, 0.9)
+    assert (first["eye_distance"], first["score"], first["box"]) == (9.0, 0.9, [9, 8, 31, 37])
     assert (second["status"], second["reason"], second["score"]) == ("left out", "not chosen", 0.25)
 
 
-def test_png_says_that_faces_were_synthesised(tmp_path: Path) -> None:
+def test_png_says_how_many_faces_were_synthesised(tmp_path: Path) -> None:
     image = noise(8, 6, "RGBA")
-    save_png(image, tmp_path / "a.png", b"profile", note=True)
-    with Image.open(tmp_path / "a.png") as saved:
-        assert saved.tobytes() == image.tobytes()
-        assert (saved.info["Description"], saved.getexif()[0x010E], saved.info["icc_profile"]) == (
-            NOTE,
-            NOTE,
-            b"profile",
-        )
-    save_png(image, tmp_path / "b.png", None, note=False)
-    with Image.open(tmp_path / "b.png") as saved:
-        assert saved.tobytes() == image.tobytes()
-        assert "Description" not in saved.info
-        assert not saved.getexif()
+    image.info = {"comment": "of the source", "dpi": (300, 300)}
+    for faces, wanted in (
+        ((), None),
+        (
+            (done(1), left_out(2, "too large")),
+            "1 of the faces in this picture was synthesised by aminet_fast",
+        ),
+        ((done(1), done(2)), "2 of the faces in this picture were synthesised by aminet_fast from a few pixels each."),
+    ):
+        save_png(image, tmp_path / "a.png", b"profile", faces)
+        with Image.open(tmp_path / "a.png") as saved:
+            assert saved.tobytes() == image.tobytes()
+            assert saved.info.pop("icc_profile") == b"profile"
+            assert saved.info.pop("Software").startswith("aminet_fast ")
+            assert saved.info.pop("Description", "").startswith(wanted or "")
+            assert saved.info == {}
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
 def test_preview(tmp_path: Path, mode: str) -> None:
     image = Image.new(mode, (5000, 10), (0,) * len(Image.new(mode, (1, 1)).getbands()))
-    save_preview(image, tmp_path / "a.jpg")
+    save_preview(image, tmp_path / "a.jpg", b"profile")
     with Image.open(tmp_path / "a.jpg") as saved:
         assert saved.size == (4096, 8)
+        assert saved.info["icc_profile"] == b"profile"
         assert set(np.asarray(saved.convert("RGB")).ravel().tolist()) == {255 if mode.endswith("A") else 0}
 
 
