@@ -123,8 +123,8 @@ def build_page(
                 )
                 words = gr.Markdown("The restored photograph appears here.", elem_id="summary")
                 with gr.Row():
-                    png = gr.DownloadButton("Download the picture (PNG)", interactive=False, elem_id="png")
-                    json = gr.DownloadButton("Download the list of faces (JSON)", interactive=False, elem_id="json")
+                    png = gr.DownloadButton("Download picture (PNG)", interactive=False, elem_id="png")
+                    json = gr.DownloadButton("Download faces (JSON)", interactive=False, elem_id="json")
         with gr.Column(visible=False, elem_id="faces") as faces:
             numbered = gr.Image(
                 label="Faces by number: restored in blue, left out in orange",
