@@ -191,8 +191,7 @@ def launch(page: Any, host: str, port: int, limits: Limits) -> None:
             pwa=False,
             theme=theme(),
             css=CSS,
-            # No pages of FastAPI's, whose scripts come from elsewhere.
-            app_kwargs={"docs_url": None, "redoc_url": None, "middleware": [_middleware()]},
+            app_kwargs={"middleware": [_middleware()]},
         )
     except OSError as error:
         if "empty port" not in str(error):
