@@ -106,7 +106,7 @@ class Job:
         outcome = Outcome(
             png=target / f"{path.stem}-restored.png",
             json=target / f"{path.stem}-restored.json",
-            summary=summary(restored, image.size, seconds, self.about.where, notes),
+            summary=summary(restored.faces, (image.size, restored.image.size), seconds, self.about.where, notes),
             before=target / "before.jpg",
             after=target / "after.jpg",
             numbered=draw_numbers(image, restored.faces),
@@ -114,7 +114,9 @@ class Job:
         )
         icc = picture.icc if image.mode in ("RGB", "RGBA") else None  # it speaks of RGB values
         save_png(restored.image, outcome.png, icc, restored.faces)
-        outcome.json.write_text(report(restored, image.size, self._about(outcome, path, options)), encoding="utf-8")
+        outcome.json.write_text(
+            report(restored.faces, image.size, self._about(outcome, path, options)), encoding="utf-8"
+        )
         save_preview(restored.before, outcome.before, icc)
         save_preview(restored.image, outcome.after, icc)
         return outcome

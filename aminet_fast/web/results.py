@@ -13,7 +13,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from .. import __version__
 from ..output.listing import first_few
-from ..restoration.photograph import Restored, RestoredFace
+from ..restoration.photograph import RestoredFace
+from ..restoration.sizes import Size
 
 SCHEMA = 1  # of the JSON
 GALLERY = 64  # faces shown one by one
@@ -87,9 +88,10 @@ def restored_faces(faces: Sequence[RestoredFace]) -> list[tuple[Image.Image, str
     return [(row, caption) for row, caption in rows if row is not None][:GALLERY]
 
 
-def summary(restored: Restored, size: tuple[int, int], seconds: float, where: str, notes: Sequence[str]) -> str:
-    """One paragraph of Markdown: faces found, restored and left out and why; pixels, seconds and `where`."""
-    faces = restored.faces
+def summary(
+    faces: Sequence[RestoredFace], sizes: Sequence[Size], seconds: float, where: str, notes: Sequence[str]
+) -> str:
+    """One paragraph of Markdown: faces found, restored and left out and why; sizes before and after, time, `where`."""
     done = sum(face.status == "restored" for face in faces)
     if not faces:
         found = "**No face was found.** The photograph is enlarged only; a smaller least score may find more."
@@ -102,7 +104,7 @@ def summary(restored: Restored, size: tuple[int, int], seconds: float, where: st
         left_out = "; ".join(f"number {first_few(numbers)} ({reason})" for reason, numbers in reasons.items())
         found += f" Left out: {left_out}." if left_out else ""
         found += f" The first {GALLERY} of them are shown one by one." if done > GALLERY else ""
-    pixels = f"{size[0]}x{size[1]} to {restored.image.width}x{restored.image.height} pixels"
+    pixels = " to ".join(f"{width}x{height}" for width, height in sizes) + " pixels"
     converted = f" Converted: {', '.join(notes)}." if notes else ""
     return f"{found} {pixels} in {seconds:.1f} s, {where}.{converted}"
 
@@ -116,9 +118,9 @@ def _kind(reason: str) -> str:
     return re.sub(r"^turned by .*", "turned too far", re.sub(r" \(.*\)$", "", reason))
 
 
-def report(restored: Restored, size: tuple[int, int], about: dict[str, Any]) -> str:
+def report(faces: Sequence[RestoredFace], size: Size, about: dict[str, Any]) -> str:
     """What was found and done, as the JSON of `aminet restore`; `about` is what it says before the faces."""
-    faces = [
+    described = [
         {
             "number": face.number,
             "box": [_rounded(edge) for edge in face.face.box],
@@ -130,9 +132,9 @@ def report(restored: Restored, size: tuple[int, int], about: dict[str, Any]) -> 
             "reason": face.reason,
             "scale": None if face.scale is None else _rounded(face.scale, 4),
         }
-        for face in restored.faces
+        for face in faces
     ]
-    values = {"schema": SCHEMA, "width": size[0], "height": size[1], **about, "faces": faces}
+    values = {"schema": SCHEMA, "width": size[0], "height": size[1], **about, "faces": described}
     return json.dumps(values, indent=2) + "\n"
 
 

@@ -41,8 +41,8 @@ def face_at(x: float, y: float, score: float = 0.9) -> Face:
 
 
 def three_faces() -> Detector:
-    """The third scores less than half."""
-    return Detector([face_at(*centre, score) for centre, score in zip(CENTRES, (0.9, 0.8, 0.3), strict=True)])
+    """Finds three faces, whatever it is shown."""
+    return Detector([face_at(*centre) for centre in CENTRES])
 
 
 def photograph(width: int = 160, height: int = 140) -> Image.Image:

@@ -26,8 +26,8 @@ def upload(tmp_path: Path) -> Path:
 
 
 def test_a_photograph(upload: Path, tmp_path: Path) -> None:
-    outcome = make_job(three_faces()).run(upload, RestoreOptions(scale=2), tmp_path)
-    wanted = restore_photograph(Darker(), photograph(), detector=three_faces(), scale=2)
+    outcome = make_job(three_faces()).run(upload, RestoreOptions(scale=2, faces=(1, 2)), tmp_path)
+    wanted = restore_photograph(Darker(), photograph(), detector=three_faces(), scale=2, faces=(1, 2))
     with Image.open(outcome.png) as png:
         assert_same(png, wanted.image)
     assert outcome.png.name == "group-restored.png"
@@ -35,7 +35,7 @@ def test_a_photograph(upload: Path, tmp_path: Path) -> None:
     values = json.loads(outcome.json.read_text())
     assert [face["status"] for face in values["faces"]] == ["restored", "restored", "left out"]
     assert (values["weights"], values["detector"], values["scale"]) == ("tiny", "Detector", 2)
-    assert outcome.summary.startswith("**3 faces found: 2 restored, 1 left out.** Left out: number 3 (score below 0.5)")
+    assert outcome.summary.startswith("**3 faces found: 2 restored, 1 left out.** Left out: number 3 (not chosen)")
     assert [caption for _, caption in outcome.gallery] == ["face 1", "face 2"]
     with Image.open(outcome.before) as before, Image.open(outcome.after) as after:
         assert before.size == after.size == (320, 280)
@@ -45,7 +45,7 @@ def test_faces_that_were_chosen(upload: Path, tmp_path: Path) -> None:
     job = make_job(three_faces())
     outcome = job.run(upload, RestoreOptions(scale=1, faces=(2,)), tmp_path)
     assert [caption for _, caption in outcome.gallery] == ["face 2"]
-    with pytest.raises(ValueError, match="3"):
+    with pytest.raises(ValueError, match="9"):
         job.run(upload, RestoreOptions(scale=1, faces=(9,)), tmp_path)
 
 

@@ -95,8 +95,8 @@ def test_upload_look_and_download(page: Any, upload: Path, server: Server, tmp_p
         click_restore(page, upload)
         page.wait_for_selector("#numbered img", timeout=60_000)
     assert elsewhere == []
-    assert page.inner_text("#summary").startswith("3 faces found: 2 restored, 1 left out. Left out: number 3 (score")
-    assert page.locator("#gallery .thumbnail-item").count() == 2
+    assert page.inner_text("#summary").startswith("3 faces found: 3 restored, 0 left out. 160x140 to 640x560")
+    assert page.locator("#gallery .thumbnail-item").count() == 3
     for text in ("Not for identifying people", "licence:"):
         assert text in page.inner_text("#terms")
 
@@ -136,7 +136,7 @@ def test_options_of_the_page(page: Any, upload: Path) -> None:
     click_restore(page, upload)
     page.wait_for_selector("#numbered img", timeout=60_000)
     summary = page.inner_text("#summary")
-    assert summary.startswith("3 faces found: 1 restored, 2 left out.")
+    assert summary.startswith("3 faces found: 1 restored, 2 left out. Left out: number 1, 3 (not chosen).")
     assert "160x140 to 160x140 pixels" in summary
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aminet_fast.restoration.photograph import Restored, RestoredFace
+from aminet_fast.restoration.photograph import RestoredFace
 from aminet_fast.web.results import (
     GALLERY,
     draw_numbers,
@@ -33,12 +33,11 @@ def left_out(number: int, reason: str) -> RestoredFace:
     return RestoredFace(number, face_at(60, 20, 0.25), "left out", reason, None, None, None, None)
 
 
-def of(*faces: RestoredFace) -> Restored:
-    return Restored(noise(160, 80), noise(160, 80), list(faces))
+SIZES = ((80, 40), (160, 80))
 
 
 def test_summary_counts_and_says_why() -> None:
-    faces = of(
+    faces = (
         done(1),
         left_out(2, "not chosen"),
         done(3),
@@ -48,7 +47,7 @@ def test_summary_counts_and_says_why() -> None:
         left_out(7, "too large (4.2)"),
         left_out(8, "turned by 57 degrees"),
     )
-    text = summary(faces, (80, 40), 1.25, "on cpu, backend auto, fp32", ["rotated by EXIF"])
+    text = summary(faces, SIZES, 1.25, "on cpu, backend auto, fp32", ["rotated by EXIF"])
     assert text == (
         "**8 faces found: 2 restored, 6 left out.** Left out: number 2, 5 (not chosen); number 4 (score below 0.5);"
         " number 6, 7 (too large); number 8 (turned too far)."
@@ -57,16 +56,16 @@ def test_summary_counts_and_says_why() -> None:
 
 
 def test_summary_of_one_and_of_none() -> None:
-    assert summary(of(done(1)), (80, 40), 1, "on cpu", []).startswith("**1 face found: 1 restored, 0 left out.** 80x40")
-    assert summary(of(), (80, 40), 1, "on cpu", []).startswith("**No face was found.** The photograph is enlarged only")
+    assert summary([done(1)], SIZES, 1, "on cpu", []).startswith("**1 face found: 1 restored, 0 left out.** 80x40")
+    assert summary([], SIZES, 1, "on cpu", []).startswith("**No face was found.** The photograph is enlarged only")
 
 
 def test_no_more_than_64_are_shown_one_by_one() -> None:
     many = [done(number) for number in range(1, GALLERY + 3)]
     shown = restored_faces([left_out(0, "too small"), *many])
     assert [caption for _, caption in shown] == [f"face {number}" for number in range(1, 65)]
-    assert "The first 64 of them are shown" in summary(of(*many), (80, 40), 1, "on cpu", [])
-    assert "The first 64 of them are shown" not in summary(of(*many[:64]), (80, 40), 1, "on cpu", [])
+    assert "The first 64 of them are shown" in summary(many, SIZES, 1, "on cpu", [])
+    assert "The first 64 of them are shown" not in summary(many[:64], SIZES, 1, "on cpu", [])
 
 
 def test_side_by_side() -> None:
@@ -84,7 +83,7 @@ def test_side_by_side() -> None:
 
 
 def test_report() -> None:
-    text = report(of(done(1), left_out(2, "not chosen")), (80, 40), {"source": "a.jpg"})
+    text = report([done(1), left_out(2, "not chosen")], (80, 40), {"source": "a.jpg"})
     values = json.loads(text)
     assert (values["source"], values["width"], values["height"]) == ("a.jpg", 80, 40)
     first, second = values["faces"]
