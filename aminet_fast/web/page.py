@@ -40,6 +40,7 @@ it can look like neither.
 
 Weights: {weights}, licence: {licence}. The photograph goes to the computer that runs this page and nowhere else. It and
 its results are removed after about an hour, and when the program ends."""
+_WAITING = "The restored photograph appears here. On a CPU a face takes about a second."
 _KEPT = 3600  # seconds that files of a visitor are kept
 
 
@@ -121,7 +122,7 @@ def build_page(
                     max_height=560,
                     elem_id="slider",
                 )
-                words = gr.Markdown("The restored photograph appears here.", elem_id="summary")
+                words = gr.Markdown(_WAITING, elem_id="summary")
                 with gr.Row():
                     png = gr.DownloadButton("Download picture (PNG)", interactive=False, elem_id="png")
                     json = gr.DownloadButton("Download faces (JSON)", interactive=False, elem_id="json")
