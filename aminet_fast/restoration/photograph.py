@@ -18,7 +18,7 @@ from .align import Pose, pose_of, template_of
 from .detect import detect_faces, to_rgb
 from .detectors import Detector, open_detector
 from .face_network import FaceNetwork
-from .faces import Face
+from .faces import Face, by_position
 from .paste import RESAMPLINGS, Background, Patch, ellipse, enlarge_photograph, paste, patch_of
 from .two_passes import Passed, restore_faces
 
@@ -198,7 +198,7 @@ def _found(
         return [detect_faces(picture, find, min_score=options.min_score) for picture in pictures]
     if len(detector) != len(pictures):
         raise ValueError(f"detector has faces of {len(detector)} pictures, wanted a list for each of {len(pictures)}")
-    return [[face for face in faces if face.score >= options.min_score] for faces in detector]
+    return [by_position([face for face in faces if face.score >= options.min_score]) for faces in detector]
 
 
 def _decide(
