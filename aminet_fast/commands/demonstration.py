@@ -8,6 +8,7 @@ network by `MARGIN` on drawn faces.
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 import statistics
 import time
@@ -21,11 +22,10 @@ from ..data import DataConfig, open_faces, sample_face, sample_scene, to_tensor
 from ..evaluate import Scores, evaluate_model
 from ..metrics import psnr, ssim
 from ..metrics.panel import save_panel
-from ..network.freezing import freeze
 from ..network.inference import device_of
 from ..network.model import AMINet, load_model
 from ..network.modules import accelerate, decelerate
-from ..restoration import UpscaleConfig, restore_photograph, upscale
+from ..restoration import RestoreConfig, UpscaleConfig, restore_files, upscale
 from ..training import TrainConfig, train
 from ..training.curves import draw_curves
 
@@ -132,12 +132,12 @@ def scene(out: Path) -> bool:
 
 
 def _restore_file(source: Path, folder: Path) -> tuple[Image.Image, int, int]:
-    """What `aminet restore` does with a file: the result, also written to `folder`, faces found and faces restored."""
-    with Image.open(source) as image:
-        done = restore_photograph(freeze(load_model("default")), image)
-    folder.mkdir(exist_ok=True)
-    done.image.save(folder / source.name)
-    return done.image, len(done.faces), sum(one.status == "restored" for one in done.faces)
+    """What `aminet restore` makes of a file, and leaves in `folder`: the result, faces found and faces restored."""
+    if restore_files(RestoreConfig(inputs=[str(source)], out=str(folder), force=True)):
+        raise RuntimeError("the photograph could not be restored")
+    faces = json.loads((folder / source.name).with_suffix(".json").read_text(encoding="utf-8"))["faces"]
+    with Image.open(folder / source.name) as image:
+        return image.convert("RGB"), len(faces), sum(face["status"] == "restored" for face in faces)
 
 
 def _around(points: Sequence[tuple[float, float]], scale: float) -> tuple[int, int, int, int]:

