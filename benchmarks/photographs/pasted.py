@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from aminet_fast.network.expects import Template
+from aminet_fast.network.expects import Expects, Template
 from aminet_fast.restoration import Face, Restored
-from aminet_fast.restoration.align import pose_of
+from aminet_fast.restoration.align import FRAME, pose_of, template_of
 from aminet_fast.restoration.paste import ellipse
+from aminet_fast.restoration.two_passes import grid_of
 
 CONSISTENT = 1.0  # level, wanted at most
 SEAM = 1.5  # times the 99th percentile of the background's steps, wanted at most
@@ -24,6 +25,7 @@ class Window(NamedTuple):
     at most any other: float32 [h * scale, w * scale] both.
     """
 
+    face: Face
     left: int
     top: int
     share: np.ndarray
@@ -42,7 +44,7 @@ def windows(faces: Sequence[Face], template: Template, size: tuple[int, int], sc
             x0, y0, x1, y1 = _bounds(other, size)
             if other is not face and x0 < right and left < x1 and y0 < bottom and top < y1:
                 others = np.maximum(others, ellipse(pose_of(other, template), template, *box, scale))
-        yield Window(left, top, ellipse(pose_of(face, template), template, *box, scale), others)
+        yield Window(face, left, top, ellipse(pose_of(face, template), template, *box, scale), others)
 
 
 def _bounds(face: Face, size: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -53,6 +55,11 @@ def _bounds(face: Face, size: tuple[int, int]) -> tuple[int, int, int, int]:
 
 def restored_faces(done: Restored) -> list[Face]:
     return [one.face for one in done.faces if one.status == "restored"]
+
+
+def keeps_pixels(face: Face, expects: Expects) -> bool:
+    """Whether the network saw the photograph's own pixels, which averages then equal; larger faces are shrunk."""
+    return grid_of(pose_of(face, template_of(expects)), FRAME // expects.scale).pitch == 1
 
 
 def inconsistency(result: np.ndarray, photograph: np.ndarray, window: Window) -> tuple[float, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import statistics
 from pathlib import Path
 
 from PIL import Image
@@ -56,7 +57,8 @@ def _portrait(path: Path, detector: Detector) -> Original | None:
 
 
 def wild(quick: bool) -> dict[str, list[Box]]:
-    """The boxes of the faces in each photograph, by the file's path; of the two smallest alone where `quick`.
+    """The boxes of the faces in each photograph, by the file's path; where `quick`, of the smallest photograph and
+    the one with the smallest faces.
 
     Raises NoPicturesError.
     """
@@ -69,8 +71,12 @@ def wild(quick: bool) -> dict[str, list[Box]]:
         for row in csv.DictReader(file):
             x, y, w, h = (float(row[name]) for name in "xywh")
             boxes.setdefault(str(folder / row["file"]), []).append((x, y, x + w, y + h))
-    names = sorted(boxes, key=_pixels)[: 2 if quick else None]
+    names = {min(boxes, key=_pixels), min(boxes, key=lambda name: _width(boxes[name]))} if quick else set(boxes)
     return {name: boxes[name] for name in sorted(names)}
+
+
+def _width(boxes: list[Box]) -> float:
+    return statistics.median(right - left for left, _, right, _ in boxes)
 
 
 def _pixels(name: str) -> int:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from aminet_fast.data import draw_face
-from aminet_fast.network.expects import Template
+from aminet_fast.network.expects import Expects, Template
 from aminet_fast.restoration import Face, FaceNetwork, restore_photograph
 from aminet_fast.restoration.align import DEFAULT
 from benchmarks.photographs import __main__ as program
@@ -183,6 +183,12 @@ def test_seams_are_seen_where_a_mask_ends(
     box[window.share > 0] = np.where(box[window.share > 0] > 127, 40, 215)
     assert pasted.seam(hard, before, window, 4) > pasted.SEAM * usual
     assert pasted.seam(hard, before, window._replace(others=np.ones_like(window.others)), 4) == 0
+
+
+def test_larger_faces_are_told_from_those_that_keep_their_pixels(planted_faces: Planted) -> None:
+    small = planted_faces.faces[0]
+    large = dataclasses.replace(small, points=tuple((3 * x, 3 * y) for x, y in small.points))
+    assert [pasted.keeps_pixels(face, Expects()) for face in (small, large)] == [True, False]
 
 
 def test_a_window_knows_the_other_faces(planted_faces: Planted) -> None:
