@@ -18,7 +18,7 @@ from .align import Pose, pose_of, template_of
 from .detect import detect_faces, to_rgb
 from .detectors import Detector, open_detector
 from .face_network import FaceNetwork
-from .faces import Face
+from .faces import Face, by_position
 from .paste import RESAMPLINGS, Background, Patch, ellipse, enlarge_photograph, paste, patch_of
 from .two_passes import Passed, restore_faces
 
@@ -195,7 +195,7 @@ def _found(
         return [detect_faces(picture, find, min_score=options.min_score) for picture in pictures]
     if len(detector) != len(pictures):
         raise ValueError(f"detector has faces of {len(detector)} pictures, wanted a list for each of {len(pictures)}")
-    return [[face for face in faces if face.score >= options.min_score] for faces in detector]
+    return [by_position([face for face in faces if face.score >= options.min_score]) for faces in detector]
 
 
 def _decide(
@@ -203,9 +203,9 @@ def _decide(
 ) -> list[RestoredFace]:
     """Numbers the faces, and says of each whether it will be restored, and if not, why."""
     if options.faces is not None and (wrong := [n for n in options.faces if n > len(faces)]):
-        there = {0: "no face", 1: "one face"}.get(len(faces), f"{len(faces)} faces")
+        there = {0: "no face was", 1: "one face was"}.get(len(faces), f"{len(faces)} faces were")
         raise ValueError(
-            f"faces names {', '.join(map(str, wrong))}, and {there} was found; leave faces out to see them all"
+            f"faces names {', '.join(map(str, wrong))}, and {there} found; leave faces out to see them all"
         )
     reasons = [_reason(number, face, picture, template, options) for number, face in enumerate(faces, 1)]
     if options.max_faces is not None:
