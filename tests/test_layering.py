@@ -15,7 +15,7 @@ Graph = dict[str, set[str]]  # module -> modules that it imports, at once or lat
 
 TOP_LEVEL = {"__init__.py", "__main__.py", "py.typed"}
 LIBRARY = {"reference", "ops", "kernels", "network", "data", "metrics", "output", "graphs", "adversarial", "pretrained"}
-USES_IT = {"training", "profiling", "evaluate", "restoration", "commands"}
+USES_IT = {"training", "profiling", "evaluate", "restoration", "web", "commands"}
 # folder -> all that it may import of ours
 ALONE = {"reference": {"reference"}, "kernels": {"kernels"}, "ops": {"ops", "reference"}}
 

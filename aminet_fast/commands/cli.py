@@ -13,12 +13,13 @@ from itertools import zip_longest
 from typing import Any
 
 from .. import __version__
-from . import data, demo, evaluate, info, plot, profile, train, upscale
+from . import data, demo, evaluate, info, plot, profile, restore, train, upscale, web
 from .command import Command
 from .threads import spin_briefly
 
 COMMANDS = {
-    module.COMMAND.name: module.COMMAND for module in (train, evaluate, upscale, data, profile, plot, info, demo)
+    module.COMMAND.name: module.COMMAND
+    for module in (train, evaluate, restore, upscale, web, data, profile, plot, info, demo)
 }
 # By name: their modules load torch, which --help need not wait for.
 FAILURES = ("DivergedError", "LoaderError", "MemoryFullError")
@@ -91,7 +92,9 @@ def parse(command: Command, args: list[str]) -> Any:
     from . import options  # jsonargparse, which the overview does without
 
     config_class = command.options()
-    parser = options.make_parser(command.name, command.arguments, _sentence(command.summary))
+    parser = options.make_parser(
+        command.name, command.arguments, f"{_sentence(command.summary)} {command.details}".strip()
+    )
     parser.add_argument("--config", action="config", help="YAML file of these options")
     if command.positional is not None:
         many = "+" if command.many else None

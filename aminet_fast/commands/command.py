@@ -21,6 +21,7 @@ class Command:
     positional: str | None = None  # the option that is given without its name
     positional_help: str = ""
     many: bool = False  # it takes one or more
+    details: str = ""  # what its help says after the summary
 
     @property
     def arguments(self) -> str:

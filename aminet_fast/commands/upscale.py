@@ -2,35 +2,10 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 from .command import Command
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends the work as Ctrl-C does: unfinished files are removed, and how to go on is said."""
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise _Terminated
-
-
-@contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # Python takes no signals there
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+from .signals import run_until_terminated
 
 
 def _options() -> type:
@@ -42,12 +17,7 @@ def _options() -> type:
 def _run(config: Any) -> int:
     from ..restoration import upscale
 
-    try:
-        with _sigterm_interrupts():
-            return upscale(config)
-    except _Terminated:
-        print("aminet: terminated", file=sys.stderr)
-        return 128 + signal.SIGTERM
+    return run_until_terminated(lambda: upscale(config))
 
 
 COMMAND = Command(

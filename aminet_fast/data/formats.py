@@ -33,6 +33,7 @@ _PICTURES = """
     .raw .rw2 .sr2 .srw .svg .svgz .webm .webp .wmf .x3f .xcf
 """
 UNOPENED = frozenset(_PICTURES.split())
+_FILMS = frozenset([".avi", ".flc", ".fli", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"])
 # What systems leave in folders, beside names that begin with a dot; nobody put these there.
 _SYSTEMS = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
 _NAMED = 6
@@ -79,6 +80,8 @@ def why_not(path: Path) -> str:
     """Why Pillow opens a file for us not at all: "" where its ending tells nothing."""
     ending = path.suffix.lower()
     name = Image.registered_extensions().get(ending, "")
+    if ending in _FILMS:
+        return f"; {ending} is a film: save frames of it as PNG or JPEG first"
     if name in REFUSED:
         return f"; {ending} is {REFUSED[name]}: save it as PNG or JPEG first"
     return f"; this Pillow opens no {ending}: save it as PNG or JPEG first" if ending in UNOPENED - suffixes() else ""

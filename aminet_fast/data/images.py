@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import struct
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -33,12 +36,14 @@ class ImageError(ValueError):
 @dataclass(frozen=True)
 class Picture:
     """A decoded picture: 8-bit RGB upright, its alpha channel (mode L) and ICC profile when it has them, and
-    `notes`, one short line for each thing that was converted or dropped."""
+    `notes`, one short line for each thing that was converted or dropped. `grey`: the file has no colours (modes 1, L,
+    LA, I, F); the three channels of `rgb` are one."""
 
     rgb: Image.Image
     alpha: Image.Image | None = None
     icc: bytes | None = None
     notes: list[str] = field(default_factory=list)
+    grey: bool = False
 
 
 class Found(NamedTuple):
@@ -88,13 +93,13 @@ def _warn_folder(error: OSError) -> None:
     log.warning("skipped the folder %s: %s", error.filename, error.strerror)
 
 
-def read_image(path: str | os.PathLike[str]) -> Picture:
+def read_image(path: str | os.PathLike[str], *, max_pixels: int | None = None) -> Picture:
     """Decode a picture file by Pillow to upright 8-bit RGB.
 
     Grey, palette, CMYK and other modes become RGB; 16-bit grey is scaled by 1/257, not clipped; alpha and the
     ICC profile come back beside it; EXIF rotation is applied; of several frames the first is taken.
-    Raises ImageError with the reason for anything that is no whole picture, and for more than
-    `PIL.Image.MAX_IMAGE_PIXELS` pixels (set that to None to lift the limit).
+    Raises ImageError with the reason for anything that is no whole picture, and for more than `max_pixels` pixels:
+    None is `PIL.Image.MAX_IMAGE_PIXELS` (set that to None to lift the limit).
     """
     file = Path(path)
     try:
@@ -102,8 +107,8 @@ def read_image(path: str | os.PathLike[str]) -> Picture:
             raise ImageError(file, "is a folder")
         if file.stat().st_size == 0:
             raise ImageError(file, "is empty (0 bytes)")
-        with Image.open(file, formats=readable()) as image:
-            limit = Image.MAX_IMAGE_PIXELS
+        with open_image(file, checked=max_pixels is None) as image:
+            limit = Image.MAX_IMAGE_PIXELS if max_pixels is None else max_pixels
             if limit is not None and image.width * image.height > limit:
                 raise ImageError(file, f"is too large ({image.width}x{image.height} pixels, limit {limit})")
             image.load()
@@ -125,6 +130,39 @@ def read_image(path: str | os.PathLike[str]) -> Picture:
         raise ImageError(file, f"cannot be decoded ({str(error) or type(error).__name__})") from error
 
 
+@contextmanager
+def open_image(path: str | os.PathLike[str], *, checked: bool = True) -> Iterator[Image.Image]:
+    """Opens a picture's file by Pillow, its pixels not decoded yet; raises what Pillow raises.
+
+    Args:
+        path: the file.
+        checked: as Pillow does, refuse twice `PIL.Image.MAX_IMAGE_PIXELS`, and warn from there on. Without it the
+            caller looks at the size: that limit is one for the whole process, and other threads rely on it.
+    """
+    if checked:
+        with Image.open(path, formats=readable()) as image:
+            yield image
+        return
+    with open(path, "rb") as file:
+        yield _first_that_opens(file, os.fspath(path))
+
+
+def _first_that_opens(file: BinaryIO, name: str) -> Image.Image:
+    """What PIL.Image.open does, without its look at the size."""
+    formats = readable()  # registers Pillow's plugins
+    prefix = file.read(16)
+    for format in formats:
+        factory, accept = Image.OPEN[format]
+        try:
+            accepted = accept is None or accept(prefix)
+            if accepted and not isinstance(accepted, str):  # a text says why not
+                file.seek(0)
+                return factory(file, name)
+        except (SyntaxError, IndexError, TypeError, struct.error):  # not of this format after all
+            continue
+    raise UnidentifiedImageError(f"cannot identify image file {name!r}")
+
+
 def _to_picture(file: Path, image: Image.Image) -> Picture:
     notes: list[str] = []
     if has_frames(image):
@@ -134,7 +172,8 @@ def _to_picture(file: Path, image: Image.Image) -> Picture:
     if image.getexif().get(0x0112) in range(2, 9):
         notes.append("rotated by EXIF")
     mode = upright.mode
-    if mode.startswith("I") or mode == "F":
+    wide = mode.startswith("I") or mode == "F"
+    if wide:
         upright = to_grey(file, upright)
         notes.append(f"{mode} scaled to 8 bits")
     elif mode not in ("RGB", "RGBA"):
@@ -147,7 +186,7 @@ def _to_picture(file: Path, image: Image.Image) -> Picture:
     if icc and mode not in ("RGB", "RGBA", "P"):  # a grey or CMYK profile says nothing about RGB values
         icc = None
         notes.append(f"ICC profile for {mode} dropped")
-    return Picture(upright.convert("RGB"), alpha, icc or None, notes)
+    return Picture(upright.convert("RGB"), alpha, icc or None, notes, wide or mode in ("1", "L", "LA", "La"))
 
 
 def has_frames(image: Image.Image) -> bool:

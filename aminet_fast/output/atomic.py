@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,18 +27,34 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: the folder cannot be written, or the disk is full.
     """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=".tmp-", suffix=target.suffix, dir=target.parent)
+    with atomic_writes(path) as files:
+        yield files[0]
+
+
+@contextmanager
+def atomic_writes(*paths: str | Path) -> Iterator[list[BinaryIO]]:
+    """As `atomic_write` for files that belong together: they are renamed in this order, when all are on disk."""
+    targets = [Path(path) for path in paths]
+    temporary: list[str] = []
     try:
-        with os.fdopen(handle, "w+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, _mode(target))
-        os.replace(temporary, target)
+        with ExitStack() as stack:
+            files: list[BinaryIO] = []
+            for target in targets:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=target.suffix, dir=target.parent)
+                temporary.append(name)
+                files.append(stack.enter_context(os.fdopen(handle, "w+b")))
+            yield files
+            for file in files:
+                file.flush()
+                os.fsync(file.fileno())
+        for name, target in zip(temporary, targets, strict=True):
+            os.chmod(name, _mode(target))
+        for name, target in zip(temporary, targets, strict=True):
+            os.replace(name, target)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        for name in temporary:
+            Path(name).unlink(missing_ok=True)
         raise
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-# What pyproject.toml lists under the same names; `all` is all of these together. `faces` and `web` are names kept for
-# photographs (finding faces in them, a page in the browser): nothing needs a package for these yet.
+# What pyproject.toml lists under the same names; `all` is all of these together. `faces` is a name kept for
+# finding faces in photographs: nothing needs a package for it yet.
 EXTRAS: dict[str, tuple[str, ...]] = {
     "faces": (),
-    "web": (),
+    "web": ("gradio",),
     "export": ("onnx", "onnxscript"),
     "metrics": ("lpips", "torchvision", "scikit-image", "torchmetrics"),
     "fid": ("torch-fidelity",),

@@ -9,17 +9,20 @@ from .faces import Face
 from .files import UpscaleConfig, upscale
 from .images import upscale_images
 from .photograph import Restored, RestoredFace, RestoreOptions, restore_photograph, restore_photographs
+from .photographs import RestoreConfig, restore_files
 
 __all__ = [
     "Detector",
     "Face",
     "FaceNetwork",
+    "RestoreConfig",
     "RestoreOptions",
     "Restored",
     "RestoredFace",
     "UpscaleConfig",
     "detect_faces",
     "open_detector",
+    "restore_files",
     "restore_photograph",
     "restore_photographs",
     "upscale",

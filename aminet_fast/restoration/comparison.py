@@ -1,9 +1,10 @@
-"""The before-and-after picture of ``aminet upscale``."""
+"""The before-and-after picture of ``aminet upscale`` and ``aminet restore``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -11,6 +12,7 @@ from PIL import Image
 from ..data import to_tensor
 from ..data.degradation import enlarge
 from ..metrics.panel import FORMATS, save_panel
+from .account import StopError, reason_of
 from .plan import Job
 
 _ROWS, _SIDE = 8, 512
@@ -33,39 +35,29 @@ def refuse_clash(path: str, jobs: Sequence[Job]) -> None:
             raise ValueError(f"panel {path} would overwrite {what}; choose another --panel")
 
 
-class PanelRows:
-    """The first eight pictures of a list, whenever each of them comes; shrunk to 512 pixels where they are larger.
+class Rows:
+    """The first eight rows of a panel, whenever each of them comes; shrunk to 512 pixels where they are larger.
 
-    Args:
-        jobs: the list, in the order of the rows; one that never comes makes room for the next.
+    A row's place is anything that sorts; every row has another.
     """
 
-    def __init__(self, jobs: Sequence[Job]) -> None:
-        self._order = {job: place for place, job in enumerate(jobs)}
-        self._rows: dict[int, tuple[str, dict[str, Image.Image]]] = {}
+    def __init__(self) -> None:
+        self._rows: dict[Any, tuple[str, dict[str, Image.Image]]] = {}
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def wants(self, job: Job) -> bool:
-        """Whether the picture is among the first eight of those that came."""
-        return len(self._rows) < _ROWS or self._order[job] < max(self._rows)
+    def has_room(self, place: Any) -> bool:
+        """Whether a row of that place is among the first eight of those that came."""
+        return len(self._rows) < _ROWS or place < max(self._rows)
 
-    def add(self, job: Job, lr: Image.Image, result: Image.Image, original: Image.Image | None) -> None:
-        """Takes one picture: LR, its enlargement by the network, and the original where there is one."""
-        if not self.wants(job):
+    def put(self, place: Any, name: str, columns: dict[str, Image.Image]) -> None:
+        """Takes a row of RGB pictures, which are shrunk in place, if it is among the first eight."""
+        if not self.has_room(place):
             return
-        rgb = lr.convert("RGB")
-        columns = {
-            "LR": rgb.resize(result.size, Image.Resampling.NEAREST),
-            "bicubic": enlarge(rgb, result.width // rgb.width),
-            "AMINet": result.convert("RGB"),
-        }
-        if original is not None:
-            columns["HR"] = original.resize(result.size, Image.Resampling.BICUBIC)
         for image in columns.values():
             image.thumbnail((_SIDE, _SIDE))
-        self._rows[self._order[job]] = (job.source.name, columns)
+        self._rows[place] = (name, columns)
         if len(self._rows) > _ROWS:
             del self._rows[max(self._rows)]
 
@@ -79,6 +71,52 @@ class PanelRows:
             for label in max(rows, key=len)
         }
         save_panel(path, columns, names=names)
+
+
+class PanelRows(Rows):
+    """A row for each of the first eight pictures of a list.
+
+    Args:
+        jobs: the list, in the order of the rows; one that never comes makes room for the next.
+    """
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        super().__init__()
+        self._order = {job: place for place, job in enumerate(jobs)}
+
+    def wants(self, job: Job) -> bool:
+        """Whether the picture is among the first eight of those that came."""
+        return self.has_room(self._order[job])
+
+    def add(self, job: Job, lr: Image.Image, result: Image.Image, original: Image.Image | None) -> None:
+        """Takes one picture: LR, its enlargement by the network, and the original where there is one."""
+        if not self.wants(job):
+            return
+        rgb = lr.convert("RGB")
+        columns = three(rgb, enlarge(rgb, result.width // rgb.width), result.convert("RGB"))
+        if original is not None:
+            columns["HR"] = original.resize(result.size, Image.Resampling.BICUBIC)
+        self.put(self._order[job], job.source.name, columns)
+
+
+def three(lr: Image.Image, bicubic: Image.Image, result: Image.Image) -> dict[str, Image.Image]:
+    """What every row shows: LR as pixels, by bicubic, by the network. RGB; the row owns its pictures."""
+    return {"LR": lr.resize(result.size, Image.Resampling.NEAREST), "bicubic": bicubic.copy(), "AMINet": result.copy()}
+
+
+def save_rows(rows: Rows, path: str, *, none: str) -> str:
+    """Writes the panel where there is a row, and returns what is to be said of it.
+
+    Raises:
+        StopError: it cannot be written.
+    """
+    if not len(rows):
+        return f"no panel {path}: {none}"
+    try:
+        rows.save(path)
+    except OSError as error:
+        raise StopError(f"cannot write the panel {path}: {reason_of(error)}") from error
+    return f"side by side: {path}"
 
 
 def _centred(image: Image.Image | None, width: int, height: int) -> Image.Image:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,14 +15,23 @@ from rich.progress import Progress
 from torch import nn
 
 from ..data import ImageError, read_image
-from ..data.formats import in_words
 from ..network.expects import expects_of
 from ..network.inference import Ensemble, check_ensemble, choose_device, load_network
 from ..output.atomic import atomic_write, make_writable
 from ..output.console import make_console
 from ..output.listing import first_few
-from ..pretrained import notice, shipped
-from .comparison import PanelRows, check_panel, refuse_clash
+from .account import (
+    Account,
+    StopError,
+    how_to_go_on,
+    is_full_memory,
+    keeps_panel,
+    reason_of,
+    report,
+    tell_stop,
+    with_skip_existing,
+)
+from .comparison import PanelRows, check_panel, refuse_clash, save_rows
 from .images import upscale_images
 from .plan import FORMATS, Job, Plan, plan
 from .sizes import header_size, refuse_too_large, shrunk, too_large_for_memory
@@ -94,22 +102,6 @@ class Loaded(NamedTuple):
     original: Image.Image | None
 
 
-@dataclass
-class Account:
-    """What became of the pictures."""
-
-    done: int = 0
-    existing: int = 0
-    left_out: Counter[str] = field(default_factory=Counter)
-    failed: list[str] = field(default_factory=list)
-    notes: Counter[str] = field(default_factory=Counter)
-    panel: str | None = None  # what is to be said of it
-
-
-class StopError(Exception):
-    """Going on makes no sense; the message says why and what to do."""
-
-
 def upscale(config: UpscaleConfig) -> int:
     """Runs ``aminet upscale``.
 
@@ -130,13 +122,22 @@ def upscale(config: UpscaleConfig) -> int:
     refuse_too_large(todo.jobs, scale=expects_of(model).scale, lr_size=config.lr_size)
     if todo.jobs:
         make_writable(config.out, "the results to")
-    rows = PanelRows(todo.every) if _wants_panel(config, account) else None
-    if rows is not None and config.panel:
+    rows = None
+    if config.panel and not keeps_panel(config.panel, account, skip_existing=config.skip_existing):
+        rows = PanelRows(todo.every)
         make_writable(Path(config.panel).parent, "the panel to", "--panel")
     status = _work(model, todo, config, account, rows, errors)
     if status:
         return status
-    _report(config, account, len(todo.jobs), errors)
+    report(
+        account,
+        len(todo.jobs),
+        done="upscaled",
+        out=config.out,
+        weights=config.weights,
+        console=make_console(),
+        errors=errors,
+    )
     return 1 if account.failed else 0
 
 
@@ -144,10 +145,7 @@ def _work(
     model: nn.Module, todo: Plan, config: UpscaleConfig, account: Account, rows: PanelRows | None, errors: Console
 ) -> int:
     """Does the jobs; returns 1 when it had to stop, after saying why and how to go on."""
-    how = "" if config.skip_existing else f" with --skip_existing{' in place of --force' if config.force else ''}"
-    on = f"{how} goes on"
-    if config.force and any(job.target.exists() for job in todo.jobs):
-        on = " starts anew; --skip_existing would keep the older results, too"
+    on = how_to_go_on(todo.jobs, force=config.force, skip_existing=config.skip_existing)
     scale = expects_of(model).scale
     try:
         with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
@@ -156,35 +154,18 @@ def _work(
                 _process(model, chunk, config, account, rows)
                 bar.update(task, completed=account.done + len(account.failed))
         if rows is not None and config.panel:
+            how = with_skip_existing(force=config.force, skip_existing=config.skip_existing)
             on = f"{how} makes the panel"
             if Path(config.panel).exists():  # with --force, until it is replaced
                 on += f" when the older {config.panel} is removed"
             _add_existing(rows, todo, config, account, scale)
-            _save_panel(rows, config.panel, account)
+            account.panel = save_rows(rows, config.panel, none="there is no picture to show")
     except (OSError, ValueError, StopError, KeyboardInterrupt) as error:
-        if not isinstance(error, KeyboardInterrupt):
-            errors.print(f"error: {_reason(error)}", markup=False, style="red", soft_wrap=True)
-        so_far = f"{account.done} of {len(todo.jobs)} pictures had been written to {config.out}"
-        errors.print(
-            f"{so_far if todo.jobs else _there(account)}; the same command{on}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        tell_stop(error, account, len(todo.jobs), config.out, on, errors)
         if isinstance(error, KeyboardInterrupt):
             raise
         return 1
     return 0
-
-
-def _wants_panel(config: UpscaleConfig, account: Account) -> bool:
-    """Whether a panel is made; one that exists is kept as other results are."""
-    if config.panel is None:
-        return False
-    if config.skip_existing and Path(config.panel).exists():
-        account.panel = f"the panel {config.panel} was there already, and is kept"
-        return False
-    return True
 
 
 def _add_existing(rows: PanelRows, todo: Plan, config: UpscaleConfig, account: Account, scale: int) -> None:
@@ -208,17 +189,6 @@ def _add_existing(rows: PanelRows, todo: Plan, config: UpscaleConfig, account: A
                 break
     if left_out:
         account.notes[f"left out of the panel: {first_few(left_out, '; ')}"] += len(left_out)
-
-
-def _save_panel(rows: PanelRows, path: str, account: Account) -> None:
-    if not len(rows):
-        account.panel = f"no panel {path}: there is no picture to show"
-        return
-    try:
-        rows.save(path)
-    except OSError as error:
-        raise StopError(f"cannot write the panel {path}: {_reason(error)}") from error
-    account.panel = f"side by side: {path}"
 
 
 def _check(config: UpscaleConfig) -> None:
@@ -293,7 +263,7 @@ def _process(
             ensemble=config.ensemble,
         )
     except (RuntimeError, MemoryError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
+        if not is_full_memory(error):
             raise
     if results is None:  # tried again out here: while there is an error, its traceback keeps the tensors that it met
         _with_less_memory(model, chunk, config, account, rows)
@@ -303,7 +273,7 @@ def _process(
             save(result, loaded.job.target, loaded.icc, account.notes)
         except (OSError, ValueError, MemoryError) as error:
             if getattr(error, "errno", None) is not None:  # the system's: a full disk, no permission
-                raise StopError(f"cannot write {loaded.job.target}: {_reason(error)}") from error
+                raise StopError(f"cannot write {loaded.job.target}: {reason_of(error)}") from error
             account.failed.append(f"{loaded.job.target}: cannot be written ({error or type(error).__name__})")
             continue
         account.done += 1
@@ -343,46 +313,3 @@ def save(image: Image.Image, target: Path, icc: bytes | None, notes: Counter[str
     image.save(data, format=format, icc_profile=icc, **_OPTIONS.get(format, {}))
     with atomic_write(target) as file:
         file.write(data.getbuffer())
-
-
-def _report(config: UpscaleConfig, account: Account, total: int, errors: Console) -> None:
-    out = make_console()
-    there = f"; {_there(account)}, and {'is' if account.existing == 1 else 'are'} kept" if account.existing else ""
-    done = f"{account.done} of {total} pictures upscaled to {config.out}{there}"
-    out.print(
-        done if total else f"nothing left to do: {_there(account)}, in {config.out}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
-    if account.panel:
-        out.print(account.panel, markup=False, highlight=False, soft_wrap=True)
-    if shipped(config.weights):
-        out.print(f"weights of the package, {notice(config.weights)}", markup=False, highlight=False, soft_wrap=True)
-    if account.left_out:
-        out.print(
-            f"left out, as Pillow opens none of them: {in_words(account.left_out)}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
-    for note, count in account.notes.items():
-        out.print(f"note: {count} x {note}", markup=False, highlight=False, soft_wrap=True)
-    if account.failed:
-        named = first_few(account.failed, "\n  ")
-        errors.print(
-            f"warning: {len(account.failed)} of {total} pictures failed:\n  {named}",
-            markup=False,
-            soft_wrap=True,
-        )
-
-
-def _there(account: Account) -> str:
-    were = "1 result was" if account.existing == 1 else f"{account.existing} results were"
-    return f"{were} there already"
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
-        return f"the disk is full ({error.strerror}); free some space first"
-    return str(error)

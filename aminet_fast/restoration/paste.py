@@ -10,7 +10,7 @@ from PIL import Image
 
 from ..network.expects import Template
 from .align import Pose
-from .consistency import match_averages
+from .consistency import add_missing
 from .two_passes import Grid
 from .warp import crop
 
@@ -39,8 +39,9 @@ def patch_of(
 ) -> Patch | None:
     """A face as it goes into the photograph enlarged `scale` times; None where it lies outside of the picture.
 
-    Averages over scale x scale blocks are the photograph's own pixels, but for rounding and clipping, wherever the face
-    counts in full.
+    Where `grid` has the photograph's own pixels, averages over scale x scale blocks are these, but for rounding and
+    clipping, wherever the face counts in full. A larger face, of which the network saw fewer pixels, gets back what the
+    photograph knows beyond them.
 
     Args:
         photograph: RGB.
@@ -57,7 +58,7 @@ def patch_of(
     size = (length * scale, length * scale)
     part = _over(levels, grid, left, top, size, scale)
     own = np.asarray(crop(photograph, left, top, left + length, top + length), np.float32)
-    part = match_averages(part, own)
+    part = add_missing(part, own)
     inside = (slice((y0 - top) * scale, (y1 - top) * scale), slice((x0 - left) * scale, (x1 - left) * scale))
     share = blend * ellipse(pose, template, x0 * scale, y0 * scale, (x1 - x0) * scale, (y1 - y0) * scale, scale)
     return Patch(x0 * scale, y0 * scale, part[inside], share)

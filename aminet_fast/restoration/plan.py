@@ -50,6 +50,7 @@ def plan(
     format: str = "keep",
     force: bool = False,
     skip_existing: bool = False,
+    verb: str = "upscale",
 ) -> Plan:
     """Lists the pictures and the files they become.
 
@@ -60,6 +61,7 @@ def plan(
         format: keep, png or jpg.
         force: results may exist already, and are made anew.
         skip_existing: results that exist already are kept; a result appears whole, so one that exists is one.
+        verb: what is done with pictures, for messages.
 
     Raises:
         ValueError: nothing was found, several pictures would become one file, a result would overwrite an
@@ -85,8 +87,8 @@ def plan(
     if not jobs:
         wanted = ", ".join(inputs) if inputs else "nothing was given"
         have = f"; found {in_words(left_out)}, which Pillow does not open" if left_out else ""
-        raise ValueError(f"no pictures to upscale ({wanted}{have}); name files, folders or globs")
-    _refuse_clashes(jobs)
+        raise ValueError(f"no pictures to {verb} ({wanted}{have}); name files, folders or globs")
+    _refuse_clashes(jobs, verb)
     existing = [job.target for job in jobs if job.target.exists()]
     if existing and not force and not skip_existing:
         raise ValueError(
@@ -119,7 +121,7 @@ def _inside(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder.resolve())
 
 
-def _refuse_clashes(jobs: Sequence[Job]) -> None:
+def _refuse_clashes(jobs: Sequence[Job], verb: str) -> None:
     sources = {job.source.resolve() for job in jobs}
     over = [job.target for job in jobs if job.target.resolve() in sources]
     if over:
@@ -138,6 +140,6 @@ def _refuse_clashes(jobs: Sequence[Job]) -> None:
             for group in clashes
         ]
         raise ValueError(
-            f"{len(clashes)} results would be of several pictures: {first_few(named)}; rename these, or upscale them "
+            f"{len(clashes)} results would be of several pictures: {first_few(named)}; rename these, or {verb} them "
             "to different folders"
         )

@@ -6,10 +6,9 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from PIL import Image
-
-from ..data.formats import readable
+from ..data.images import open_image
 from ..output.listing import first_few
 from .plan import FORMATS, Job
 
@@ -18,6 +17,8 @@ LARGEST_SIDE = {"WEBP": 16_383, "JPEG": 65_500, "BMP": 2**31 - 1, "PNG": 2**31 -
 LARGEST_FILE = {"BMP": 2**32 - 1, "TIFF": 2**32 - 1}
 # Of a result's pixel: enlarged and restored picture as Pillow has them (4 each) and as an array, and the file's bytes.
 _BYTES = 12
+# Of a photograph's pixel: read, turned and converted, 4 each. docs/restoration.md has what was measured.
+_PROGRAM, _OF_PHOTOGRAPH = 1200 * 1000**2, 12
 
 Size = tuple[int, int]  # width, height
 
@@ -30,13 +31,26 @@ def shrunk(size: Size, lr_size: int | None) -> Size:
     return round(size[0] * ratio), round(size[1] * ratio)
 
 
+class Header(NamedTuple):
+    """What a picture's header says."""
+
+    size: Size
+    alpha: bool
+
+
 def header_size(path: Path) -> Size | None:
     """Width and height as the header says; None where that cannot be read (reading the picture will say why)."""
+    header = read_header(path)
+    return None if header is None else header.size
+
+
+def read_header(path: Path, *, checked: bool = True) -> Header | None:
+    """As `header_size`; with `checked` None also where Pillow refuses so many pixels, as in `open_image`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of very many pixels; reading says that too
-            with Image.open(path, formats=readable()) as image:
-                return image.size
+            with open_image(path, checked=checked) as image:
+                return Header(image.size, image.has_transparency_data)
     except Exception:  # damaged files make Pillow's plugins raise almost anything
         return None
 
@@ -77,9 +91,30 @@ def too_large_for_memory(size: Size, scale: int = 8) -> str | None:
     needed, there = _BYTES * width * height, _memory()
     if there is None or needed <= there:
         return None
+    return f"{_takes((width, height), needed, there)}; crop a face out of it, or shrink it by --lr_size 16"
+
+
+def photograph_too_large_for_memory(photograph: Header, scale: int) -> str | None:
+    """As `too_large_for_memory` for a photograph that is enlarged `scale` times; names the largest scale that fits."""
+    there, needed = _memory(), _photograph_bytes(photograph, scale)
+    if there is None or needed <= there:
+        return None
+    fits = [less for less in range(1, scale) if _photograph_bytes(photograph, less) <= there]
+    remedy = f"--scale {fits[-1]} fits" if fits else "crop it, or shrink it first"
+    width, height = photograph.size
+    return f"{_takes((width * scale, height * scale), needed, there)}; {remedy}"
+
+
+def _photograph_bytes(photograph: Header, scale: int) -> int:
+    """What the program, a photograph and its result take, as docs/restoration.md has it."""
+    pixels = photograph.size[0] * photograph.size[1]
+    return _PROGRAM + _OF_PHOTOGRAPH * pixels + (6 if photograph.alpha else 5) * pixels * scale**2
+
+
+def _takes(result: Size, needed: int, there: int) -> str:
     return (
-        f"its result of {width}x{height} pixels takes {needed / 2**30:.1f} GiB of memory, and the machine has "
-        f"{there / 2**30:.1f}; crop a face out of it, or shrink it by --lr_size 16"
+        f"its result of {result[0]}x{result[1]} pixels takes {needed / 2**30:.1f} GiB of memory, and the machine has "
+        f"{there / 2**30:.1f}"
     )
 
 

@@ -24,7 +24,7 @@ from .warp import crop, resize_levels, warp_levels
 # LR pictures [h, w, 3] of levels, all of one size, to as many pictures [h * scale, w * scale, 3].
 Network = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 
-_KEPT = 3.0  # times the network's LR side up to which a larger face keeps its pixels
+_KEPT = 1.3  # times the network's LR side up to which a larger face keeps its pixels
 _AROUND = 4  # LR pixels around the turned frame, in all
 _SECOND = 0.7  # what the second pass counts inside of the frame; the first is the rest
 _FEATHER = 0.1  # of the frame's side, over which the second pass goes over into the first
@@ -55,8 +55,9 @@ class Passed(NamedTuple):
 def frame_of(pose: Pose, lr_side: int) -> tuple[int, float]:
     """LR pixels along the frame's side, and pixels of the photograph along one of them, but for rounding.
 
-    A face smaller than the network's is enlarged to it. A larger one keeps its pixels, up to `_KEPT` times as many: the
-    network adds detail to these too, and shrinking it to `lr_side` would lose some.
+    A face smaller than the network's is enlarged to it. A slightly larger one keeps its pixels; a larger one is shrunk
+    to `_KEPT` times as many as the network's. Of clean pictures more pixels would be restored better, but of
+    photographs as they are, blurred and compressed, worse.
     """
     ratio = pose.side / lr_side
     if ratio <= 1:

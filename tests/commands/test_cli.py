@@ -129,6 +129,10 @@ def status_of(arguments: list[str]) -> int:
         (["train", "--model.width", "1.5"], "model: width is 1.5; it takes int"),
         (["plot"], "the following arguments are required: runs"),
         (["upscale"], "the following arguments are required: inputs"),
+        (
+            ["restore", "a.jpg", "--background", "grey"],
+            "--background: Expected one of 'lanczos', 'bicubic', 'none'. Got",
+        ),
     ],
 )
 def test_what_cannot_be_parsed_is_one_line_without_the_usage(
@@ -138,6 +142,12 @@ def test_what_cannot_be_parsed_is_one_line_without_the_usage(
     error = capsys.readouterr().err
     assert error.startswith(f"aminet: error: {wanted}")
     assert error.count("\n") == 1
+
+
+def test_help_of_restore_says_what_faces_are_not_for(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["restore", "--help"])
+    assert "They are not for identifying people." in " ".join(capsys.readouterr().out.split())
 
 
 def test_help_speaks_of_options_not_of_types(capsys: pytest.CaptureFixture[str]) -> None:

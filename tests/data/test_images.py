@@ -10,7 +10,17 @@ import pytest
 import torch
 from PIL import Image, features
 
-from aminet_fast.data import ImageError, center_crop, degrade, find_images, formats, read_image, to_image, to_tensor
+from aminet_fast.data import (
+    ImageError,
+    center_crop,
+    degrade,
+    find_images,
+    formats,
+    images,
+    read_image,
+    to_image,
+    to_tensor,
+)
 from aminet_fast.data.augment import augment, sample_box
 from aminet_fast.data.formats import in_words, pictures_among
 from aminet_fast.data.images import look_through
@@ -85,6 +95,38 @@ def test_alpha_and_profile_come_along(zoo):
     assert read_image(folder / "icc.png").icc == b"not checked, only carried"
 
 
+def test_grey_files_are_known(zoo):
+    folder, expected = zoo
+    grey = {name for name, want in expected.items() if want.reads and read_image(folder / name).grey}
+    assert grey == {"grey.png", "one_bit.png", "la.png", "grey16.png", "grey16.tif"}
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_limit_of_pixels_in_place_of_pillow_s(zoo, monkeypatch):
+    folder, expected = zoo
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    for name, want in expected.items():
+        if want.reads:
+            width, height = want.size
+            picture = read_image(folder / name, max_pixels=width * height)
+            assert picture.rgb.size == want.size, name
+            if width * height > 100:
+                with pytest.raises(ImageError, match=r"is too large \(.* pixels"):
+                    read_image(folder / name, max_pixels=width * height - 1)
+        else:
+            with pytest.raises(ImageError):
+                read_image(folder / name, max_pixels=23040)
+    with pytest.raises(ImageError, match="is too large"):
+        read_image(folder / "plain.png")
+    with pytest.raises(ImageError, match=r"bomb\.png: is too large \(60000x60000 pixels, limit 23040\)"):
+        read_image(folder / "bomb.png", max_pixels=23040)
+    monkeypatch.undo()
+    for name in ("plain.jpg", "exif_rotated.jpg", "palette_transparent.png", "animated.gif"):
+        usual, unusual = read_image(folder / name), read_image(folder / name, max_pixels=23040)
+        assert unusual.rgb.tobytes() == usual.rgb.tobytes()
+        assert (unusual.notes, unusual.icc, unusual.grey) == (usual.notes, usual.icc, usual.grey)
+
+
 @pytest.mark.parametrize(
     ("values", "reason"),
     [(np.full((8, 8), 1e6, np.float32), "has values"), (np.full((8, 8), -3, np.int32), "has values")],
@@ -107,8 +149,10 @@ def test_unreadable_file(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Image, "open", refuse)
-    with pytest.raises(ImageError, match="may not be read"):
-        read_image(tmp_path / "x.png")
+    monkeypatch.setattr(images, "open", refuse, raising=False)
+    for limit in (None, 100):
+        with pytest.raises(ImageError, match="may not be read"):
+            read_image(tmp_path / "x.png", max_pixels=limit)
 
 
 def test_missing_file_and_folder(tmp_path):

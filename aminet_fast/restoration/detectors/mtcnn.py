@@ -7,7 +7,7 @@ from PIL import Image
 
 from ...output.extras import missing
 from ..faces import Face
-from . import Detector
+from .detector import Detector
 
 _POINTS = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")  # left in the picture
 _SMALLEST = 20  # pixels of a face's side

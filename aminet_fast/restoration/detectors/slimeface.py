@@ -14,7 +14,7 @@ from PIL import Image
 
 from ...output.extras import missing
 from ..faces import Face
-from . import Detector
+from .detector import Detector
 
 _SYMBOLS = ("facedetect_cnn", "_Z14facedetect_cnnPhS_iii")
 _LIBRARIES = ("*facedetection*.so", "*facedetection*.dll", "*facedetection*.dylib")

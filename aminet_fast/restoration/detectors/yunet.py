@@ -10,7 +10,7 @@ from PIL import Image
 
 from ...output.extras import missing
 from ..faces import Face
-from . import Detector
+from .detector import Detector
 
 _LEAST, _OVERLAP, _MOST = 0.3, 0.3, 5000  # score, IoU that makes one of two faces, faces of a picture
 

@@ -1,0 +1,93 @@
+"""What a visitor may ask for: how large an upload and its result may be, and which faces."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageChops
+
+from ..data.images import ImageError, Picture, read_image
+from ..restoration.sizes import header_size
+
+_RESULT = 4  # pixels of a result over those of the largest upload
+_MOST = 10_000  # numbers that a range may stand for
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The largest upload, in millions of pixels and in MiB; the result may have four times as many pixels.
+
+    Raises ValueError for what is not above 0.
+    """
+
+    megapixels: float = 32.0
+    mib: float = 32.0
+
+    def __post_init__(self) -> None:
+        for name, value in (("max_megapixels", self.megapixels), ("max_upload_mib", self.mib)):
+            if not value > 0:  # NaN too
+                raise ValueError(f"{name} is {value:g}, wanted a number above 0")
+
+    @property
+    def upload_bytes(self) -> int:
+        """Bytes of the largest upload."""
+        return max(1, round(self.mib * 2**20))
+
+    def check(self, size: tuple[int, int], scale: int) -> None:
+        """Raises ValueError where a photograph of this size, or its result, is too large."""
+        pixels, most = size[0] * size[1], round(self.megapixels * 1e6)
+        if pixels > most:
+            raise ValueError(
+                f"the photograph has {size[0]}x{size[1]} pixels, {_mega(pixels)}; at most {_mega(most)} are taken here:"
+                " shrink it, or crop the faces out of it"
+            )
+        if pixels * scale**2 > _RESULT * most:
+            raise ValueError(
+                f"the result would have {_mega(pixels * scale**2)}, and at most {_mega(_RESULT * most)} are made here;"
+                " choose a smaller scale"
+            )
+
+
+def _mega(pixels: int) -> str:
+    return f"{pixels / 1e6:.3g} megapixels"
+
+
+def read_upload(path: Path, limits: Limits, scale: int) -> tuple[Image.Image, Picture]:
+    """A photograph that somebody uploaded: upright, 8-bit, L, RGB, LA or RGBA; and what `read_image` says of it.
+
+    Its size is read from the header before anything is decoded.
+
+    Raises:
+        ValueError: it is no picture, or too large; the message has the file's name, not where it lies.
+    """
+    size = header_size(path)
+    if size is not None:
+        limits.check(size, scale)
+    try:
+        picture = read_image(path)
+    except ImageError as error:
+        raise ValueError(f"{path.name} {error.reason}") from error
+    red, green, blue = picture.rgb.split()
+    is_grey = ImageChops.difference(red, green).getbbox() is None and ImageChops.difference(red, blue).getbbox() is None
+    image = red.copy() if is_grey else picture.rgb.copy()  # a grey photograph stays grey
+    if picture.alpha is not None:
+        image.putalpha(picture.alpha)
+    return image, picture
+
+
+def parse_numbers(text: str | None) -> tuple[int, ...] | None:
+    """Numbers of faces, "3,7" or "2-5 9"; None, which is all of them, where nothing is said.
+
+    Raises ValueError for anything else.
+    """
+    words = re.split(r"[\s,;]+", (text or "").strip())
+    numbers: list[int] = []
+    for word in filter(None, words):
+        match = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", word, re.ASCII)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+        if not 1 <= first <= last or last - first >= _MOST:
+            raise ValueError(f"faces is {text!r}; wanted numbers such as 3,7 or 2-5, or nothing for all")
+        numbers += range(first, last + 1)
+    return tuple(dict.fromkeys(numbers)) or None
