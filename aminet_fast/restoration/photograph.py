@@ -230,12 +230,12 @@ def _reason(number: int, face: Face, picture: Image.Image, template: Template, o
         return (
             f"too large: eyes {distance:.0f} pixels apart (at most {LARGEST_EYES:g}: it has more detail than is added)"
         )
-    if _visible(pose_of(face, template), template, picture) < _VISIBLE:
+    if visible(pose_of(face, template), template, picture) < _VISIBLE:
         return "cut off by the picture's border"
     return None
 
 
-def _visible(pose: Pose, template: Template, picture: Image.Image) -> float:
+def visible(pose: Pose, template: Template, picture: Image.Image) -> float:
     """What part of a face's ellipse lies in the picture."""
     half = 0.8 * pose.side
     middle = pose.turn * 0.5 * (1 + 1j) + pose.origin
