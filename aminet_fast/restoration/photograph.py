@@ -136,7 +136,8 @@ def restore_photograph(
     """Restores the small faces of a photograph: eyes 2 to 21 pixels apart, turned by up to 30 degrees.
 
     Args:
-        model: an AMINet, or a `FaceNetwork` to be used for several calls (it then has batch_size and autocast).
+        model: an AMINet, or a `FaceNetwork` to be used for several calls (made with batch_size, autocast and ensemble,
+        which are left out here).
         image: a PIL picture of any mode, upright (`ImageOps.exif_transpose` turns a photograph).
         detector: as `detect_faces` takes it, or the faces themselves.
         options: fields of `RestoreOptions`.
@@ -168,6 +169,8 @@ def restore_photographs(
     if unknown := sorted(set(options) - known):
         raise TypeError(f"restore_photographs has no option {', '.join(unknown)}; it takes {', '.join(sorted(known))}")
     chosen = RestoreOptions(**options)
+    if isinstance(model, FaceNetwork) and (given := sorted(set(options) & {"batch_size", "autocast", "ensemble"})):
+        raise TypeError(f"{', '.join(given)}: what the FaceNetwork was made with stands; give the model instead")
     if isinstance(images, Image.Image):
         raise TypeError("images is one picture, wanted a list: use restore_photograph, or put it in brackets")
     network = model if isinstance(model, FaceNetwork) else _network(model, chosen)

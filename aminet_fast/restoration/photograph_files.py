@@ -86,19 +86,19 @@ def save(image: Image.Image, photograph: Photograph, description: dict[str, Any]
         OSError: the file system refuses.
     """
     image.info = {}  # Pillow would write what it carries of the source
-    text = _as_text(description)
+    text = as_text(description)
     with atomic_writes(json_path(photograph.job.target), photograph.job.target) as (beside, file):
         beside.write(f"{text}\n".encode())
         image.save(
             file,
             format="PNG",
             icc_profile=photograph.icc,
-            pnginfo=_note(description["faces"]) if note else None,
+            pnginfo=note_of(description["faces"]) if note else None,
             compress_level=_COMPRESSION,
         )
 
 
-def _as_text(description: dict[str, Any]) -> str:
+def as_text(description: dict[str, Any]) -> str:
     """JSON with a face on each line."""
     text = json.dumps({**description, "faces": []}, indent=2)
     assert text.startswith(_BEGINNING)
@@ -106,7 +106,8 @@ def _as_text(description: dict[str, Any]) -> str:
     return text.replace('"faces": []\n}', f'"faces": [\n{faces}\n  ]\n}}') if faces else text
 
 
-def _note(faces: Sequence[dict[str, Any]]) -> PngInfo:
+def note_of(faces: Sequence[dict[str, Any]]) -> PngInfo:
+    """The texts of a PNG whose faces `describe_face` describes: the program, and how many of them it made up."""
     info = PngInfo()
     info.add_text("Software", f"aminet_fast {__version__}")
     restored = sum(face["status"] == "restored" for face in faces)
@@ -145,13 +146,13 @@ def in_a_line(source: Path, target: Path, faces: Sequence[RestoredFace]) -> str:
         return f"{source}: no face found, enlarged without one -> {target}"
     restored = sum(face.status == "restored" for face in faces)
     said = [f"{len(faces)} face{'' if len(faces) == 1 else 's'}", f"{restored} restored"]
-    reasons = Counter(_kind(face.reason or "no reason") for face in faces if face.status != "restored")
+    reasons = Counter(kind_of(face.reason or "no reason") for face in faces if face.status != "restored")
     if reasons:
         why = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
         said.append(f"{sum(reasons.values())} left out ({why})")
     return f"{source}: {', '.join(said)} -> {target}"
 
 
-def _kind(reason: str) -> str:
+def kind_of(reason: str) -> str:
     """A reason without the figures of one face, so that they can be counted."""
     return re.sub(r"^turned by .*", "turned too far", re.split(r" \(|:", reason, maxsplit=1)[0])

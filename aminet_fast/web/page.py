@@ -169,7 +169,7 @@ def _options() -> list[Any]:
             "", label="Faces to restore", info="numbers such as 3,7 or 2-5; empty: all", max_lines=1, elem_id="chosen"
         )
         blend = gr.Slider(0, 1, 1, step=0.05, label="Blend", info="0: as enlarged, 1: as restored")
-        min_score = gr.Slider(0, 1, 0.5, step=0.05, label="Least score", info="how sure the detector has to be")
+        min_score = gr.Slider(0, 1, 0.6, step=0.05, label="Least score", info="how sure the detector has to be")
         background = gr.Radio(
             ["lanczos", "bicubic", "none"], value="lanczos", label="Background", info="how the rest is enlarged"
         )
@@ -190,7 +190,7 @@ def _handler(job: Job, folder: Path) -> Callable[..., tuple[Any, ...]]:
         scale: int = 4,
         background: Any = "lanczos",
         blend: float = 1.0,
-        min_score: float = 0.5,
+        min_score: float = 0.6,
         flip: bool = False,
         faces: str = "",
     ) -> tuple[Any, ...]:

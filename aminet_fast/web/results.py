@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
-from PIL.PngImagePlugin import PngInfo
 
-from .. import __version__
 from ..output.listing import first_few
 from ..restoration.photograph import RestoredFace
+from ..restoration.photograph_files import SCHEMA, as_text, describe_face, kind_of, note_of
 from ..restoration.sizes import Size
 
-SCHEMA = 1  # of the JSON
 GALLERY = 64  # faces shown one by one
 _PREVIEW = 4096  # longest side of what the browser is given to compare
 _NUMBERED = 2048  # and of the picture with numbers
@@ -25,15 +21,7 @@ _COLOURS = {"restored": (38, 120, 255), "left out": (240, 130, 20)}
 
 def save_png(image: Image.Image, target: Path, icc: bytes | None, faces: Sequence[RestoredFace]) -> None:
     """Writes the result as a PNG that says how many of its faces were synthesised; it keeps the profile alone."""
-    text = PngInfo()
-    text.add_text("Software", f"aminet_fast {__version__}")
-    restored = sum(face.status == "restored" for face in faces)
-    if restored:
-        text.add_text(
-            "Description",
-            f"{restored} of the faces in this picture {'was' if restored == 1 else 'were'} synthesised by aminet_fast "
-            "from a few pixels each. They must not be used to identify people.",
-        )
+    text = note_of([describe_face(face) for face in faces])
     image.info = {}  # Pillow would write what it carries of the source
     image.save(target, format="PNG", icc_profile=icc, pnginfo=text, compress_level=4)
 
@@ -100,7 +88,7 @@ def summary(
         reasons: dict[str, list[str]] = {}
         for face in faces:
             if face.status != "restored":
-                reasons.setdefault(_kind(face.reason or "no reason given"), []).append(str(face.number))
+                reasons.setdefault(kind_of(face.reason or "no reason given"), []).append(str(face.number))
         left_out = "; ".join(f"number {first_few(numbers)} ({reason})" for reason, numbers in reasons.items())
         found += f" Left out: {left_out}." if left_out else ""
         found += f" The first {GALLERY} of them are shown one by one." if done > GALLERY else ""
@@ -113,30 +101,7 @@ def _count(number: int) -> str:
     return "1 face" if number == 1 else f"{number} faces"
 
 
-def _kind(reason: str) -> str:
-    """A reason without the figures of one face, so that those of one kind stand together."""
-    return re.sub(r"^turned by .*", "turned too far", re.sub(r" \(.*\)$", "", reason))
-
-
 def report(faces: Sequence[RestoredFace], size: Size, about: dict[str, Any]) -> str:
     """What was found and done, as the JSON of `aminet restore`; `about` is what it says before the faces."""
-    described = [
-        {
-            "number": face.number,
-            "box": [_rounded(edge) for edge in face.face.box],
-            "points": [[_rounded(x), _rounded(y)] for x, y in face.face.points],
-            "score": _rounded(face.face.score, 4),
-            "eye_distance": _rounded(face.face.eye_distance),
-            "roll": _rounded(face.face.roll),
-            "status": face.status,
-            "reason": face.reason,
-            "scale": None if face.scale is None else _rounded(face.scale, 4),
-        }
-        for face in faces
-    ]
-    values = {"schema": SCHEMA, "width": size[0], "height": size[1], **about, "faces": described}
-    return json.dumps(values, indent=2) + "\n"
-
-
-def _rounded(value: float, digits: int = 2) -> float:
-    return round(float(value), digits)
+    described = [describe_face(face) for face in faces]
+    return as_text({"schema": SCHEMA, "width": size[0], "height": size[1], **about, "faces": described}) + "\n"
