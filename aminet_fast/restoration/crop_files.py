@@ -294,14 +294,13 @@ def _save(image: Image.Image, path: Path, icc: bytes | None) -> None:
 
 
 def _row(name: str, job: Job, one: AlignedFace) -> Row:
-    values = one.face.to_dict()
     return {
         "file": name,
         "source": str(job.source),
         "number": str(one.number),
-        "score": str(values["score"]),
-        "eye_distance": str(values["eye_distance"]),
-        "roll": str(values["roll"]),
+        "score": f"{one.face.score:.4f}",
+        "eye_distance": f"{one.face.eye_distance:.2f}",
+        "roll": f"{one.face.roll:.2f}",
         "side": f"{one.side:.1f}",
         "left_out": one.reason or "",
     }

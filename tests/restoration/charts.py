@@ -5,6 +5,7 @@ from __future__ import annotations
 import cmath
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -20,6 +21,11 @@ def planted(x: float, y: float, eye_distance: float, roll: float = 0.0, score: f
     turn = cmath.rect(eye_distance, math.radians(roll))
     places = [turn * z + complex(x, y) for z in SHAPE]
     return Face(box_around(places), score, tuple((z.real, z.imag) for z in places), roll)
+
+
+def described(face: Face) -> dict[str, Any]:
+    """The face as a file of points has it."""
+    return {"box": face.box, "points": face.points, "score": face.score}
 
 
 def chart(size: tuple[int, int], faces: Sequence[Face]) -> Image.Image:

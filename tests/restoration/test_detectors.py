@@ -13,7 +13,7 @@ from PIL import Image
 from aminet_fast.restoration import detect_faces, detectors, open_detector
 from aminet_fast.restoration.detectors.points import PointsFile
 from aminet_fast.restoration.faces import Face
-from tests.restoration.charts import planted
+from tests.restoration.charts import described, planted
 
 ONE, OTHER = planted(30, 20, 6, roll=10, score=0.9), planted(60, 25, 8, score=0.7)
 PICTURE = Image.new("RGB", (90, 60))
@@ -37,7 +37,7 @@ def assert_is(found: Face, face: Face) -> None:
 
 @pytest.mark.parametrize("form", ["list", "faces", "names"])
 def test_points_of_json(form: str, tmp_path: Path) -> None:
-    faces = [ONE.to_dict(), OTHER.to_dict()]
+    faces = [described(ONE), described(OTHER)]
     value = {"list": faces, "faces": {"faces": faces, "photograph": "x"}, "names": {"a.png": faces}}[form]
     points = open_detector(str(written(tmp_path / "p.json", value)))
     for found, face in zip(points(PICTURE), [ONE, OTHER], strict=True):
@@ -64,7 +64,7 @@ def test_points_are_enough(tmp_path: Path) -> None:
 
 
 def test_points_need_no_second_look(tmp_path: Path) -> None:
-    path = written(tmp_path / "p.json", [OTHER.to_dict(), ONE.to_dict()])
+    path = written(tmp_path / "p.json", [described(OTHER), described(ONE)])
     assert [face.score for face in detect_faces(PICTURE, str(path))] == [0.9, 0.7]  # by position
     assert [face.score for face in detect_faces(PICTURE, str(path), min_score=0.8)] == [0.9]
 

@@ -46,13 +46,6 @@ def test_face_says_what_it_is() -> None:
     face = planted(30, 20, 6, roll=-25, score=0.87654)
     assert face.eye_distance == pytest.approx(6)
     assert face.centre == pytest.approx(sum(face.places) / 5)
-    assert face.to_dict() == {
-        "box": [round(value, 2) for value in face.box],
-        "points": [[round(x, 2), round(y, 2)] for x, y in face.points],
-        "score": 0.877,
-        "eye_distance": 6.0,
-        "roll": -25.0,
-    }
     left, top, right, bottom = box_around([10 * z + complex(50, 40) for z in SHAPE])
     assert (left, top, right, bottom) == pytest.approx((39.5, 29, 60.5, 57))
 

@@ -54,16 +54,15 @@ def test_the_turned_frame_lies_in_the_grid(eyes: float, roll: float) -> None:
     assert grid.side % 2 == 0
 
 
-def test_faces_keep_their_pixels_up_to_three_times_the_networks() -> None:
+def test_faces_keep_their_pixels_up_to_somewhat_more_than_the_networks() -> None:
     assert frame_of(posed(2.64), 16) == (16, pytest.approx(0.5))
     assert frame_of(posed(5.28), 16) == (16, pytest.approx(1))
     assert frame_of(posed(6.6), 16) == (20, 1.0)
-    assert frame_of(posed(15.84), 16) == (48, pytest.approx(1))
-    assert frame_of(posed(31.68), 16) == (48, pytest.approx(2))
-    assert frame_of(posed(31.68), 32) == (96, pytest.approx(1))
+    assert frame_of(posed(1.3 * 10.56), 16) == (22, pytest.approx(2))  # 1.3 times 16, and even
+    assert frame_of(posed(1.3 * 10.56), 32) == (42, pytest.approx(1))
 
 
-@pytest.mark.parametrize("eyes", [3, 6, 14])
+@pytest.mark.parametrize("eyes", [3, 5.28, 6.8])
 def test_a_grid_of_pitch_one_is_the_photographs_own_pixels(eyes: float) -> None:
     grid = grid_of(posed(eyes, 25, 40.3, 30.6), 16)
     left, top = int(grid.origin.real), int(grid.origin.imag)
@@ -78,7 +77,7 @@ def test_a_coarser_grid_is_shrunk_at_its_place() -> None:
     picture = Image.fromarray(np.stack([x, y, 0 * x], -1).astype(np.uint8))
     grid = grid_of(posed(40, 10, 120, 90), 16)
     pixels = cut(picture, grid)
-    assert grid.pitch == pytest.approx(40 / 0.33 / 48)
+    assert grid.pitch == pytest.approx(40 / 0.33 / 16 / 1.3)
     centres = grid.origin.real + (np.arange(grid.side) + 0.5) * grid.pitch
     inside = (centres > 4) & (centres < 236)
     assert np.abs(pixels[grid.side // 2, inside, 0] - (centres[inside] - 0.5)).max() <= 0.75  # 8-bit
@@ -95,7 +94,7 @@ def test_a_network_that_adds_nothing_gives_back_the_photograph(eyes: float, roll
     assert passed.levels.dtype == np.float32
     assert np.abs(passed.levels.reshape(side, 8, side, 8, 3).mean((1, 3)) - given).max() < 1e-3
     enlarged = Image.fromarray(given.astype(np.uint8)).resize((side * 8, side * 8), Image.Resampling.BICUBIC)
-    assert np.abs(passed.levels - np.asarray(enlarged)).mean() < 3
+    assert np.abs(passed.levels - np.asarray(enlarged)).mean() < 4
     assert passed.frame.shape == (8 * len(passed.lr), 8 * len(passed.lr), 3)
 
 
