@@ -9,7 +9,7 @@ from PIL import Image
 from aminet_fast.data.images import ImageError
 from aminet_fast.data.photo import sample_photograph
 from aminet_fast.restoration import Face, detect_faces, look, open_detector
-from aminet_fast.restoration.detect import _suppress, scales, to_rgb
+from aminet_fast.restoration.detect import _is_cut, _look_through, _suppress, scales, to_rgb
 from aminet_fast.restoration.look import look_again
 from tests.restoration.charts import ChartReader, chart, planted
 from tests.restoration.inputs import noise
@@ -51,6 +51,34 @@ def test_a_face_on_the_tiles_border_is_found_once() -> None:
     assert len(found) == 6
     for one, face in zip(found, faces, strict=True):
         assert_at(one, face)
+
+
+def test_what_a_tile_shows_is_told_in_the_photographs_pixels() -> None:
+    faces = [planted(x, 20, 5, roll=10) for x in (20, 150, 300, 590)]
+    found = list(_look_through(chart((700, 40), faces), ChartReader(least=9)))
+    assert len(found) >= 8  # twice as large and four times
+    for one in found:
+        nearest = min(faces, key=lambda face: abs(face.centre - one.centre))
+        assert abs(one.centre - nearest.centre) < 0.3
+        assert one.box == pytest.approx(nearest.box, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("box", "middle", "first", "last"),
+    [
+        ((5, 5, 20, 20), False, False, False),
+        ((1, 5, 20, 20), True, False, True),
+        ((5, 0, 20, 20), True, False, True),
+        ((50, 5, 99, 20), True, True, False),
+        ((50, 50, 60, 101), True, True, False),
+    ],
+)
+def test_a_box_is_cut_by_a_tile_not_by_the_photograph(
+    box: tuple[float, float, float, float], middle: bool, first: bool, last: bool
+) -> None:
+    face = Face(box, 0.9, planted(0, 0, 1).points)
+    tiles = ((100, 100, 200, 200), (0, 0, 100, 100), (200, 200, 300, 300))
+    assert [_is_cut(face, tile, (300, 300)) for tile in tiles] == [middle, first, last]
 
 
 def test_a_face_larger_than_tiles_share_is_found_at_a_coarser_scale() -> None:

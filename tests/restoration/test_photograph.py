@@ -132,7 +132,7 @@ def test_the_larger_of_two_faces_lies_above() -> None:
 
 
 def test_what_is_told_of_a_face() -> None:
-    (one,) = restored(model=nn.Identity()).faces
+    (one,) = restored().faces
     assert (one.number, one.face, one.status, one.reason) == (1, FACE, "restored", None)
     assert one.lr is not None
     assert one.bicubic is not None
