@@ -13,13 +13,13 @@ from itertools import zip_longest
 from typing import Any
 
 from .. import __version__
-from . import data, demo, evaluate, info, plot, profile, restore, train, upscale, web
+from . import align, data, demo, evaluate, info, plot, profile, restore, train, upscale, web
 from .command import Command
 from .threads import spin_briefly
 
 COMMANDS = {
     module.COMMAND.name: module.COMMAND
-    for module in (train, evaluate, restore, upscale, web, data, profile, plot, info, demo)
+    for module in (train, evaluate, restore, upscale, web, align, data, profile, plot, info, demo)
 }
 # By name: their modules load torch, which --help need not wait for.
 FAILURES = ("DivergedError", "LoaderError", "MemoryFullError")

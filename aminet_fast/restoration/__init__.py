@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .crop_files import AlignConfig, align_files
+from .crops import AlignedFace, align_faces
 from .detect import detect_faces
 from .detectors import Detector, open_detector
 from .face_network import FaceNetwork
@@ -12,6 +14,8 @@ from .photograph import Restored, RestoredFace, RestoreOptions, restore_photogra
 from .photographs import RestoreConfig, restore_files
 
 __all__ = [
+    "AlignConfig",
+    "AlignedFace",
     "Detector",
     "Face",
     "FaceNetwork",
@@ -20,6 +24,8 @@ __all__ = [
     "Restored",
     "RestoredFace",
     "UpscaleConfig",
+    "align_faces",
+    "align_files",
     "detect_faces",
     "open_detector",
     "restore_files",

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ..network.expects import Template
 from .align import Pose
-from .consistency import add_missing
+from .consistency import add_missing, match_averages
 from .two_passes import Grid
 from .warp import crop
 
@@ -58,7 +58,7 @@ def patch_of(
     size = (length * scale, length * scale)
     part = _over(levels, grid, left, top, size, scale)
     own = np.asarray(crop(photograph, left, top, left + length, top + length), np.float32)
-    part = add_missing(part, own)
+    part = match_averages(part, own) if grid.pitch == 1.0 else add_missing(part, own)
     inside = (slice((y0 - top) * scale, (y1 - top) * scale), slice((x0 - left) * scale, (x1 - left) * scale))
     share = blend * ellipse(pose, template, x0 * scale, y0 * scale, (x1 - x0) * scale, (y1 - y0) * scale, scale)
     return Patch(x0 * scale, y0 * scale, part[inside], share)

@@ -206,9 +206,9 @@ def _decide(
 ) -> list[RestoredFace]:
     """Numbers the faces, and says of each whether it will be restored, and if not, why."""
     if options.faces is not None and (wrong := [n for n in options.faces if n > len(faces)]):
-        there = {0: "no face", 1: "one face"}.get(len(faces), f"{len(faces)} faces")
+        there = {0: "no face was", 1: "one face was"}.get(len(faces), f"{len(faces)} faces were")
         raise ValueError(
-            f"faces names {', '.join(map(str, wrong))}, and {there} was found; leave faces out to see them all"
+            f"faces names {', '.join(map(str, wrong))}, and {there} found; leave faces out to see them all"
         )
     reasons = [_reason(number, face, picture, template, options) for number, face in enumerate(faces, 1)]
     if options.max_faces is not None:
@@ -233,12 +233,12 @@ def _reason(number: int, face: Face, picture: Image.Image, template: Template, o
         return (
             f"too large: eyes {distance:.0f} pixels apart (at most {LARGEST_EYES:g}: it has more detail than is added)"
         )
-    if _visible(pose_of(face, template), template, picture) < _VISIBLE:
+    if visible(pose_of(face, template), template, picture) < _VISIBLE:
         return "cut off by the picture's border"
     return None
 
 
-def _visible(pose: Pose, template: Template, picture: Image.Image) -> float:
+def visible(pose: Pose, template: Template, picture: Image.Image) -> float:
     """What part of a face's ellipse lies in the picture."""
     half = 0.8 * pose.side
     middle = pose.turn * 0.5 * (1 + 1j) + pose.origin

@@ -19,20 +19,32 @@ def warp(image: Image.Image, turn: complex, origin: complex, size: tuple[int, in
     """A picture of `size` (width, height) out of another, by bicubic interpolation; beyond the border its edge goes on.
 
     Where the result has fewer pixels than the source, it is made several times as large and then reduced, as
-    Pillow's antialiased bicubic does it.
+    Pillow's antialiased bicubic does it. Pillow rounds 8-bit levels down where it turns them: half a level, on average.
     """
     times = max(1, math.ceil(abs(turn) - 1e-6))
     wide, high = size[0] * times, size[1] * times
-    corners = [turn * complex(x, y) + origin for x in (0, size[0]) for y in (0, size[1])]
-    left, top = (math.floor(min(parts)) - _MARGIN for parts in zip(*((z.real, z.imag) for z in corners), strict=True))
-    right, bottom = (
-        math.ceil(max(parts)) + _MARGIN for parts in zip(*((z.real, z.imag) for z in corners), strict=True)
-    )
-    source = crop(image, left, top, right, bottom)
-    step, start = turn / times, origin - complex(left, top)
+    box = _box_of(turn, origin, size)
+    source = crop(image, *box)
+    step, start = turn / times, origin - complex(*box[:2])
     data = (step.real, -step.imag, start.real, step.imag, step.real, start.imag)
     result = source.transform((wide, high), Image.Transform.AFFINE, data, Image.Resampling.BICUBIC)
     return result if times == 1 else result.resize(size, Image.Resampling.BICUBIC)
+
+
+def warp_rounded(image: Image.Image, turn: complex, origin: complex, size: tuple[int, int]) -> Image.Image:
+    """As `warp`, of an RGB picture, rounded to the nearest level: right to keep, and takes twice the time."""
+    box = _box_of(turn, origin, size)
+    levels = np.asarray(crop(image, *box), np.float32)
+    levels = warp_levels(levels, turn, origin - complex(*box[:2]), size)
+    return Image.fromarray(np.rint(levels).clip(0, 255).astype(np.uint8))
+
+
+def _box_of(turn: complex, origin: complex, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The source's pixels that a result needs: left, top, right, bottom."""
+    corners = [turn * complex(x, y) + origin for x in (0, size[0]) for y in (0, size[1])]
+    across, down = zip(*((z.real, z.imag) for z in corners), strict=True)
+    left, top = math.floor(min(across)) - _MARGIN, math.floor(min(down)) - _MARGIN
+    return left, top, math.ceil(max(across)) + _MARGIN, math.ceil(max(down)) + _MARGIN
 
 
 def crop(image: Image.Image, left: int, top: int, right: int, bottom: int) -> Image.Image:

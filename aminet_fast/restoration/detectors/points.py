@@ -57,6 +57,8 @@ class PointsFile:
     def _face(self, row: Any, name: str, number: int) -> Face:
         try:
             points = tuple((float(x), float(y)) for x, y in row["points"])
+            if len(points) != 5:
+                raise ValueError(f"{len(points)} points, wanted 5")
             places = [complex(*point) for point in points]
             box = tuple(float(value) for value in row["box"]) if row.get("box") is not None else box_around(places)
             score = row.get("score")
