@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -49,6 +50,8 @@ def atomic_writes(*paths: str | Path) -> Iterator[list[BinaryIO]]:
                 file.flush()
                 os.fsync(file.fileno())
         for name, target in zip(temporary, targets, strict=True):
+            if target.is_dir():  # before another of them is replaced
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
             os.chmod(name, _mode(target))
         for name, target in zip(temporary, targets, strict=True):
             os.replace(name, target)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from ..data.images import to_grey
 from .detectors import Detector, open_detector
+from .detectors.points import PointsFile
 from .faces import Face, by_position, roll_of
 from .look import look_again
 from .tiling import tile_starts
@@ -43,7 +44,7 @@ def detect_faces(image: Image.Image, detector: str | Detector = "auto", *, min_s
         raise ValueError(f"min_score is {min_score}, wanted 0 to 1")
     find = open_detector(detector) if isinstance(detector, str) else detector
     rgb = to_rgb(image)
-    if hasattr(find, "of"):  # somebody's own points, which need no second look
+    if isinstance(find, PointsFile):  # which needs no second look
         return by_position([face for face in find(rgb) if face.score >= min_score])
     found = _suppress([face for face in _look_through(rgb, find) if face.score >= min(_DOUBTFUL, min_score)])
     small = [face for face in found if _side(face) <= _SIZE_LOOKED_AT]
@@ -59,6 +60,8 @@ def to_rgb(image: object) -> Image.Image:
         raise TypeError(f"image is a {type(image).__name__}, wanted a PIL picture; {how}")
     if min(image.size) < 1:
         raise ValueError(f"image is {image.width}x{image.height} pixels, wanted at least 1x1")
+    if image.mode == "La":  # which Pillow converts to LA alone
+        image = image.convert("LA")
     if image.mode.startswith("I") or image.mode == "F":  # Pillow's own convert clips them at 255
         image = to_grey("image", image)
     return image if image.mode == "RGB" else image.convert("RGB")
@@ -119,13 +122,21 @@ def _suppress(faces: Sequence[Face]) -> list[Face]:
     ordered = sorted(faces, key=lambda face: (-face.score, face.box))
     boxes = np.array([face.box for face in ordered])  # [N, 4]
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    low, high = np.maximum(boxes[:, None, :2], boxes[None, :, :2]), np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=-1)  # [N, N]
-    same = shared / (areas[:, None] + areas[None] - shared) > _SAME
-    scores = np.array([face.score for face in ordered])
-    part = (shared > _INSIDE * areas[:, None]) & (areas[None] > 2 * areas[:, None]) & (scores[None] >= scores[:, None])
     kept: list[int] = []
-    for index in range(len(ordered)):
-        if not same[index, kept].any():
+    for index in range(len(ordered)):  # one against the others, as there may be thousands
+        shared = _shared(boxes[index], boxes[kept])
+        if not (shared > _SAME * (areas[index] + areas[kept] - shared)).any():
             kept.append(index)
-    return [ordered[index] for index in kept if not part[index, kept].any()]
+    found = []
+    for index in kept:
+        shared = _shared(boxes[index], boxes[kept])
+        better = [ordered[other].score >= ordered[index].score for other in kept]
+        if not ((shared > _INSIDE * areas[index]) & (areas[kept] > 2 * areas[index]) & better).any():
+            found.append(ordered[index])
+    return found
+
+
+def _shared(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Areas that a box [4] and boxes [N, 4] have in common: [N]."""
+    low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:])
+    return np.clip(high - low, 0, None).prod(axis=-1)

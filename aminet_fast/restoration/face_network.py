@@ -30,9 +30,8 @@ class FaceNetwork:
         ensemble: "flip" averages what it makes of a picture and of its mirror image.
         graphs: on CUDA devices capture a size that is called often, by `graph`.
 
-    Raises ValueError: batch_size is below 1, or the weights expect pictures that are not made here, or a scale that
-    does not
-        divide 128.
+    Raises ValueError: batch_size is below 1, the weights expect pictures that are not made here, or they enlarge by
+    another number than 2, 4, 8 or 16.
     """
 
     def __init__(
@@ -49,8 +48,8 @@ class FaceNetwork:
         check_ensemble(ensemble)
         self.expects: Expects = expects_of(model)
         check_served(self.expects)
-        if 128 % self.expects.scale:
-            raise ValueError(f"these weights enlarge {self.expects.scale} times, wanted a divisor of 128")
+        if self.expects.scale not in (2, 4, 8, 16):
+            raise ValueError(f"these weights enlarge {self.expects.scale} times, wanted 2, 4, 8 or 16")
         self.model, self.batch_size, self.autocast, self.ensemble = model, batch_size, autocast, ensemble
         self._graphs = graphs and device_of(model).type == "cuda"
         self._calls: Counter[int] = Counter()

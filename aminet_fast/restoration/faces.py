@@ -95,5 +95,6 @@ def by_position(faces: Sequence[Face]) -> list[Face]:
         middle, height = left[0].centre.imag, left[0].box[3] - left[0].box[1]
         row = [face for face in left if face.centre.imag - middle <= 0.5 * min(height, face.box[3] - face.box[1])]
         ordered += sorted(row, key=lambda face: (face.centre.real, face.centre.imag))
-        left = [face for face in left if face not in row]
+        taken = set(map(id, row))
+        left = [face for face in left if id(face) not in taken]
     return ordered

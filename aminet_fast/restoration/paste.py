@@ -78,6 +78,11 @@ def ellipse(pose: Pose, template: Template, left: int, top: int, width: int, hei
     """What a face counts in a box of the enlarged photograph: float32 [height, width], 1 inside, 0 outside."""
     x, y = np.meshgrid(np.arange(left, left + width) + 0.5, np.arange(top, top + height) + 0.5)
     frame = ((x + 1j * y) / scale - pose.origin) / pose.turn  # shares of the frame
+    return ellipse_share(frame, template)
+
+
+def ellipse_share(frame: np.ndarray, template: Template) -> np.ndarray:
+    """What a face counts at points of its frame, complex shares of its side: float32, 1 inside, 0 outside."""
     eyes = (frame - complex(0.5, template.eye_height)) / template.eye_distance
     radius = np.hypot(eyes.real / _HALF_WIDTH, (eyes.imag - _BELOW) / _HALF_HEIGHT)
     outside = ((radius - _INNER) / (1 - _INNER)).clip(0, 1)

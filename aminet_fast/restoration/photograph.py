@@ -19,14 +19,15 @@ from .detect import detect_faces, to_rgb
 from .detectors import Detector, open_detector
 from .face_network import FaceNetwork
 from .faces import Face, by_position
-from .paste import RESAMPLINGS, Background, Patch, ellipse, enlarge_photograph, paste, patch_of
+from .paste import RESAMPLINGS, Background, Patch, ellipse_share, enlarge_photograph, paste, patch_of
 from .two_passes import Passed, restore_faces
 
 Status = Literal["restored", "left out"]
 MAX_ROLL = 40.0  # degrees; a face that is turned by 30 is seen at 20 to 40
 SMALLEST_EYES, LARGEST_EYES = 2.0, 21.0  # pixels between the eyes
 _VISIBLE = 0.6  # of a face's ellipse that lies in the picture
-_MOST_SCALE = 8
+_SCALES = (2, 8)  # at 1 nothing can be added: a face's averages over single pixels are the photograph's
+_STEPS = 64  # points along a side by which it is judged
 _TOGETHER = 256  # faces restored at a time, which bounds the memory: about 2.5 MB each
 
 
@@ -35,7 +36,7 @@ class RestoreOptions:
     """What `restore_photograph` is told.
 
     Args:
-        scale: sides of the result over those of the photograph, 1 to 8.
+        scale: sides of the result over those of the photograph, 2 to 8.
         faces: numbers of the faces to restore; None: all.
         min_score: faces that the detector gives a lower score, from 0 to 1, are not faces.
         max_faces: restore this many at most, those of the highest scores; None: all.
@@ -59,8 +60,8 @@ class RestoreOptions:
     autocast: bool = False
 
     def __post_init__(self) -> None:
-        if type(self.scale) is not int or not 1 <= self.scale <= _MOST_SCALE:
-            raise ValueError(f"scale is {self.scale!r}, wanted a whole number from 1 to {_MOST_SCALE}")
+        if type(self.scale) is not int or not _SCALES[0] <= self.scale <= _SCALES[1]:
+            raise ValueError(f"scale is {self.scale!r}, wanted a whole number from {_SCALES[0]} to {_SCALES[1]}")
         if self.faces is not None:
             numbers = tuple(self.faces)
             if not numbers or not all(type(number) is int and number >= 1 for number in numbers):
@@ -109,8 +110,7 @@ class Restored:
 
     Args:
         image: `scale` times as large as the photograph; L for grey, RGB for other modes, and LA or RGBA where it had
-        any
-            transparency.
+            any transparency.
         faces: all faces found, by number.
     """
 
@@ -239,14 +239,13 @@ def _reason(number: int, face: Face, picture: Image.Image, template: Template, o
 
 
 def visible(pose: Pose, template: Template, picture: Image.Image) -> float:
-    """What part of a face's ellipse lies in the picture."""
-    half = 0.8 * pose.side
-    middle = pose.turn * 0.5 * (1 + 1j) + pose.origin
-    left, top = round(middle.real - half), round(middle.imag - half)
-    side = max(1, round(2 * half))
-    share = ellipse(pose, template, left, top, side, side, 1)
-    inside = share[max(0, -top) : max(0, picture.height - top), max(0, -left) : max(0, picture.width - left)]
-    return float(inside.sum() / max(share.sum(), 1e-6))
+    """What part of a face's ellipse lies in the picture, by a grid of points: 0 to 1."""
+    steps = (np.arange(_STEPS) + 0.5) / _STEPS * 2 - 0.5  # the ellipse lies within half a frame around it
+    frame = steps + 1j * steps[:, None]
+    share = ellipse_share(frame, template)
+    places = pose.turn * frame + pose.origin
+    inside = (places.real > 0) & (places.real < picture.width) & (places.imag > 0) & (places.imag < picture.height)
+    return float(share[inside].sum() / share.sum())
 
 
 def _restore(
@@ -285,6 +284,7 @@ def _finished(face: RestoredFace, both: Passed, pose: Pose, scale: int) -> Resto
 
 def _as_given(result: Image.Image, given: Image.Image, options: RestoreOptions) -> Image.Image:
     """RGB in the mode of what was given: grey for grey, with its alpha enlarged as the background is."""
+    given = given.convert("LA") if given.mode == "La" else given
     alpha = given.convert("RGBA").getchannel("A") if given.has_transparency_data else None
     if given.mode in ("1", "L", "LA", "La", "F") or given.mode.startswith("I"):
         result = result.convert("L")

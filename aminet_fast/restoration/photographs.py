@@ -49,7 +49,7 @@ class RestoreConfig:
         out: folder for the results; names and subfolders are kept.
         weights: default (those that come with the package), run folder, pretrained folder, .safetensors file or
             checkpoint.
-        scale: how many times the photograph is enlarged, 1 to 8.
+        scale: how many times the photograph is enlarged, 2 to 8.
         faces: numbers of the faces to restore, as 3,7, which the JSON has; all without it. For one photograph alone.
         min_score: what the detector scores lower, from 0 to 1, is no face.
         max_faces: restore so many of a photograph at most, those with the best scores.
@@ -146,6 +146,8 @@ def restore_files(config: RestoreConfig) -> int:
         refuse_clash(config.panel, todo.every)
         rows = None if keeps_panel(config.panel, account, skip_existing=config.skip_existing) else Rows()
     detector = open_detector(config.detector)
+    if isinstance(detector, PointsFile):
+        detector.refuse_several(len(todo.every))
     model = FaceNetwork(
         load_network(config.weights, choose_device(config.device), config.backend),
         batch_size=config.batch_size,
@@ -192,8 +194,8 @@ def parse_faces(given: Sequence[int] | int | str | None) -> tuple[int, ...] | No
 
 
 def _check(config: RestoreConfig) -> None:
-    if not 1 <= config.scale <= 8:
-        raise ValueError(f"scale is {config.scale}, wanted 1 to 8")
+    if not 2 <= config.scale <= 8:
+        raise ValueError(f"scale is {config.scale}, wanted 2 to 8")
     for name in ("min_score", "blend"):
         value = getattr(config, name)
         if not 0 <= value <= 1:

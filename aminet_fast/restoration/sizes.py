@@ -99,7 +99,7 @@ def photograph_too_large_for_memory(photograph: Header, scale: int) -> str | Non
     there, needed = _memory(), _photograph_bytes(photograph, scale)
     if there is None or needed <= there:
         return None
-    fits = [less for less in range(1, scale) if _photograph_bytes(photograph, less) <= there]
+    fits = [less for less in range(2, scale) if _photograph_bytes(photograph, less) <= there]
     remedy = f"--scale {fits[-1]} fits" if fits else "crop it, or shrink it first"
     width, height = photograph.size
     return f"{_takes((width * scale, height * scale), needed, there)}; {remedy}"

@@ -17,11 +17,11 @@ from PIL import Image
 from aminet_fast.commands.cli import main
 from aminet_fast.network.inference import load_network
 from aminet_fast.output.extras import missing
-from aminet_fast.restoration import RestoreConfig, photographs, restore_files
+from aminet_fast.restoration import RestoreConfig, open_detector, photographs, restore_files
 from aminet_fast.restoration.faces import Face
 from aminet_fast.restoration.photograph import restore_photographs
 from aminet_fast.restoration.photographs import parse_faces
-from tests.restoration.core import Core, album, left_out, names_in, restored, run, stand_in
+from tests.restoration.core import POINTS, Core, album, left_out, names_in, restored, run, stand_in
 from tests.restoration.inputs import noise
 
 
@@ -259,8 +259,8 @@ def test_faces_are_chosen_in_one_photograph(
 @pytest.mark.parametrize(
     ("setting", "wanted"),
     [
-        ({"scale": 0}, "scale is 0, wanted 1 to 8"),
-        ({"scale": 9}, "scale is 9, wanted 1 to 8"),
+        ({"scale": 1}, "scale is 1, wanted 2 to 8"),
+        ({"scale": 9}, "scale is 9, wanted 2 to 8"),
         ({"min_score": 1.5}, "min_score is 1.5, wanted 0 to 1"),
         ({"min_score": float("nan")}, "min_score is nan, wanted 0 to 1"),
         ({"blend": -0.1}, "blend is -0.1, wanted 0 to 1"),
@@ -369,3 +369,12 @@ def test_faces_of_a_photograph_are_restored(
         changed = np.abs(np.asarray(result).astype(int) - plain).max(-1) > 8
     assert changed[60:80, 58:78].mean() > 0.2
     assert changed[130:].mean() == 0
+
+
+def test_points_of_one_photograph_are_not_put_into_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = album(tmp_path / "in", "a.png", "b.png")
+    points = tmp_path / "p.json"
+    points.write_text(json.dumps({"faces": [{"points": [list(point) for point in POINTS]}]}))
+    monkeypatch.setattr(photographs, "open_detector", open_detector)
+    with pytest.raises(ValueError, match="are of one photograph, and there are 2; name one"):
+        run(tmp_path, root, detector=str(points))

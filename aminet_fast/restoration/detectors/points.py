@@ -36,7 +36,7 @@ class PointsFile:
         try:
             read = _from_csv if path.suffix.lower() == ".csv" else _from_json
             rows = read(path.read_text(encoding="utf-8-sig"))
-        except (UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
+        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError, csv.Error) as error:
             raise ValueError(f"points {path} cannot be read ({error})") from error
         except ValueError as error:
             raise ValueError(f"points {path}: {error}") from error
@@ -54,6 +54,11 @@ class PointsFile:
         """The faces of the picture of that name, or of the only one in a file that names none; [] where it has none."""
         return self.pictures.get(name, self.pictures.get(Path(name).name, self.pictures.get("", [])))
 
+    def refuse_several(self, count: int) -> None:
+        """Raises ValueError where a file that names no picture is to serve for more than one."""
+        if set(self.pictures) == {""} and count > 1:
+            raise ValueError(f"points {self.path} are of one photograph, and there are {count}; name one")
+
     def _face(self, row: Any, name: str, number: int) -> Face:
         try:
             points = tuple((float(x), float(y)) for x, y in row["points"])
@@ -63,7 +68,7 @@ class PointsFile:
             box = tuple(float(value) for value in row["box"]) if row.get("box") is not None else box_around(places)
             score = row.get("score")
             return Face(box, 1.0 if score is None else float(score), points, roll_of(places))  # type: ignore[arg-type]
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
+        except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
             where = f" of {name}" if name else ""
             what = f"there is no {error}" if isinstance(error, KeyError) else str(error)
             raise ValueError(f"points {self.path}: face {number}{where} is no face: {what}") from error
