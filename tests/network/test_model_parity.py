@@ -73,15 +73,15 @@ def test_float32_is_as_near_to_float64_as_the_reference(layout: torch.memory_for
 
 
 def test_training_steps_stay_together() -> None:
-    """100 steps of Adam in float64: rounding grows, but the losses stay equal to 1e-6 and the weights to 1e-4."""
+    """40 steps of Adam in float64: rounding grows, but the losses stay equal to 1e-6 and the weights to 1e-4."""
     fast, plain = pair(TINY)
     x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
     target = x.roll(1, -1) * 0.5
     losses = []
     for model in (fast.train(), plain.train()):
-        optimizer = torch.optim.Adam(model.parameters(), lr=2e-4, betas=(0.9, 0.99), fused=True)
+        optimizer = torch.optim.Adam(model.parameters(), lr=5e-4, betas=(0.9, 0.99), fused=True)
         run = []
-        for _ in range(100):
+        for _ in range(40):
             optimizer.zero_grad()
             loss = (model(x) - target).abs().mean()
             loss.backward()
