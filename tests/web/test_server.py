@@ -35,8 +35,8 @@ def test_options() -> None:
         ({"max_megapixels": 0.0}, "max_megapixels is 0, wanted a finite number above 0"),
         ({"max_upload_mib": -2.0}, "max_upload_mib is -2, wanted a finite number above 0"),
         ({"max_upload_mib": float("inf")}, "max_upload_mib is inf, wanted a finite number above 0"),
-        ({"detector": "a/Points.JSON"}, "detector is 'a/Points.JSON', whose points .*; wanted auto, .* or a YuNet .onnx file"),
-        ({"detector": "points.csv"}, "detector is 'points.csv', whose points .*; wanted auto, .* or a YuNet .onnx file"),
+        ({"detector": "a/Points.JSON"}, "detector is 'a/Points.JSON', whose points .*; wanted auto, .*"),
+        ({"detector": "points.csv"}, "detector is 'points.csv', whose points .*; wanted auto, .*"),
     ],
 )
 def test_wrong_options(options: dict[str, Any], message: str) -> None:
