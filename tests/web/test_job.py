@@ -43,10 +43,10 @@ def test_a_photograph(upload: Path, tmp_path: Path) -> None:
 
 def test_faces_that_were_chosen(upload: Path, tmp_path: Path) -> None:
     job = make_job(three_faces())
-    outcome = job.run(upload, RestoreOptions(scale=1, faces=(2,)), tmp_path)
+    outcome = job.run(upload, RestoreOptions(scale=2, faces=(2,)), tmp_path)
     assert [caption for _, caption in outcome.gallery] == ["face 2"]
     with pytest.raises(ValueError, match="9"):
-        job.run(upload, RestoreOptions(scale=1, faces=(9,)), tmp_path)
+        job.run(upload, RestoreOptions(scale=2, faces=(9,)), tmp_path)
 
 
 def test_no_face(upload: Path, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_one_at_a_time_and_none_after_the_end(upload: Path, tmp_path: Path) -> N
         return []
 
     job.detector = slow  # type: ignore[assignment]
-    threads = [threading.Thread(target=job.run, args=(upload, RestoreOptions(scale=1), tmp_path)) for _ in range(2)]
+    threads = [threading.Thread(target=job.run, args=(upload, RestoreOptions(scale=2), tmp_path)) for _ in range(2)]
     for thread in threads:
         thread.start()
     assert entered.wait(30)

@@ -130,14 +130,14 @@ def test_upload_look_and_download(page: Any, upload: Path, server: Server, tmp_p
 
 
 def test_options_of_the_page(page: Any, upload: Path) -> None:
-    page.click("#scale label:has-text('1')")
+    page.click("#scale label:has-text('2')")
     page.click("text=More options")
     page.fill("#chosen textarea, #chosen input", "2")
     click_restore(page, upload)
     page.wait_for_selector("#numbered img", timeout=60_000)
     summary = page.inner_text("#summary")
     assert summary.startswith("3 faces found: 1 restored, 2 left out. Left out: number 1, 3 (not chosen).")
-    assert "160x140 to 160x140 pixels" in summary
+    assert "160x140 to 320x280 pixels" in summary
 
 
 def test_errors_are_one_line(page: Any, tmp_path: Path, server: Server) -> None:
@@ -172,10 +172,11 @@ def test_endpoint(server: Server, upload: Path, tmp_path: Path) -> None:
         ((300, 300), {}, "the result would have 1.44 megapixels, and at most 0.4"),
         ((50, 50), {"faces": "a"}, "faces is 'a'; wanted numbers such as 3,7"),
         ((50, 50), {"faces": "9"}, "9"),
+        ((50, 50), {"scale": 1}, "is not in the list of choices: [2, 4]"),
     ],
 )
 def test_endpoint_refuses(
-    server: Server, tmp_path: Path, size: tuple[int, int], options: dict[str, str], message: str
+    server: Server, tmp_path: Path, size: tuple[int, int], options: dict[str, Any], message: str
 ) -> None:
     from gradio_client import handle_file
     from gradio_client.exceptions import AppError
@@ -192,7 +193,7 @@ def ask(server: Server, photo: object) -> str:
     """What the endpoint answers to a request of somebody's own making."""
     import httpx
 
-    data = [photo, 1, "lanczos", 1, 0.5, False, ""]
+    data = [photo, 2, "lanczos", 1, 0.5, False, ""]
     event = httpx.post(f"{server.url}/gradio_api/call/restore", json={"data": data}).json()["event_id"]
     return httpx.get(f"{server.url}/gradio_api/call/restore/{event}", timeout=30).text
 
@@ -216,7 +217,7 @@ def test_large_uploads_and_calls_past_the_queue_are_refused(server: Server) -> N
 
     files = {"files": ("large.png", bytes(300_000))}
     assert httpx.post(f"{server.url}/gradio_api/upload", files=files).status_code == 413
-    run = httpx.post(f"{server.url}/gradio_api/run/restore", json={"data": [None, 1, "lanczos", 1, 0.5, False, ""]})
+    run = httpx.post(f"{server.url}/gradio_api/run/restore", json={"data": [None, 2, "lanczos", 1, 0.5, False, ""]})
     assert run.status_code == 404
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from aminet_fast.commands import cli
-from aminet_fast.web.server import LocalFilesOnly, WebConfig, private_folder, refuse_taken
+from aminet_fast.web.server import LocalFilesOnly, WebConfig, loopback_only, private_folder, refuse_taken
 from tests.harness import ROOT
 
 
@@ -32,8 +32,11 @@ def test_options() -> None:
         ({"queue": 0}, "queue is 0, wanted at least 1"),
         ({"host": ""}, "host is '', wanted a name or an IPv4 address such as 127.0.0.1"),
         ({"host": "::1"}, "host is '::1', wanted a name or an IPv4 address such as 127.0.0.1"),
-        ({"max_megapixels": 0.0}, "max_megapixels is 0, wanted a number above 0"),
-        ({"max_upload_mib": -2.0}, "max_upload_mib is -2, wanted a number above 0"),
+        ({"max_megapixels": 0.0}, "max_megapixels is 0, wanted a finite number above 0"),
+        ({"max_upload_mib": -2.0}, "max_upload_mib is -2, wanted a finite number above 0"),
+        ({"max_upload_mib": float("inf")}, "max_upload_mib is inf, wanted a finite number above 0"),
+        ({"detector": "a/Points.JSON"}, "detector is 'a/Points.JSON', whose points .*; wanted auto, .*"),
+        ({"detector": "points.csv"}, "detector is 'points.csv', whose points .*; wanted auto, .*"),
     ],
 )
 def test_wrong_options(options: dict[str, Any], message: str) -> None:
@@ -52,6 +55,33 @@ def test_a_port_in_use(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_address_of_others() -> None:
     with pytest.raises(ValueError, match=r"^host '192\.0\.2\.1' is no address of this machine .*; change --host$"):
         refuse_taken("192.0.2.1", 7860)
+
+
+@pytest.mark.parametrize(
+    ("host", "addresses", "alone"),
+    [
+        ("127.0.0.1", None, True),
+        ("127.1", None, True),
+        ("localhost", None, True),
+        ("0.0.0.0", None, False),
+        ("192.0.2.1", None, False),
+        ("localhost.example.org", ["192.0.2.1"], False),
+        ("127.example.org", ["127.0.0.1", "192.0.2.1"], False),
+        ("my-machine", ["127.0.1.1", "::1"], True),
+        ("nowhere.example.org", [], False),
+    ],
+)
+def test_this_machine_alone(
+    monkeypatch: pytest.MonkeyPatch, host: str, addresses: list[str] | None, alone: bool
+) -> None:
+    def answer(host: str, *_: Any, **__: Any) -> list[Any]:
+        if not addresses:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [(0, 0, 0, "", (address, 0)) for address in addresses]
+
+    if addresses is not None:
+        monkeypatch.setattr(socket, "getaddrinfo", answer)
+    assert loopback_only(host) is alone
 
 
 def test_the_folder_is_private_and_gone_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
