@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import re
+import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from PIL import Image
 from rich.console import Console
@@ -22,19 +22,17 @@ from ..network.inference import choose_device, load_network
 from ..output.atomic import atomic_write, make_writable
 from ..output.console import make_console
 from ..output.listing import first_few
-from .account import Account, StopError, print_line, reason_of, with_skip_existing
+from .account import Account, StopError, is_full_memory, print_line, reason_of, with_skip_existing
 from .align import DEFAULT
-from .crops import AlignedFace, align_faces, check_options
+from .crop_folder import COLUMNS, LIST, CropFolder, Row, Rows, read_list
+from .crops import AlignedFace, check_options, cut_out, look_for
 from .detectors import Detector, open_detector
 from .detectors.points import PointsFile
 from .photograph_files import MAX_PIXELS
 from .plan import Job, plan
+from .sizes import photograph_too_large_to_read, read_header
 
-LIST = "faces.csv"
-COLUMNS = ("file", "source", "number", "score", "eye_distance", "roll", "side", "left_out")
 _NONE = "no face was found"
-
-Row = dict[str, str]
 
 
 @dataclass
@@ -77,52 +75,6 @@ class AlignConfig:
     skip_existing: bool = False
 
 
-class _Folder:
-    """Names of crops and the list of them. A photograph is on the list once its crops are there.
-
-    Args:
-        path: the folder.
-        rows: of the list as it was.
-        again: photographs that are done anew; their older crops are removed when it is their turn.
-    """
-
-    def __init__(self, path: Path, rows: Sequence[Row], again: set[str]) -> None:
-        self.path = path
-        self.rows = [row for row in rows if row["source"] not in again]
-        self._older: dict[str, list[str]] = defaultdict(list)
-        for row in rows:
-            inside = not Path(row["file"]).is_absolute() and ".." not in Path(row["file"]).parts
-            if row["source"] in again and row["file"].endswith(".png") and inside:
-                self._older[row["source"]].append(row["file"])
-        self._taken = {row["file"].casefold() for row in self.rows}
-
-    def begin(self) -> TextIO:
-        """Writes the list of what stays, and opens it for more."""
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        with atomic_write(self.path / LIST) as file:
-            file.write(text.getvalue().encode("utf-8", "surrogateescape"))
-        return (self.path / LIST).open("a", encoding="utf-8", errors="surrogateescape", newline="")
-
-    def remove_older(self, source: str) -> None:
-        for name in self._older.pop(source, []):
-            if name.casefold() not in self._taken:
-                (self.path / name).unlink(missing_ok=True)
-
-    def name_of(self, target: Path, number: int | None) -> str:
-        """NAME.png or NAME-NUMBER.png; where that is of another photograph, NAME-NUMBER-2.png, ..."""
-        stem = target.with_suffix("").relative_to(self.path).as_posix()
-        stem = stem if number is None else f"{stem}-{number}"
-        name, more = f"{stem}.png", 1
-        while name.casefold() in self._taken:
-            more += 1
-            name = f"{stem}-{more}.png"
-        self._taken.add(name.casefold())
-        return name
-
-
 def align_files(config: AlignConfig) -> int:
     """Runs ``aminet align``.
 
@@ -135,15 +87,15 @@ def align_files(config: AlignConfig) -> int:
     """
     template = _check(config)
     todo = plan(config.inputs, config.out, format="png", force=True, verb="align")
-    rows = _read_list(Path(config.out) / LIST)
-    _refuse_existing(todo.jobs, rows, config)
-    listed = {row["source"] for row in rows or []} if config.skip_existing else set()
-    jobs = [job for job in todo.jobs if str(job.source) not in listed]
+    rows = read_list(Path(config.out) / LIST)
+    kept = rows if rows and config.skip_existing else {}
+    jobs = [job for job in todo.jobs if str(job.source) not in kept]
+    _refuse_existing(jobs, rows, config)
     detector = open_detector(config.detector)
     if isinstance(detector, PointsFile) and set(detector.pictures) == {""} and len(todo.jobs) > 1:
         raise ValueError(f"points {config.detector} are of one photograph, and there are {len(todo.jobs)}; name one")
     make_writable(config.out, "the faces to")
-    folder = _Folder(Path(config.out), rows or [], {str(job.source) for job in jobs})
+    folder = CropFolder(Path(config.out), rows or {})
     account = Account(existing=len(todo.jobs) - len(jobs), left_out=todo.left_out)
     errors = make_console(stderr=True)
     faces: Counter[str] = Counter()
@@ -174,26 +126,16 @@ def _check(config: AlignConfig) -> Template:
     return expected
 
 
-def _read_list(path: Path) -> list[Row] | None:
-    """The rows of an earlier run, whole ones; None where there is no list. Raises ValueError for another file."""
-    if not path.exists():
-        return None
-    text = path.read_text(encoding="utf-8", errors="surrogateescape")
-    rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
-    if tuple(rows.fieldnames or ()) != COLUMNS:
-        raise ValueError(f"{path} is there and no aminet align wrote it; choose another --out, or move it away")
-    return [row for row in rows if None not in row.values() and None not in row]
-
-
-def _refuse_existing(jobs: Sequence[Job], rows: Sequence[Row] | None, config: AlignConfig) -> None:
-    """Raises ValueError, saying what to type, where faces exist already."""
-    if config.force or (config.skip_existing and rows is not None):
+def _refuse_existing(jobs: Sequence[Job], rows: Rows | None, config: AlignConfig) -> None:
+    """Raises ValueError, saying what to type, where faces exist already, or pictures that new ones might overwrite."""
+    if config.force:
         return
-    if rows is not None:
+    if rows is not None and not config.skip_existing:
         raise ValueError(
-            f"{config.out} has a {LIST} of {len({row['source'] for row in rows})} photographs already; pass "
-            "--skip_existing to keep these and go on with the others, --force to make them anew, or another --out"
+            f"{config.out} has a {LIST} of {len(rows)} photographs already; pass --skip_existing to keep these and go "
+            "on with the others, --force to make them anew, or another --out"
         )
+    listed = {row["file"].casefold() for found in (rows or {}).values() for row in found}
     stems: dict[Path, set[str]] = defaultdict(set)
     for job in jobs:
         stems[job.target.parent].add(job.target.stem.casefold())
@@ -201,18 +143,26 @@ def _refuse_existing(jobs: Sequence[Job], rows: Sequence[Row] | None, config: Al
         path
         for parent, names in stems.items()
         for path in (sorted(parent.glob("*.png")) if parent.is_dir() else ())
-        if {path.stem.casefold(), re.sub(r"-\d+$", "", path.stem.casefold())} & names
+        if _might_be_of(path.stem.casefold(), names)
+        and path.relative_to(config.out).as_posix().casefold() not in listed
     ]
     if there:
+        how = "pass --force to overwrite them" if rows is None else f"{LIST} lists none of them: move them away"
         raise ValueError(
-            f"{len(there)} pictures are there already that faces might overwrite: {first_few(there)}; pass --force to "
-            "overwrite them, or another --out"
+            f"{len(there)} pictures are there already that faces might overwrite: {first_few(there)}; {how}, or choose "
+            "another --out"
         )
+
+
+def _might_be_of(stem: str, names: set[str]) -> bool:
+    """Whether it is NAME, NAME-1 or NAME-1-2."""
+    less = re.sub(r"-\d+$", "", stem)
+    return not names.isdisjoint((stem, less, re.sub(r"-\d+$", "", less)))
 
 
 def _work(
     jobs: Sequence[Job],
-    folder: _Folder,
+    folder: CropFolder,
     template: Template,
     detector: Detector,
     config: AlignConfig,
@@ -221,44 +171,46 @@ def _work(
     errors: Console,
 ) -> bool:
     """Does the jobs; False when it had to stop, after saying why and how to go on."""
+    older = {str(job.source) for job in jobs} & folder.rows.keys()
     try:
-        with (
-            Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar,
-            folder.begin() as listing,
-        ):
+        with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar, folder.listing():
             task = bar.add_task("aligning", total=len(jobs))
             for job in jobs:
                 try:
-                    found, icc = _faces_of(job, template, detector, config, account)
-                    rows = _write(job, found, icc, folder)
-                    listing.write(_as_csv(rows))
-                    listing.flush()
+                    rows = _align(job, template, detector, config, folder, account)
                     account.done += 1
                     faces.update(_kind(row["left_out"]) for row in rows)
+                    older.discard(str(job.source))
                 except ImageError as error:
                     account.failed.append(str(error))
-                except MemoryError:
+                except (ValueError, RuntimeError, MemoryError) as error:
+                    if not is_full_memory(error):
+                        raise StopError(f"{job.source}: {error}") from error
                     account.failed.append(f"{job.source}: out of memory; shrink it, or crop it")
                 bar.advance(task)
     except (OSError, StopError, KeyboardInterrupt) as error:
         if not isinstance(error, KeyboardInterrupt):
             errors.print(f"error: {reason_of(error)}", markup=False, style="red", soft_wrap=True)
-        how = with_skip_existing(force=config.force, skip_existing=config.skip_existing)
-        print_line(errors, f"{account.done} of {len(jobs)} photographs were done; the same command{how} goes on")
+        on = f"{with_skip_existing(force=config.force, skip_existing=config.skip_existing)} goes on"
+        if older:  # these look done
+            on = " starts anew; --skip_existing would keep the older faces, too"
+        print_line(errors, f"{account.done} of {len(jobs)} photographs were done; the same command{on}")
         if isinstance(error, KeyboardInterrupt):
             raise
         return False
     return True
 
 
-def _faces_of(
-    job: Job, template: Template, detector: Detector, config: AlignConfig, account: Account
-) -> tuple[list[AlignedFace], bytes | None]:
-    """The faces of a photograph, and its ICC profile. Raises ImageError."""
-    picture = read_image(job.source, max_pixels=MAX_PIXELS)
-    account.notes.update(note for note in picture.notes if note != "alpha channel")
-    found = align_faces(
-        picture.rgb,
+def _align(
+    job: Job, template: Template, detector: Detector, config: AlignConfig, folder: CropFolder, account: Account
+) -> list[Row]:
+    """Finds the faces of a photograph and writes their crops, one at a time; returns what the list says of them.
+
+    Raises ImageError, and StopError when the file system refuses.
+    """
+    image, icc = _read(job, account)
+    found = look_for(
+        image,
         detector=detector.of(str(job.source)) if isinstance(detector, PointsFile) else detector,
         template=template,
         size=config.size,
@@ -267,30 +219,39 @@ def _faces_of(
         max_roll=config.max_roll,
         enlarge=config.enlarge,
     )
-    return found, picture.icc
+    taken = [one for one in found if one.reason is None]
+    numbers = [one.number if len(found) > 1 else None for one in taken]
+    names = folder.names_of(str(job.source), job.target, numbers)
+    named = {one.number: name for one, name in zip(taken, names, strict=True)}
+    rows = [_row(named.get(one.number, ""), job, one) for one in found]
+    rows = rows or [dict.fromkeys(COLUMNS, "") | {"source": str(job.source), "left_out": _NONE}]
+    try:
+        with tempfile.TemporaryDirectory(prefix=".tmp-", dir=folder.path) as made:
+            for one, name in zip(taken, names, strict=True):
+                _save(cut_out(image, one.face, template, config.size), Path(made) / name, icc)
+            folder.put(str(job.source), rows, Path(made))
+    except OSError as error:
+        raise StopError(f"cannot write the faces of {job.source} to {config.out}: {reason_of(error)}") from error
+    return rows
 
 
-def _write(job: Job, found: Sequence[AlignedFace], icc: bytes | None, folder: _Folder) -> list[Row]:
-    """Writes the crops; returns what the list says of them. Raises StopError when the file system refuses."""
-    folder.remove_older(str(job.source))
-    rows = []
-    for one in found:
-        name = ""
-        if one.image is not None:
-            name = folder.name_of(job.target, one.number if len(found) > 1 else None)
-            _save(one.image, folder.path / name, icc)
-        rows.append(_row(name, job, one))
-    return rows or [dict.fromkeys(COLUMNS, "") | {"source": str(job.source), "left_out": _NONE}]
+def _read(job: Job, account: Account) -> tuple[Image.Image, bytes | None]:
+    """A photograph that the memory holds, and its ICC profile. Raises ImageError for any other."""
+    header = read_header(job.source, checked=False)
+    if header is not None and header.size[0] * header.size[1] <= MAX_PIXELS:
+        reason = photograph_too_large_to_read(header)
+        if reason:
+            raise ImageError(job.source, reason)
+    picture = read_image(job.source, max_pixels=MAX_PIXELS)
+    account.notes.update(note for note in picture.notes if note != "alpha channel")
+    return picture.rgb, picture.icc
 
 
 def _save(image: Image.Image, path: Path, icc: bytes | None) -> None:
     data = io.BytesIO()  # Pillow's own writing to a file hides the system's error number
     image.save(data, format="PNG", icc_profile=icc)
-    try:
-        with atomic_write(path) as file:
-            file.write(data.getbuffer())
-    except OSError as error:
-        raise StopError(f"cannot write {path}: {reason_of(error)}") from error
+    with atomic_write(path) as file:
+        file.write(data.getbuffer())
 
 
 def _row(name: str, job: Job, one: AlignedFace) -> Row:
@@ -304,12 +265,6 @@ def _row(name: str, job: Job, one: AlignedFace) -> Row:
         "side": f"{one.side:.1f}",
         "left_out": one.reason or "",
     }
-
-
-def _as_csv(rows: Sequence[Row]) -> str:
-    text = io.StringIO(newline="")
-    csv.DictWriter(text, COLUMNS, lineterminator="\n").writerows(rows)
-    return text.getvalue()
 
 
 def _kind(reason: str) -> str:

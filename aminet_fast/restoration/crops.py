@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import Image
 
@@ -73,6 +73,31 @@ def align_faces(
     """
     check_options(size=size, min_score=min_score, min_eyes=min_eyes, max_roll=max_roll)
     picture = to_rgb(image)
+    found = look_for(
+        picture,
+        detector=detector,
+        template=template,
+        size=size,
+        min_score=min_score,
+        min_eyes=min_eyes,
+        max_roll=max_roll,
+        enlarge=enlarge,
+    )
+    return [one if one.reason else replace(one, image=cut_out(picture, one.face, template, size)) for one in found]
+
+
+def look_for(
+    picture: Image.Image,
+    *,
+    detector: str | Detector | Sequence[Face],
+    template: Template,
+    size: int,
+    min_score: float,
+    min_eyes: float,
+    max_roll: float,
+    enlarge: bool,
+) -> list[AlignedFace]:
+    """As `align_faces` of an RGB picture, without the crops: `cut_out` makes them one at a time."""
     if isinstance(detector, str) or callable(detector):
         faces = detect_faces(picture, detector, min_score=min_score)
     else:
@@ -83,9 +108,14 @@ def align_faces(
         reason = _reason(face, side, size, min_eyes, max_roll, enlarge)
         if reason is None and visible(pose_of(face, template), template, picture) < _VISIBLE:
             reason = "cut off by the picture's border"
-        crop = None if reason else _crop(picture, face, template, size)
-        found.append(AlignedFace(number, face, side, crop, reason))
+        found.append(AlignedFace(number, face, side, reason=reason))
     return found
+
+
+def cut_out(picture: Image.Image, face: Face, template: Template, size: int) -> Image.Image:
+    """The crop of a face in an RGB picture."""
+    pose = pose_of(face, template)
+    return warp_rounded(picture, pose.turn / size, pose.origin, (size, size))
 
 
 def check_options(*, size: int, min_score: float, min_eyes: float, max_roll: float) -> None:
@@ -108,8 +138,3 @@ def _reason(face: Face, side: float, size: int, min_eyes: float, max_roll: float
     if side < size * (1 - 1e-6) and not enlarge:
         return f"too small: {side:.0f} pixels a side"
     return None
-
-
-def _crop(picture: Image.Image, face: Face, template: Template, size: int) -> Image.Image:
-    pose = pose_of(face, template)
-    return warp_rounded(picture, pose.turn / size, pose.origin, (size, size))

@@ -105,6 +105,18 @@ def photograph_too_large_for_memory(photograph: Header, scale: int) -> str | Non
     return f"{_takes((width * scale, height * scale), needed, there)}; {remedy}"
 
 
+def photograph_too_large_to_read(photograph: Header) -> str | None:
+    """As `too_large_for_memory` for a photograph of which only parts are kept."""
+    there, needed = _memory(), _photograph_bytes(photograph, 0)
+    if there is None or needed <= there:
+        return None
+    width, height = photograph.size
+    return (
+        f"its {width}x{height} pixels take {needed / 2**30:.1f} GiB of memory, and the machine has "
+        f"{there / 2**30:.1f}; crop it, or shrink it first"
+    )
+
+
 def _photograph_bytes(photograph: Header, scale: int) -> int:
     """What the program, a photograph and its result take, as docs/restoration.md has it."""
     pixels = photograph.size[0] * photograph.size[1]

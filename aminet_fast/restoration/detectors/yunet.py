@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ..faces import Face
-from .detector import Detector
+from .detector import Detector, found_face, in_one_line
 
 _LEAST, _OVERLAP, _MOST = 0.3, 0.3, 5000  # score, IoU that makes one of two faces, faces of a picture
 
@@ -29,15 +29,15 @@ def open_yunet(path: Path) -> Detector:
 
     def detect(image: Image.Image) -> list[Face]:
         bgr = np.ascontiguousarray(np.asarray(image)[:, :, ::-1])  # [H, W, 3]
-        with lock:
+        with lock, in_one_line(cv2.error, path.name):
             network.setInputSize(image.size)
             rows = network.detect(bgr)[1]
-        faces = []
-        for row in [] if rows is None else np.asarray(rows, float).tolist():
-            left, top, width, height, *points, score = row
-            if width > 0 and height > 0:
-                places = tuple((points[i], points[i + 1]) for i in range(0, 10, 2))
-                faces.append(Face((left, top, left + width, top + height), score, places))
-        return faces
+        found = [] if rows is None else np.asarray(rows, float).tolist()
+        return [face for row in found if (face := _face(row)) is not None]
 
     return detect
+
+
+def _face(row: list[float]) -> Face | None:
+    left, top, width, height, *points, score = row
+    return found_face(left, top, width, height, score, tuple((points[i], points[i + 1]) for i in range(0, 10, 2)))
