@@ -15,6 +15,7 @@ from aminet_fast.data import draw_face
 from aminet_fast.network.expects import Expects, Template
 from aminet_fast.restoration import Face, FaceNetwork, restore_photograph
 from aminet_fast.restoration.align import DEFAULT
+from aminet_fast.restoration.detectors.points import PointsFile
 from benchmarks.photographs import __main__ as program
 from benchmarks.photographs import pasted, pictures, planted, recall
 from benchmarks.photographs.planted import Measured, Original, Planted
@@ -31,13 +32,8 @@ class Sharpened(nn.Module):
         return x + 0.5 * (x - coarse)
 
 
-class Known:
-    """A detector that knows the faces of a photograph, and the one of a portrait of 128x128.
-
-    It is not asked twice, as one of a file of points.
-    """
-
-    of = None
+class Known(PointsFile):
+    """Knows the faces of a photograph, and that of a portrait of 128x128; as a file of points, it is asked once."""
 
     def __init__(self, faces: list[Face]) -> None:
         self.faces = faces
