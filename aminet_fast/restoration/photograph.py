@@ -91,7 +91,7 @@ class RestoredFace:
             photograph has more; None where left out.
         bicubic: that enlarged by bicubic, RGB, 8 times as large.
         restored: the network's picture, of that size, whose averages over 8x8 blocks are `lr` but for rounding and
-        clipping.
+            clipping.
     """
 
     number: int
@@ -137,7 +137,7 @@ def restore_photograph(
 
     Args:
         model: an AMINet, or a `FaceNetwork` to be used for several calls (made with batch_size, autocast and ensemble,
-        which are left out here).
+            which are left out here).
         image: a PIL picture of any mode, upright (`ImageOps.exif_transpose` turns a photograph).
         detector: as `detect_faces` takes it, or the faces themselves.
         options: fields of `RestoreOptions`.
