@@ -81,6 +81,11 @@ def report(
         print_line(console, account.panel)
     if shipped(weights):
         print_line(console, f"weights of the package, {notice(weights)}")
+    report_rest(account, total, "pictures", console, errors)
+
+
+def report_rest(account: Account, total: int, what: str, console: Console, errors: Console) -> None:
+    """Prints what was left out, notes, and those of `total` that failed; `what` names them."""
     if account.left_out:
         print_line(console, f"left out, as Pillow opens none of them: {in_words(account.left_out)}")
     for note, count in account.notes.items():
@@ -88,7 +93,7 @@ def report(
     if account.failed:
         named = first_few(account.failed, "\n  ")
         errors.print(
-            f"warning: {len(account.failed)} of {total} pictures failed:\n  {named}", markup=False, soft_wrap=True
+            f"warning: {len(account.failed)} of {total} {what} failed:\n  {named}", markup=False, soft_wrap=True
         )
 
 

@@ -16,13 +16,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ..data import ImageError, read_image
-from ..data.formats import in_words
 from ..network.expects import Template, expects_of
 from ..network.inference import choose_device, load_network
 from ..output.atomic import atomic_write, make_writable
 from ..output.console import make_console
 from ..output.listing import first_few
-from .account import Account, StopError, is_full_memory, print_line, reason_of, with_skip_existing
+from .account import Account, StopError, is_full_memory, print_line, reason_of, report_rest, with_skip_existing
 from .align import DEFAULT
 from .crop_folder import COLUMNS, LIST, CropFolder, Row, Rows, read_list
 from .crops import AlignedFace, check_options, cut_out, look_for
@@ -291,12 +290,4 @@ def _report(
         print_line(console, f"left out: {count} x {reason}{more}")
     if none:
         print_line(console, f"no face was found in {none} photographs")
-    if account.left_out:
-        print_line(console, f"left out, as Pillow opens none of them: {in_words(account.left_out)}")
-    for note, count in account.notes.items():
-        print_line(console, f"note: {count} x {note}")
-    if account.failed:
-        named = first_few(account.failed, "\n  ")
-        errors.print(
-            f"warning: {len(account.failed)} of {total} photographs failed:\n  {named}", markup=False, soft_wrap=True
-        )
+    report_rest(account, total, "photographs", console, errors)

@@ -72,6 +72,8 @@ class RestoreOptions:
                 raise ValueError(f"{name} is {getattr(self, name)}, wanted 0 to 1")
         if self.max_faces is not None and self.max_faces < 0:
             raise ValueError(f"max_faces is {self.max_faces}, wanted 0 or more")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size}, wanted at least 1")
         if self.background not in RESAMPLINGS:
             raise ValueError(f"background is {self.background!r}, wanted one of {', '.join(RESAMPLINGS)}")
         check_ensemble(self.ensemble)
@@ -89,8 +91,8 @@ class RestoredFace:
         scale: pixels of the photograph for one of the network's LR picture, or None.
         lr: what the network was given: upright, framed as its weights expect, RGB of 16x16 pixels, or more where the
             photograph has more; None where left out.
-        bicubic: that enlarged by bicubic, RGB, 8 times as large.
-        restored: the network's picture, of that size, whose averages over 8x8 blocks are `lr` but for rounding and
+        bicubic: that enlarged by bicubic, RGB, as many times as the weights enlarge (the package's: 8).
+        restored: the network's picture, of that size, whose averages over blocks are `lr` but for rounding and
             clipping.
     """
 

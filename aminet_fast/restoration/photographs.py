@@ -32,7 +32,7 @@ from .detectors import Detector, open_detector
 from .detectors.points import PointsFile
 from .face_network import FaceNetwork
 from .faces import Face
-from .photograph import Restored, restore_photographs
+from .photograph import Restored, RestoreOptions, restore_photographs
 from .photograph_files import SCHEMA, Photograph, describe_face, in_a_line, load, refuse_foreign, save
 from .plan import Job, Plan, plan
 
@@ -194,16 +194,15 @@ def parse_faces(given: Sequence[int] | int | str | None) -> tuple[int, ...] | No
 
 
 def _check(config: RestoreConfig) -> None:
-    if not 2 <= config.scale <= 8:
-        raise ValueError(f"scale is {config.scale}, wanted 2 to 8")
-    for name in ("min_score", "blend"):
-        value = getattr(config, name)
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} is {value}, wanted 0 to 1")
-    if config.max_faces is not None and config.max_faces < 0:
-        raise ValueError(f"max_faces is {config.max_faces}, wanted 0 or more")
-    if config.batch_size < 1:
-        raise ValueError(f"batch_size is {config.batch_size}, wanted at least 1")
+    RestoreOptions(  # which says what is wrong with any of these
+        scale=config.scale,
+        min_score=config.min_score,
+        max_faces=config.max_faces,
+        background=config.background,
+        blend=config.blend,
+        ensemble=config.ensemble,
+        batch_size=config.batch_size,
+    )
     if config.force and config.skip_existing:
         raise ValueError("force overwrites results that exist, skip_existing keeps them; give one of the two")
     if config.panel:

@@ -259,8 +259,8 @@ def test_faces_are_chosen_in_one_photograph(
 @pytest.mark.parametrize(
     ("setting", "wanted"),
     [
-        ({"scale": 1}, "scale is 1, wanted 2 to 8"),
-        ({"scale": 9}, "scale is 9, wanted 2 to 8"),
+        ({"scale": 1}, "scale is 1, wanted a whole number from 2 to 8"),
+        ({"scale": 9}, "scale is 9, wanted a whole number from 2 to 8"),
         ({"min_score": 1.5}, "min_score is 1.5, wanted 0 to 1"),
         ({"min_score": float("nan")}, "min_score is nan, wanted 0 to 1"),
         ({"blend": -0.1}, "blend is -0.1, wanted 0 to 1"),
