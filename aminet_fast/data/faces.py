@@ -44,9 +44,9 @@ class FaceDataset(Dataset[dict[str, object]]):
 
     `ds[i]` or `ds[(i, item_seed)]` gives {"input": float32 [3, S, S], "hr": float32 [3, S, S],
     "lr": float32 [3, S/scale, S/scale], "name": str}, tensors in [-1, 1]; without HR no "hr".
-    With `augment` "full" a picture is flipped and cropped, with "flip" only flipped, by item_seed alone; a
-    plain index takes the seed from torch's generator, which a DataLoader seeds in every worker. Given pairs
-    are flipped, not cropped.
+    With `augment` "full" a picture is flipped and cropped, with "pose" flipped, turned, scaled and shifted, with "flip"
+    only flipped, by item_seed alone; a plain index takes the seed from torch's generator, which a DataLoader seeds in
+    every worker. Given pairs are flipped and nothing else.
 
     `names` are paths relative to the root. Raises IndexError for an index out of range.
     """
@@ -89,8 +89,9 @@ class FaceDataset(Dataset[dict[str, object]]):
             seed = int(torch.randint(2**62, ()).item())
         hr, lr = self._picture("hr", index), self._picture("lr", index)
         if self.augment != "none" and seed is not None:
-            hr = hr and augment_image(hr, int(seed), crop=self.augment == "full" and lr is None)
-            lr = lr and augment_image(lr, int(seed), crop=False)
+            how = self.augment if lr is None else "flip"
+            hr = hr and augment_image(hr, int(seed), how)
+            lr = lr and augment_image(lr, int(seed), how)
         if lr is None:
             assert hr is not None, "a store has at least one part"
             lr, up = degrade(hr, self.scale)

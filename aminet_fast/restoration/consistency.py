@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-from .warp import resize_levels
+from ..data.warp import resize_levels
 
 
 def match_averages(levels: np.ndarray, lr: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from .detect import detect_faces, to_rgb
 from .detectors import Detector
 from .faces import Face, by_position
 from .photograph import visible
-from .warp import warp_rounded
+from ..data.warp import warp_rounded
 
 LEAST_SIZE, MOST_SIZE = 16, 2048  # pixels of a crop's side
 _VISIBLE = 0.9  # of a face's ellipse that lies in the picture

@@ -12,7 +12,7 @@ from ..network.expects import Template
 from .align import Pose
 from .consistency import add_missing, match_averages
 from .two_passes import Grid
-from .warp import crop
+from ..data.warp import crop
 
 Background = Literal["lanczos", "bicubic", "none"]
 RESAMPLINGS = {

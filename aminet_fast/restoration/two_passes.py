@@ -19,7 +19,7 @@ from PIL import Image
 
 from .align import FRAME, Pose
 from .consistency import match_averages, match_bicubic
-from .warp import crop, resize_levels, warp_levels
+from ..data.warp import crop, resize_levels, warp_levels
 
 # LR pictures [h, w, 3] of levels, all of one size, to as many pictures [h * scale, w * scale, 3].
 Network = Callable[[Sequence[np.ndarray]], list[np.ndarray]]

@@ -14,6 +14,7 @@ import yaml
 from ..adversarial.discriminator import MultiScaleDiscriminator
 from ..adversarial.perceptual import LAYERS, check_layers
 from ..data import DataConfig
+from ..data.augment import Augment
 from ..network.presets import get_config, list_configs
 from ..ops.backends import NAMES
 from ..pretrained import shipped
@@ -103,8 +104,9 @@ class TrainConfig:
         betas: Adam's betas.
         schedule: Learning rate over the run: constant, or a cosine down to zero at the last step.
         warmup_steps: Steps over which the learning rate rises linearly from zero.
-        augment: full: horizontal flip and random resized crop; flip: the flip alone, for runs of a few
-            epochs; none.
+        augment: full: horizontal flip and random resized crop; pose: flip, and two of three faces turned by up
+            to 30 degrees, scaled and shifted, for faces as photographs have them; flip: the flip alone, for runs of a
+            few epochs; none.
         loss: Training loss; with gan, its pixel loss.
         init: Initial weights: PyTorch's, or N(0, 0.02) in every convolution as in the SPARNet line of work.
         gan: Train against a discriminator and on VGG19's features, as --gan.loss hinge; the defaults are AMIGAN's.
@@ -152,7 +154,7 @@ class TrainConfig:
     betas: tuple[float, float] = (0.9, 0.99)
     schedule: Literal["constant", "cosine"] = "constant"
     warmup_steps: int = 0
-    augment: Literal["full", "flip", "none"] = "full"
+    augment: Augment = "full"
     loss: Literal["l1", "l2"] = "l1"
     init: Literal["pytorch", "normal"] = "pytorch"
     gan: GanConfig | None = None

@@ -21,7 +21,7 @@ from aminet_fast.data import (
     to_image,
     to_tensor,
 )
-from aminet_fast.data.augment import augment, sample_box
+from aminet_fast.data.augment import POSED, augment, sample_box, sample_pose
 from aminet_fast.data.formats import in_words, pictures_among
 from aminet_fast.data.images import look_through
 from tests.harness.bad_files import make_zoo, ramp
@@ -218,10 +218,45 @@ def test_augment_is_a_function_of_the_seed():
     first = [augment(face, seed).tobytes() for seed in range(40)]
     assert first == [augment(face, seed).tobytes() for seed in range(40)]
     assert len(set(first)) == 40
-    flips = [augment(face, seed, crop=False).tobytes() for seed in range(400)]
+    flips = [augment(face, seed, "flip").tobytes() for seed in range(400)]
     mirrored = face.transpose(Image.Transpose.FLIP_LEFT_RIGHT).tobytes()
     assert set(flips) == {face.tobytes(), mirrored}
     assert 160 <= flips.count(mirrored) <= 240
+
+
+def test_a_pose_turns_scales_and_shifts_about_two_of_three_faces():
+    """A white spot on grey is where the drawn similarity has it, and the grey goes on beyond the picture's border."""
+    pixels = np.full((128, 128, 3), 90, np.uint8)
+    pixels[38:42, 88:92] = 255
+    moved = [np.asarray(augment(Image.fromarray(pixels), seed, "pose"), float) for seed in range(200)]
+    still = {pixels.tobytes(), np.ascontiguousarray(pixels[:, ::-1]).tobytes()}
+    assert 45 <= sum(levels.astype(np.uint8).tobytes() in still for levels in moved) <= 90
+    rows, columns = np.mgrid[:128, :128] + 0.5
+    for seed, levels in enumerate(moved):
+        rng = np.random.Generator(np.random.PCG64(seed))
+        flipped, turn, origin = rng.random() < 0.5, 1, 0
+        if rng.random() < POSED:
+            turn, origin = sample_pose(rng, 128, 128)
+        wanted = (90 + 40j - origin) / turn
+        wanted = complex(128 - wanted.real, wanted.imag) if flipped else wanted
+        light = np.clip(levels[..., 0] - 95, 0, None)
+        light[abs(columns + 1j * rows - wanted) > 10] = 0  # mirror images of the spot lie farther away
+        found = (light * (columns + 1j * rows)).sum() / light.sum()
+        assert abs(found - wanted) < 0.3, seed
+        assert levels.min() > 60, seed  # bicubic's undershoot; a border would be 0
+    assert augment(Image.fromarray(pixels), 3, "pose").tobytes() == moved[3].astype(np.uint8).tobytes()
+
+
+def test_poses_stay_in_their_ranges():
+    rng = np.random.default_rng(0)
+    poses = [sample_pose(rng, 128, 128) for _ in range(4000)]
+    turns = np.array([turn for turn, _ in poses])
+    rolls, sizes = np.degrees(np.angle(1 / turns)), 1 / np.abs(turns)
+    assert (rolls.min(), rolls.max()) == pytest.approx((-30, 30), abs=0.1)
+    assert (sizes.min(), sizes.max()) == pytest.approx((0.6, 1.2), abs=0.003)
+    middles = np.array([(64 + 64j - origin) / turn for turn, origin in poses]) - (64 + 64j)
+    for axis in (middles.real, middles.imag):
+        assert (axis.min(), axis.max()) == pytest.approx((-8, 8), abs=0.05)
 
 
 def test_boxes_have_torchvisions_area_and_ratio():

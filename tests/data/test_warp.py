@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from aminet_fast.restoration.consistency import enlarge_levels, match_averages, match_bicubic
-from aminet_fast.restoration.warp import crop, resize_levels, warp, warp_levels, warp_rounded
+from aminet_fast.data.warp import crop, resize_levels, warp, warp_levels, warp_rounded
 from tests.restoration.inputs import noise
 
 PICTURE = noise(40, 30)
