@@ -26,6 +26,7 @@ from .align import DEFAULT
 from .crop_folder import COLUMNS, LIST, CropFolder, Row, Rows, read_list
 from .crops import AlignedFace, check_options, cut_out, look_for
 from .detectors import Detector, open_detector
+from .detectors.detector import DetectorError
 from .detectors.points import PointsFile
 from .photograph_files import MAX_PIXELS
 from .plan import Job, plan
@@ -182,6 +183,8 @@ def _work(
                     older.discard(str(job.source))
                 except ImageError as error:
                     account.failed.append(str(error))
+                except DetectorError as error:
+                    account.failed.append(f"{job.source}: {error}")
                 except (ValueError, RuntimeError, MemoryError) as error:
                     if not is_full_memory(error):
                         raise StopError(f"{job.source}: {error}") from error

@@ -29,6 +29,7 @@ from .account import (
 )
 from .comparison import Rows, check_panel, refuse_clash, save_rows, three
 from .detectors import Detector, open_detector
+from .detectors.detector import DetectorError
 from .detectors.points import PointsFile
 from .face_network import FaceNetwork
 from .faces import Face
@@ -281,6 +282,8 @@ def _process(run: _Run, chunk: Sequence[Photograph]) -> None:
         )
     except ImageError as error:
         reason = error.reason
+    except DetectorError as error:
+        reason = str(error)
     except (RuntimeError, MemoryError) as error:
         if not is_full_memory(error):
             raise

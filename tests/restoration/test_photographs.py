@@ -18,6 +18,7 @@ from aminet_fast.commands.cli import main
 from aminet_fast.network.inference import load_network
 from aminet_fast.output.extras import missing
 from aminet_fast.restoration import RestoreConfig, open_detector, photographs, restore_files
+from aminet_fast.restoration.detectors.detector import DetectorError
 from aminet_fast.restoration.faces import Face
 from aminet_fast.restoration.photograph import restore_photographs
 from aminet_fast.restoration.photographs import parse_faces
@@ -89,6 +90,25 @@ def test_a_full_memory_costs_one_photograph_alone(
     assert f"{root}/b.png: out of memory; lower --scale (now 4) or --batch_size, or crop it" in captured.err
     assert "2 of 3 pictures restored" in captured.out
     assert "note: 1 x out of memory: the photographs were done one by one" in captured.out
+    assert names_in(tmp_path / "out") == ["a.json", "a.png", "c.json", "c.png"]
+
+
+def test_a_detector_that_fails_costs_one_photograph_alone(
+    tmp_path: Path, core: Core, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = album(tmp_path / "in", "a.png", "c.png")
+    noise(40, 40).save(root / "b.png")
+
+    def fail(images: Sequence[Image.Image]) -> None:
+        if any(image.width == 40 for image in images):
+            raise DetectorError("detector yunet.onnx failed: a shape of no use")
+
+    core.before = fail
+    assert run(tmp_path, root) == 1
+    captured = capsys.readouterr()
+    assert f"{root}/b.png: detector yunet.onnx failed: a shape of no use" in captured.err
+    assert "2 of 3 pictures restored" in captured.out
+    assert "memory" not in captured.out + captured.err
     assert names_in(tmp_path / "out") == ["a.json", "a.png", "c.json", "c.png"]
 
 

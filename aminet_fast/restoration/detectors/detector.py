@@ -16,6 +16,10 @@ Detector = Callable[[Image.Image], list[Face]]
 _LEAST = 1e-3  # pixels between the eyes: of points that are all one, what rounding leaves
 
 
+class DetectorError(RuntimeError):
+    """A detector's library failed at a picture."""
+
+
 def found_face(
     left: float, top: float, width: float, height: float, score: float, points: tuple[tuple[float, float], ...]
 ) -> Face | None:
@@ -28,10 +32,10 @@ def found_face(
 
 @contextmanager
 def in_one_line(error_type: type[Exception], name: str) -> Iterator[None]:
-    """Turns a library's own errors into RuntimeError, or MemoryError for a full memory, of one line."""
+    """Turns a library's own errors into DetectorError, or MemoryError for a full memory, of one line."""
     try:
         yield
     except error_type as error:
         reason = " ".join(str(error).split())
-        kind = MemoryError if "memory" in reason.lower() else RuntimeError
+        kind = MemoryError if "memory" in reason.lower() else DetectorError
         raise kind(f"detector {name} failed: {reason}") from error
