@@ -23,8 +23,8 @@ SHIFT = 1 / 16  # of the side, both ways: a pixel of 16
 
 
 def augment(image: Image.Image, seed: int, how: Augment = "full") -> Image.Image:
-    """Flip with probability 1/2 and, with "full", cut a random box and resize it to the picture's size, or, with "pose",
-    turn, scale and shift two of three pictures, as `sample_pose` says.
+    """Flip with probability 1/2; with "full", cut a random box and resize it to the picture's size; with "pose", turn,
+    scale and shift two of three pictures, as `sample_pose` says.
 
     The box is sampled as torchvision's RandomResizedCrop does (area 0.7-1, ratio 3/4-4/3) and resized by
     Pillow's antialiased bicubic. The same picture and `seed` give the same result in every process.

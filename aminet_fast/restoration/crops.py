@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 
 from PIL import Image
 
+from ..data.warp import warp_rounded
 from ..network.expects import Template
 from .align import DEFAULT, pose_of
 from .detect import detect_faces, to_rgb
 from .detectors import Detector
 from .faces import Face, by_position
 from .photograph import visible
-from ..data.warp import warp_rounded
 
 LEAST_SIZE, MOST_SIZE = 16, 2048  # pixels of a crop's side
 _VISIBLE = 0.9  # of a face's ellipse that lies in the picture

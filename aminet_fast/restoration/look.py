@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from .faces import SHAPE, Face, box_around, roll_of
 from ..data.warp import warp
+from .faces import SHAPE, Face, box_around, roll_of
 
 _CELL, _FACE = 128, 64  # pixels of a piece's side, and of a face's in it
 _WIDE = tuple(range(-60, 61, 15))  # degrees of the first look

@@ -8,11 +8,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
+from ..data.warp import crop
 from ..network.expects import Template
 from .align import Pose
 from .consistency import add_missing, match_averages
 from .two_passes import Grid
-from ..data.warp import crop
 
 Background = Literal["lanczos", "bicubic", "none"]
 RESAMPLINGS = {

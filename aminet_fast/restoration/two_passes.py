@@ -17,9 +17,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from ..data.warp import crop, resize_levels, warp_levels
 from .align import FRAME, Pose
 from .consistency import match_averages, match_bicubic
-from ..data.warp import crop, resize_levels, warp_levels
 
 # LR pictures [h, w, 3] of levels, all of one size, to as many pictures [h * scale, w * scale, 3].
 Network = Callable[[Sequence[np.ndarray]], list[np.ndarray]]

@@ -20,13 +20,13 @@ from PIL import Image
 from torch import Tensor
 
 from aminet_fast.data import to_tensor
+from aminet_fast.data.warp import warp, warp_levels
 from aminet_fast.metrics import psnr, ssim
 from aminet_fast.network.expects import Template
 from aminet_fast.restoration import Detector, Face, FaceNetwork, detect_faces, restore_photograph
 from aminet_fast.restoration.align import FRAME, Pose, pose_of, template_of
 from aminet_fast.restoration.faces import box_around, roll_of
 from aminet_fast.restoration.paste import Patch, ellipse, enlarge_photograph, paste
-from aminet_fast.data.warp import warp, warp_levels
 
 EYES, ANGLES = (3.4, 4.2, 5.0, 6.0), (0, 10, 20, 30)  # pixels, degrees
 WANTED = 0.8  # the gain at 20 degrees over that at none

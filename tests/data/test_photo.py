@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from aminet_fast.data.photo import _PRINTS, FACE_POINTS, Scene, sample_photograph, sample_scene
-from aminet_fast.restoration.faces import fit, roll_of
 from aminet_fast.data.warp import warp
+from aminet_fast.restoration.faces import fit, roll_of
 
 SIDE = 64
 
