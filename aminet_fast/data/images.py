@@ -20,6 +20,8 @@ from .formats import counts, ending_of, readable, suffixes, why_not
 
 log = logging.getLogger(__name__)
 
+_ROWS = 64  # of a 16-bit picture at a time
+
 
 class ImageError(ValueError):
     """A file that is no usable picture. The message names the file, `reason` says what is wrong with it."""
@@ -201,11 +203,11 @@ def to_grey(file: str | Path, image: Image.Image) -> Image.Image:
     if not (low >= 0 and high <= 65535) or (image.mode == "F" and high > 255):
         want = "[0, 1] or [0, 255]" if image.mode == "F" else "[0, 65535]"
         raise ImageError(file, f"has values from {low:g} to {high:g} in mode {image.mode}, wanted {want}")
-    if image.mode == "F":
-        scaled = values.astype(np.float64) * (255.0 if high <= 1 else 1.0)
-    else:
-        scaled = values.astype(np.float64) / 257.0
-    return Image.fromarray(np.rint(scaled).astype(np.uint8))
+    times, over = (1.0, 257.0) if image.mode != "F" else (255.0 if high <= 1 else 1.0, 1.0)
+    levels = np.empty(values.shape, np.uint8)
+    for row in range(0, len(values), _ROWS):  # float64 takes 8 bytes a pixel, and what is rounded as many
+        levels[row : row + _ROWS] = np.rint(values[row : row + _ROWS].astype(np.float64) * times / over)
+    return Image.fromarray(levels)
 
 
 def center_crop(image: Image.Image, side: int | None = None) -> Image.Image:

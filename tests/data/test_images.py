@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from aminet_fast.data import (
 )
 from aminet_fast.data.augment import POSED, augment, sample_box, sample_pose
 from aminet_fast.data.formats import in_words, pictures_among
-from aminet_fast.data.images import look_through
+from aminet_fast.data.images import look_through, to_grey
 from tests.harness.bad_files import make_zoo, ramp
 
 
@@ -81,6 +82,16 @@ def test_sixteen_bits_are_scaled_not_clipped(zoo):
     color = np.asarray(read_image(folder / "rgb16.png").rgb).astype(int)
     assert np.abs(color[..., 0] - want).max() <= 1  # Pillow keeps the high byte
     assert set(color[..., 1].ravel().tolist()) <= {127, 128}
+
+
+def test_sixteen_bits_take_little_memory():
+    picture = Image.fromarray(np.full((1000, 1000), 40_000, np.uint16))
+    tracemalloc.start()
+    grey = to_grey("x.png", picture)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert grey.getextrema() == (156, 156)
+    assert peak < 8 * 1000 * 1000
 
 
 def test_alpha_and_profile_come_along(zoo):
