@@ -13,6 +13,8 @@ from types import FrameType
 class _Terminated(KeyboardInterrupt):
     """SIGTERM, which ends the work as Ctrl-C does: unfinished files are removed, and how to go on is said."""
 
+    number = signal.SIGTERM
+
 
 def run_until_terminated(work: Callable[[], int]) -> int:
     """Returns what `work` returns, or 143 where SIGTERM ended it."""

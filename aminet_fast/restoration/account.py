@@ -54,7 +54,7 @@ def with_skip_existing(*, force: bool, skip_existing: bool) -> str:
 
 def tell_stop(error: BaseException, account: Account, total: int, out: str, on: str, errors: Console) -> None:
     """Says why the work stops, how far it had come, and how it goes on."""
-    if not isinstance(error, KeyboardInterrupt):
+    if not isinstance(error, (KeyboardInterrupt, BrokenPipeError)):
         errors.print(f"error: {reason_of(error)}", markup=False, style="red", soft_wrap=True)
     so_far = f"{account.done} of {total} pictures had been written to {out}" if total else there(account)
     print_line(errors, f"{so_far}; the same command{on}")

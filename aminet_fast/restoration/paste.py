@@ -67,7 +67,7 @@ def patch_of(
 def _over(levels: np.ndarray, grid: Grid, left: int, top: int, size: tuple[int, int], scale: int) -> np.ndarray:
     """The levels in the result's pixels: averages where these are the coarser ones, else bicubic."""
     fine = grid.side * grid.pitch / len(levels)  # pixels of the photograph along one of the levels
-    x, y = (left - grid.origin.real) / fine, (top - grid.origin.imag) / fine
+    x, y = (max(0.0, place / fine) for place in (left - grid.origin.real, top - grid.origin.imag))
     box = (x, y, min(x + size[0] / scale / fine, len(levels)), min(y + size[1] / scale / fine, len(levels)))
     resampling = Image.Resampling.BOX if fine * scale < 1 else Image.Resampling.BICUBIC
     planes = [Image.fromarray(np.ascontiguousarray(levels[..., c])) for c in range(levels.shape[2])]

@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from .. import __version__
-from ..data import ImageError, read_image
+from ..data import ImageError, Picture, read_image
 from ..output.atomic import atomic_writes
 from .photograph import RestoredFace
 from .plan import Job
@@ -68,12 +68,18 @@ def load(job: Job, scale: int, notes: Counter[str]) -> Photograph:
         if reason:
             raise ImageError(job.source, reason)
     picture = read_image(job.source, max_pixels=MAX_PIXELS)
+    image, icc, said = as_photograph(picture)
+    notes.update(said)
+    return Photograph(job, image, icc)
+
+
+def as_photograph(picture: Picture) -> tuple[Image.Image, bytes | None, list[str]]:
+    """The picture, grey where its file is, with its alpha (L, LA, RGB, RGBA); its ICC profile; what was converted."""
     kept = ("alpha channel",) if not picture.grey else ("alpha channel", "L to RGB", "LA to RGB", "1 to RGB")
-    notes.update(note for note in picture.notes if note not in kept)
     image = picture.rgb.getchannel(0) if picture.grey else picture.rgb
     if picture.alpha is not None:
         image.putalpha(picture.alpha)
-    return Photograph(job, image, picture.icc)
+    return image, picture.icc, [note for note in picture.notes if note not in kept]
 
 
 def save(image: Image.Image, photograph: Photograph, description: dict[str, Any], *, note: bool) -> None:

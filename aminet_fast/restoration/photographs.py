@@ -227,13 +227,11 @@ def _work(run: _Run, todo: Plan) -> bool:
             on = f"{'' if config.force else how} makes all of them anew, and the panel"
             none = "no face was restored in this run"
             account.panel = save_rows(run.rows, config.panel, none=none + _not_shown(account))
-    except BrokenPipeError:  # nobody reads our lines any more
-        raise
     except (OSError, ValueError, StopError, KeyboardInterrupt) as error:
         if isinstance(error, ValueError) and run.faces is not None:  # a face that the only photograph has not
             raise
         tell_stop(error, account, len(todo.jobs), config.out, on, errors)
-        if isinstance(error, KeyboardInterrupt):
+        if isinstance(error, (KeyboardInterrupt, BrokenPipeError)):  # the latter: nobody reads our lines any more
             raise
         return False
     return True

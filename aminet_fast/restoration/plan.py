@@ -76,7 +76,7 @@ def plan(
     for root in dict.fromkeys(path for given in inputs for path in _expand(given)):
         nested = root.is_dir() and _inside(folder, root) and not _inside(root, folder)
         pictures, others = look_through(root)
-        left_out += others
+        left_out += others - look_through(folder)[1] if nested and folder.is_dir() else others
         for source in pictures:
             if nested and _inside(source, folder):
                 continue

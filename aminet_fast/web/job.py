@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import tempfile
 import threading
 import time
@@ -17,8 +18,6 @@ from ..restoration.detectors import Detector, open_detector
 from ..restoration.photograph import RestoreOptions, restore_photograph
 from .limits import Limits, read_upload
 from .results import draw_numbers, report, restored_faces, save_png, save_preview, summary
-
-_KEPT = ("alpha channel", "L to RGB", "LA to RGB")  # notes of reading that are not true of the result
 
 
 @dataclass(frozen=True)
@@ -98,27 +97,28 @@ class Job:
 
     def _run(self, path: Path, options: RestoreOptions, folder: Path) -> Outcome:
         start = time.perf_counter()
-        image, picture = read_upload(path, self.limits, options.scale)
+        image, icc, notes = read_upload(path, self.limits, options.scale)
         restored = restore_photograph(self.model, image, detector=self.detector, **_fields(options))
         seconds = time.perf_counter() - start
-        notes = [note for note in picture.notes if note not in _KEPT]
         target = Path(tempfile.mkdtemp(prefix="result-", dir=folder))
-        outcome = Outcome(
-            png=target / f"{path.stem}-restored.png",
-            json=target / f"{path.stem}-restored.json",
-            summary=summary(restored.faces, (image.size, restored.image.size), seconds, self.about.where, notes),
-            before=target / "before.jpg",
-            after=target / "after.jpg",
-            numbered=draw_numbers(image, restored.faces),
-            gallery=restored_faces(restored.faces),
-        )
-        icc = picture.icc if image.mode in ("RGB", "RGBA") else None  # it speaks of RGB values
-        save_png(restored.image, outcome.png, icc, restored.faces)
-        outcome.json.write_text(
-            report(restored.faces, image.size, self._about(outcome, path, options)), encoding="utf-8"
-        )
-        save_preview(restored.before, outcome.before, icc)
-        save_preview(restored.image, outcome.after, icc)
+        try:
+            outcome = Outcome(
+                png=target / f"{path.stem}-restored.png",
+                json=target / f"{path.stem}-restored.json",
+                summary=summary(restored.faces, (image.size, restored.image.size), seconds, self.about.where, notes),
+                before=target / "before.jpg",
+                after=target / "after.jpg",
+                numbered=draw_numbers(image, restored.faces),
+                gallery=restored_faces(restored.faces),
+            )
+            save_png(restored.image, outcome.png, icc, restored.faces)
+            about = self._about(outcome, path, options)
+            outcome.json.write_text(report(restored.faces, image.size, about), encoding="utf-8")
+            save_preview(restored.before, outcome.before, icc)
+            save_preview(restored.image, outcome.after, icc)
+        except BaseException:  # a full disk: Gradio removes what it is given, and this it never is
+            shutil.rmtree(target, ignore_errors=True)
+            raise
         return outcome
 
     def _about(self, outcome: Outcome, path: Path, options: RestoreOptions) -> dict[str, Any]:

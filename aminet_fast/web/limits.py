@@ -7,9 +7,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageChops
+from PIL import Image
 
-from ..data.images import ImageError, Picture, read_image
+from ..data.images import ImageError, read_image
+from ..restoration.photograph_files import as_photograph
 from ..restoration.sizes import read_header
 
 _RESULT = 4  # pixels of a result over those of the largest upload
@@ -62,8 +63,8 @@ def _mega(pixels: int) -> str:
     return f"{pixels / 1e6:.3g} megapixels"
 
 
-def read_upload(path: Path, limits: Limits, scale: int) -> tuple[Image.Image, Picture]:
-    """A photograph that somebody uploaded: upright, 8-bit, L, RGB, LA or RGBA; and what `read_image` says of it.
+def read_upload(path: Path, limits: Limits, scale: int) -> tuple[Image.Image, bytes | None, list[str]]:
+    """A photograph that somebody uploaded, as `as_photograph` returns it.
 
     Its size is read from the header before anything is decoded; Pillow's own limit of pixels does not count.
 
@@ -78,12 +79,7 @@ def read_upload(path: Path, limits: Limits, scale: int) -> tuple[Image.Image, Pi
     except ImageError as error:
         raise ValueError(f"{path.name} {error.reason}") from error
     limits.check(picture.rgb.size, scale)  # plugins may decode another size than the header's
-    red, green, blue = picture.rgb.split()
-    is_grey = ImageChops.difference(red, green).getbbox() is None and ImageChops.difference(red, blue).getbbox() is None
-    image = red.copy() if is_grey else picture.rgb.copy()  # a grey photograph stays grey
-    if picture.alpha is not None:
-        image.putalpha(picture.alpha)
-    return image, picture
+    return as_photograph(picture)
 
 
 def parse_numbers(text: str | None) -> tuple[int, ...] | None:

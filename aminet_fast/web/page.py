@@ -11,6 +11,7 @@ from torch import nn
 
 from ..output.extras import missing
 from ..restoration.detectors import Detector
+from ..restoration.detectors.detector import DetectorError
 from ..restoration.photograph import RestoreOptions
 from .job import About, Job
 from .limits import Limits, parse_numbers
@@ -219,7 +220,7 @@ def _line(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno is not None:  # its message may name folders
         log.error("a photograph was not restored: %s", error)
         return f"The computer that runs this page cannot do it: {error.strerror}."
-    if isinstance(error, (ValueError, ImportError, OSError)):
+    if isinstance(error, (ValueError, ImportError, OSError, DetectorError)):
         return " ".join(str(error).split())
     log.error("a photograph was not restored", exc_info=error)
     return f"The program failed ({type(error).__name__}); its console says where."

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import ipaddress
 import os
+import re
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -84,7 +87,7 @@ class LocalFilesOnly:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answers 403 to such a request, and hands every other on."""
         path = scope.get("path", "").lower()
-        if "=http:" in path or "=https:" in path or "/proxy=" in path:
+        if re.search("[=/]https?:", path) or "/proxy=" in path:
             await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
             await send({"type": "http.response.body", "body": b"this page hands out its own files alone\n"})
             return
@@ -152,6 +155,7 @@ def private_folder() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)  # a thread of Gradio's may still put a file there
         os.environ.clear()
         os.environ.update(before)
 
@@ -242,14 +246,15 @@ def _announce(config: WebConfig) -> None:
 
 
 def _end(page: Any, folder: Path) -> None:
-    """Stops serving. The photograph in work is finished, as Python waits for its thread; a second Ctrl-C does not."""
+    """Stops serving. The photograph in work is finished first; a second signal does not wait for it."""
     try:
         page.job.end(wait=False)
         if page.job.busy:
             print("aminet: finishing the photograph in work; Ctrl-C again ends at once", file=sys.stderr, flush=True)
         page.close(verbose=False)
         page.job.end()
-    except KeyboardInterrupt:
-        print("aminet: interrupted", file=sys.stderr, flush=True)
+    except KeyboardInterrupt as error:
+        number = getattr(error, "number", signal.SIGINT)
+        print(f"aminet: {'interrupted' if number == signal.SIGINT else 'terminated'}", file=sys.stderr, flush=True)
         shutil.rmtree(folder, ignore_errors=True)
-        os._exit(130)
+        os._exit(128 + number)

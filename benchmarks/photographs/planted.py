@@ -217,8 +217,8 @@ def score(frame: Tensor, truth: Tensor) -> tuple[float, float]:
 def table(rows: Sequence[Measured]) -> Iterator[str]:
     """Markdown: a line for each size and turn."""
     yield (
-        "| eyes, px | turned | found | false | roll error, median | bicubic, dB | restored | SSIM, bicubic | restored |"
-        " gain, dB | with flip | no alignment |"
+        "| eyes, px | turned | found | false | roll error, median | bicubic, dB | restored, dB | SSIM, bicubic |"
+        " SSIM, restored | gain, dB | with flip | no alignment |"
     )
     yield "|" + "---|" * 12
     for row in rows:

@@ -78,8 +78,11 @@ def test_plan_refuses_before_anything_is_lost(tmp_path: Path) -> None:
 
 def test_results_inside_the_input_folder_are_not_inputs_again(tmp_path: Path) -> None:
     root = faces(tmp_path / "in", "a.png", "up/a.png")
-    jobs = plan([str(root)], root / "up", force=True).jobs
-    assert [(j.source, j.target) for j in jobs] == [(root / "a.png", root / "up" / "a.png")]
+    for path in (root / "notes.txt", root / "up" / "a.json"):
+        path.write_text("{}")
+    todo = plan([str(root)], root / "up", force=True)
+    assert [(j.source, j.target) for j in todo.jobs] == [(root / "a.png", root / "up" / "a.png")]
+    assert todo.left_out == {".txt": 1}
 
 
 def command(tmp_path: Path, weights: str, *inputs: Path, **settings: object) -> UpscaleConfig:

@@ -330,13 +330,17 @@ def test_a_fault_of_the_program_is_not_taken_for_a_full_memory(tmp_path: Path, c
         run(tmp_path, album(tmp_path / "in", "a.png", "b.png"))
 
 
-def test_nobody_who_reads_is_no_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_who_reads_is_no_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def gone(run: object, line: str) -> None:
         raise BrokenPipeError
 
     monkeypatch.setattr(photographs._Run, "say", gone)
     with pytest.raises(BrokenPipeError):
-        run(tmp_path, album(tmp_path / "in", "a.png"))
+        run(tmp_path, album(tmp_path / "in", "a.png", "b.png"))
+    so_far = f"1 of 2 pictures had been written to {tmp_path / 'out'}"
+    assert capsys.readouterr().err == f"{so_far}; the same command with --skip_existing goes on\n"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to catch")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import threading
 from pathlib import Path
@@ -55,6 +56,16 @@ def test_no_face(upload: Path, tmp_path: Path) -> None:
         assert "Description" not in png.info  # nothing was synthesised
         assert_same(png, photograph().resize((320, 280), Image.Resampling.LANCZOS))
     assert outcome.summary.startswith("**No face was found.**")
+
+
+def test_a_full_disk_leaves_nothing(upload: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("aminet_fast.web.job.save_preview", full)
+    with pytest.raises(OSError, match="No space left"):
+        make_job(three_faces()).run(upload, RestoreOptions(scale=2), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["group.png"]
 
 
 def test_too_large_never_reaches_the_detector(upload: Path, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_more_pixels_than_pillow_takes(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
     source = noise(40, 30)
     source.save(tmp_path / "large.png")
-    image, _ = read_upload(tmp_path / "large.png", Limits(megapixels=0.0012), 2)
+    image, *_ = read_upload(tmp_path / "large.png", Limits(megapixels=0.0012), 2)
     assert image.tobytes() == source.tobytes()
     with pytest.raises(ValueError, match=r"has 40x30 pixels, 0\.0012 megapixels; at most 0\.00119 megapixels"):
         read_upload(tmp_path / "large.png", Limits(megapixels=0.00119), 2)
@@ -92,7 +92,7 @@ def test_a_header_that_is_not_true(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     noise(4, 3).save(path)
     decoded = Picture(noise(40, 30), None, None, [], False)
     monkeypatch.setattr(limits, "read_image", lambda path, *, max_pixels: decoded)
-    assert read_upload(path, Limits(megapixels=0.0012), 2)[1] is decoded
+    assert read_upload(path, Limits(megapixels=0.0012), 2)[0] is decoded.rgb
     with pytest.raises(ValueError, match="has 40x30 pixels"):
         read_upload(path, Limits(megapixels=0.001), 2)
 
@@ -111,20 +111,27 @@ def test_modes(tmp_path: Path, mode: str, wanted: str) -> None:
     path = tmp_path / "picture.tif"
     source = noise(5, 4, "RGBA").convert(mode)
     source.save(path)
-    image, _ = read_upload(path, Limits(), 2)
+    image, _, said = read_upload(path, Limits(), 2)
     assert image.mode == wanted
     assert image.tobytes() == source.convert(wanted).tobytes()
+    assert said == (["CMYK to RGB"] if mode == "CMYK" else [])
+
+
+def test_colours_that_are_grey_keep_their_profile(tmp_path: Path) -> None:
+    noise(5, 4, "L").convert("RGB").save(tmp_path / "picture.png", icc_profile=b"profile")
+    image, icc, _ = read_upload(tmp_path / "picture.png", Limits(), 2)
+    assert (image.mode, icc) == ("RGB", b"profile")
 
 
 def test_sixteen_bits_and_exif(tmp_path: Path) -> None:
     path = tmp_path / "deep.png"
     Image.fromarray(np.array([[0, 257 * 3], [257 * 200, 65535]], np.uint16)).save(path)
-    image, picture = read_upload(path, Limits(), 2)
+    image, _, said = read_upload(path, Limits(), 2)
     assert (image.mode, list(image.tobytes())) == ("L", [0, 3, 200, 255])
-    assert picture.notes == ["I;16 scaled to 8 bits"]
+    assert said == ["I;16 scaled to 8 bits"]
     exif = Image.Exif()
     exif[0x0112] = 6
     source = noise(5, 3)
     source.save(tmp_path / "turned.png", exif=exif)
-    image, _ = read_upload(tmp_path / "turned.png", Limits(), 2)
+    image, *_ = read_upload(tmp_path / "turned.png", Limits(), 2)
     assert image.tobytes() == source.transpose(Image.Transpose.ROTATE_270).tobytes()

