@@ -26,7 +26,7 @@ Network = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 
 _KEPT = 1.3  # times the network's LR side up to which a larger face keeps its pixels
 _AROUND = 4  # LR pixels around the turned frame, in all
-_SECOND = 0.8  # what the second pass counts inside of the frame; the first is the rest
+_SECOND = 0.6  # what the second pass counts inside of the frame; the first is the rest
 _FEATHER = 0.1  # of the frame's side, over which the second pass goes over into the first
 
 
