@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +30,23 @@ class Account:
 
 class StopError(Exception):
     """Going on makes no sense; the message says why and what to do."""
+
+
+def written(account: Account, target: Path, write: Callable[[], None]) -> bool:
+    """Writes a result by `write` and counts it; False where its format cannot hold it, which is one that failed.
+
+    Raises:
+        StopError: the system refuses, as for a full disk: the next would fare no better.
+    """
+    try:
+        write()
+    except (OSError, ValueError, MemoryError) as error:
+        if getattr(error, "errno", None) is not None:
+            raise StopError(f"cannot write {target}: {reason_of(error)}") from error
+        account.failed.append(f"{target}: cannot be written ({error or type(error).__name__})")
+        return False
+    account.done += 1
+    return True
 
 
 def keeps_panel(panel: str, account: Account, *, skip_existing: bool) -> bool:

@@ -25,8 +25,7 @@ from .account import Account, StopError, is_full_memory, print_line, reason_of, 
 from .align import DEFAULT
 from .crop_folder import COLUMNS, LIST, CropFolder, Row, Rows, read_list
 from .crops import AlignedFace, check_options, cut_out, look_for
-from .detectors import Detector, open_detector
-from .detectors.detector import DetectorError
+from .detectors import Detector, DetectorError, open_detector
 from .detectors.points import PointsFile
 from .photograph_files import MAX_PIXELS
 from .plan import Job, plan

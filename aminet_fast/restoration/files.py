@@ -6,6 +6,7 @@ import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -26,10 +27,10 @@ from .account import (
     how_to_go_on,
     is_full_memory,
     keeps_panel,
-    reason_of,
     report,
     tell_stop,
     with_skip_existing,
+    written,
 )
 from .comparison import PanelRows, check_panel, refuse_clash, save_rows
 from .images import upscale_images
@@ -199,8 +200,6 @@ def _check(config: UpscaleConfig) -> None:
     if config.batch_size < 1:
         raise ValueError(f"batch_size is {config.batch_size}, wanted at least 1")
     check_ensemble(config.ensemble)
-    if config.force and config.skip_existing:
-        raise ValueError("force overwrites results that exist, skip_existing keeps them; give one of the two")
     if config.panel:
         check_panel(config.panel, force=config.force or config.skip_existing)
 
@@ -269,15 +268,9 @@ def _process(
         _with_less_memory(model, chunk, config, account, rows)
         return
     for loaded, result in zip(chunk, results, strict=True):
-        try:
-            save(result, loaded.job.target, loaded.icc, account.notes)
-        except (OSError, ValueError, MemoryError) as error:
-            if getattr(error, "errno", None) is not None:  # the system's: a full disk, no permission
-                raise StopError(f"cannot write {loaded.job.target}: {reason_of(error)}") from error
-            account.failed.append(f"{loaded.job.target}: cannot be written ({error or type(error).__name__})")
-            continue
-        account.done += 1
-        if rows is not None:
+        target = loaded.job.target
+        write = partial(save, result, target, loaded.icc, account.notes)
+        if written(account, target, write) and rows is not None:
             rows.add(loaded.job, loaded.lr, result, loaded.original)
 
 

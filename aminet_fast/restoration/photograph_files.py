@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -91,17 +91,16 @@ def save(image: Image.Image, photograph: Photograph, description: dict[str, Any]
     Raises:
         OSError: the file system refuses.
     """
-    image.info = {}  # Pillow would write what it carries of the source
     text = as_text(description)
     with atomic_writes(json_path(photograph.job.target), photograph.job.target) as (beside, file):
         beside.write(f"{text}\n".encode())
-        image.save(
-            file,
-            format="PNG",
-            icc_profile=photograph.icc,
-            pnginfo=note_of(description["faces"]) if note else None,
-            compress_level=_COMPRESSION,
-        )
+        write_png(image, file, photograph.icc, note_of(description["faces"]) if note else None)
+
+
+def write_png(image: Image.Image, file: BinaryIO | Path, icc: bytes | None, note: PngInfo | None) -> None:
+    """Writes a result with its profile and texts, and nothing else of what the picture carries of its source."""
+    image.info = {}
+    image.save(file, format="PNG", icc_profile=icc, pnginfo=note, compress_level=_COMPRESSION)
 
 
 def as_text(description: dict[str, Any]) -> str:

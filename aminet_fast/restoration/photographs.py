@@ -23,13 +23,12 @@ from .account import (
     is_full_memory,
     keeps_panel,
     print_line,
-    reason_of,
     report,
     tell_stop,
+    written,
 )
 from .comparison import Rows, check_panel, refuse_clash, save_rows, three
-from .detectors import Detector, open_detector
-from .detectors.detector import DetectorError
+from .detectors import Detector, DetectorError, open_detector
 from .detectors.points import PointsFile
 from .face_network import FaceNetwork
 from .faces import Face
@@ -204,8 +203,6 @@ def _check(config: RestoreConfig) -> None:
         ensemble=config.ensemble,
         batch_size=config.batch_size,
     )
-    if config.force and config.skip_existing:
-        raise ValueError("force overwrites results that exist, skip_existing keeps them; give one of the two")
     if config.panel:
         check_panel(config.panel, force=config.force or config.skip_existing)
 
@@ -309,14 +306,9 @@ def _write(run: _Run, photograph: Photograph, restored: Restored) -> None:
     """Writes a result, and says so; one that no PNG holds fails, and the rest goes on."""
     job = photograph.job
     description = _describe(run, photograph, restored)
-    try:
-        save(restored.image, photograph, description, note=run.config.note)
-    except (OSError, ValueError, MemoryError) as error:
-        if getattr(error, "errno", None) is not None:  # the system's: a full disk, no permission
-            raise StopError(f"cannot write {job.target}: {reason_of(error)}") from error
-        run.account.failed.append(f"{job.target}: cannot be written ({error or type(error).__name__})")
+    note = run.config.note
+    if not written(run.account, job.target, lambda: save(restored.image, photograph, description, note=note)):
         return
-    run.account.done += 1
     run.say(json.dumps(description) if run.config.json else in_a_line(job.source, job.target, restored.faces))
     if run.rows is not None:
         _add_rows(run.rows, job, run.places[job], restored)

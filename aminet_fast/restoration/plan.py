@@ -65,9 +65,12 @@ def plan(
 
     Raises:
         ValueError: nothing was found, several pictures would become one file, a result would overwrite an
-            input, or results exist and neither `force` nor `skip_existing` is on; the first few are named.
+            input, or results exist and neither `force` nor `skip_existing` is on; the first few are named. Or both
+            are on.
         FileNotFoundError: an input does not exist and matches nothing.
     """
+    if force and skip_existing:
+        raise ValueError("force overwrites results that exist, skip_existing keeps them; give one of the two")
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"out {folder} is a file; wanted a folder for the results")

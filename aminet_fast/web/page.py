@@ -10,8 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..output.extras import missing
-from ..restoration.detectors import Detector
-from ..restoration.detectors.detector import DetectorError
+from ..restoration.detectors import Detector, DetectorError
 from ..restoration.photograph import RestoreOptions
 from .job import About, Job
 from .limits import Limits, parse_numbers

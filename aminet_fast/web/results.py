@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..output.listing import first_few
 from ..restoration.photograph import RestoredFace
-from ..restoration.photograph_files import SCHEMA, as_text, describe_face, kind_of, note_of
+from ..restoration.photograph_files import SCHEMA, as_text, describe_face, kind_of, note_of, write_png
 from ..restoration.sizes import Size
 
 GALLERY = 64  # faces shown one by one
@@ -21,9 +21,7 @@ _COLOURS = {"restored": (38, 120, 255), "left out": (240, 130, 20)}
 
 def save_png(image: Image.Image, target: Path, icc: bytes | None, faces: Sequence[RestoredFace]) -> None:
     """Writes the result as a PNG that says how many of its faces were synthesised; it keeps the profile alone."""
-    text = note_of([describe_face(face) for face in faces])
-    image.info = {}  # Pillow would write what it carries of the source
-    image.save(target, format="PNG", icc_profile=icc, pnginfo=text, compress_level=4)
+    write_png(image, target, icc, note_of([describe_face(face) for face in faces]))
 
 
 def save_preview(image: Image.Image, target: Path, icc: bytes | None) -> None:

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from aminet_fast.data import DataConfig, DataError, StepSampler, degrade, open_faces, read_image, to_tensor
+from aminet_fast.data import DataConfig, DataError, StepSampler, degrade, open_faces, read_image, to_image, to_tensor
+from aminet_fast.data.augment import augment
 from aminet_fast.data.check import CheckConfig, check
 from tests.harness.bad_files import make_zoo, ramp
 
@@ -137,6 +138,9 @@ def test_augmentation_comes_from_the_item_seed_alone(cache):
     flipped = open_faces(config, augment="flip")
     assert {flipped[(0, s)]["hr"].equal(plain[0]["hr"].flip(2)) for s in range(20)} == {True, False}
     assert {flipped[(0, s)]["hr"].equal(plain[0]["hr"]) for s in range(20)} == {True, False}
+    posed, face = open_faces(config, augment="pose"), to_image(plain[0]["hr"])
+    for seed in range(6):
+        assert to_image(posed[(0, seed)]["hr"]).tobytes() == augment(face, seed, "pose").tobytes()
     torch.manual_seed(0)
     assert not torch.equal(moved[0]["hr"], moved[0]["hr"])  # a plain index draws anew each time
     with pytest.raises(IndexError):

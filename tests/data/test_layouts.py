@@ -245,13 +245,15 @@ def test_pairs_are_taken_as_given(tmp_path, caplog):
     assert torch.equal(faces[0]["lr"], to_tensor(lr))
     assert torch.equal(faces[0]["hr"], to_tensor(Image.open(root / "HR" / "a.png")))
     assert not torch.equal(faces[0]["lr"], to_tensor(degrade(Image.open(root / "HR" / "a.png"))[0]))
-    augmented = open_faces(config(root), "all", augment=True)
-    seen = {augmented[(0, seed)]["lr"].flip(2).equal(faces[0]["lr"]) for seed in range(20)}
-    assert seen == {True, False}
-    for seed in range(20):
-        item = augmented[(0, seed)]
-        flipped = item["lr"].flip(2).equal(faces[0]["lr"])
-        assert (item["hr"].flip(2) if flipped else item["hr"]).equal(faces[0]["hr"])
+    for augment in ("full", "pose"):  # pairs are flipped, both alike, and nothing else
+        augmented = open_faces(config(root), "all", augment=augment)
+        seen = {augmented[(0, seed)]["lr"].flip(2).equal(faces[0]["lr"]) for seed in range(20)}
+        assert seen == {True, False}
+        for seed in range(20):
+            item = augmented[(0, seed)]
+            flipped = item["lr"].flip(2).equal(faces[0]["lr"])
+            assert (item["lr"].flip(2) if flipped else item["lr"]).equal(faces[0]["lr"])
+            assert (item["hr"].flip(2) if flipped else item["hr"]).equal(faces[0]["hr"])
 
 
 def test_pairs_in_split_folders(tmp_path):

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import nn
 
 from aminet_fast import AMINet, AMINetConfig
+from aminet_fast.restoration import UpscaleConfig
 
 
 class Lopsided(nn.Module):
@@ -52,3 +53,8 @@ def save_network(folder: Path) -> str:
     torch.manual_seed(0)
     AMINet(AMINetConfig(width=4, hourglass_width=4)).save_pretrained(folder)
     return str(folder)
+
+
+def command(tmp_path: Path, weights: str, *inputs: Path, **settings: object) -> UpscaleConfig:
+    names = [str(path) for path in inputs]
+    return UpscaleConfig(names, out=str(tmp_path / "out"), weights=weights, **settings)  # type: ignore[arg-type]

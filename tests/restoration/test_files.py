@@ -22,72 +22,7 @@ from aminet_fast.restoration.files import save
 from aminet_fast.restoration.plan import plan
 from aminet_fast.restoration.sizes import refuse_too_large, shrunk
 from tests.harness.bad_files import make_zoo, ramp
-from tests.restoration.inputs import Lopsided, assert_same, bicubic, brightened, faces, noise, save_network
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return save_network(tmp_path_factory.mktemp("net"))
-
-
-def test_plan_keeps_names_and_structure(tmp_path: Path) -> None:
-    root, out = faces(tmp_path / "in", "a.png", "sub/b.jpg", "sub/c.gif", "x[1].png"), tmp_path / "out"
-    whole = {str(j.target.relative_to(out)) for j in plan([str(root)], out).jobs}
-    assert whole == {"a.png", "sub/b.jpg", "sub/c.png", "x[1].png"}
-    assert {j.target.name for j in plan([str(root)], out, format="jpg").jobs} == {
-        "a.jpg",
-        "b.jpg",
-        "c.jpg",
-        "x[1].jpg",
-    }
-    assert [j.target for j in plan([str(root / "**" / "*.jpg")], out).jobs] == [out / "b.jpg"]
-    assert [j.target for j in plan([str(root / "x[1].png")], out).jobs] == [out / "x[1].png"]
-    assert len(plan([str(root), str(root / "a.png"), str(root / "." / "a.png")], out).jobs) == 4
-
-
-def test_plan_refuses_before_anything_is_lost(tmp_path: Path) -> None:
-    root, out = faces(tmp_path / "in", "a.png", "a.gif", "one/s.png", "two/s.png"), tmp_path / "out"
-    with pytest.raises(ValueError, match=r"a\.gif and .*a\.png would both become .*a\.png"):
-        plan([str(root)], out)
-    with pytest.raises(ValueError, match="would both become"):
-        plan([str(root / "one" / "s.png"), str(root / "two" / "s.png")], out)
-    for n in range(6):
-        faces(root, f"more/{n}.png", f"more/{n}.gif")
-    faces(root, "a.ppm")
-    with pytest.raises(ValueError, match=r"^7 results would be of several pictures: ") as e:
-        plan([str(root)], out)
-    assert f"{root}/a.gif and {root}/a.png and {root}/a.ppm would all become {out}/a.png, " in str(e.value)
-    assert f"{root}/more/3.gif and {root}/more/3.png would both become {out}/more/3.png and 2 more; " in str(e.value)
-    for path in [root / "a.ppm", root / "a.gif", *(root / "more").iterdir()]:
-        path.unlink()
-    with pytest.raises(ValueError, match="would overwrite pictures that are inputs"):
-        plan([str(root)], root, force=True)
-    faces(out, "a.png")
-    with pytest.raises(ValueError, match=r"1 of 3 results exist already: .*a\.png; pass --skip_existing .* --force"):
-        plan([str(root)], out)
-    assert len(plan([str(root)], out, force=True).jobs) == 3
-    going_on = plan([str(root)], out, skip_existing=True)
-    assert (len(going_on.jobs), going_on.existing) == (2, [out / "a.png"])
-    with pytest.raises(FileNotFoundError, match="nothing matches"):
-        plan([str(root / "*.webp")], out)
-    with pytest.raises(ValueError, match="no pictures to upscale"):
-        plan([], out)
-    with pytest.raises(ValueError, match="is a file"):
-        plan([str(root)], root / "a.png")
-
-
-def test_results_inside_the_input_folder_are_not_inputs_again(tmp_path: Path) -> None:
-    root = faces(tmp_path / "in", "a.png", "up/a.png")
-    for path in (root / "notes.txt", root / "up" / "a.json"):
-        path.write_text("{}")
-    todo = plan([str(root)], root / "up", force=True)
-    assert [(j.source, j.target) for j in todo.jobs] == [(root / "a.png", root / "up" / "a.png")]
-    assert todo.left_out == {".txt": 1}
-
-
-def command(tmp_path: Path, weights: str, *inputs: Path, **settings: object) -> UpscaleConfig:
-    names = [str(path) for path in inputs]
-    return UpscaleConfig(names, out=str(tmp_path / "out"), weights=weights, **settings)  # type: ignore[arg-type]
+from tests.restoration.inputs import Lopsided, assert_same, bicubic, brightened, command, faces, noise
 
 
 def test_command_writes_pictures_and_refuses_a_second_time(
@@ -336,33 +271,6 @@ def test_going_on_after_ctrl_c(
         upscale(command(tmp_path, weights, root, skip_existing=True, force=True))
 
 
-def test_a_panel_never_replaces_an_input_or_a_result(tmp_path: Path, weights: str) -> None:
-    root = faces(tmp_path / "in", "a.png")
-    before = (root / "a.png").read_bytes()
-    for panel, what in ((root / "a.png", "an input"), (tmp_path / "out" / "a.png", "a result")):
-        with pytest.raises(ValueError, match=f"would overwrite {what}; choose another --panel"):
-            upscale(command(tmp_path, weights, root, panel=str(panel), force=True))
-    assert (root / "a.png").read_bytes() == before
-    assert not (tmp_path / "out" / "a.png").exists()
-
-
-def test_a_panel_shows_an_original_only_where_there_is_one(tmp_path: Path, weights: str) -> None:
-    (tmp_path / "in").mkdir()
-    noise(40, 40).save(tmp_path / "in" / "big.png")
-    noise(10, 10).save(tmp_path / "in" / "small.png")  # not shrunk: its own pixels are no original of the result
-    panel = tmp_path / "panel.png"
-    assert upscale(command(tmp_path, weights, tmp_path / "in", lr_size=10, panel=str(panel))) == 0
-    with Image.open(panel) as sheet:
-        column = np.asarray(sheet)[:, 4 + 3 * (80 + 4) : 4 + 3 * (80 + 4) + 80]
-    assert column[60].std() > 20  # inside big.png's row
-    assert (column[-60] == 255).all()
-    panel.unlink()
-    (tmp_path / "in" / "big.png").unlink()
-    assert upscale(command(tmp_path, weights, tmp_path / "in", lr_size=10, panel=str(panel), force=True)) == 0
-    with Image.open(panel) as sheet:
-        assert sheet.width == 4 + 3 * (80 + 4)
-
-
 def test_what_a_failed_batch_held_is_gone_when_its_pictures_are_tried_again(
     tmp_path: Path, weights: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -383,80 +291,6 @@ def test_what_a_failed_batch_held_is_gone_when_its_pictures_are_tried_again(
     monkeypatch.setattr(files, "upscale_images", full)
     assert upscale(command(tmp_path, weights, faces(tmp_path / "in", "a.png", "b.png"))) == 0
     assert alive == [False, False]
-
-
-def test_a_panel_shows_results_that_were_there_already(
-    tmp_path: Path, weights: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The same panel, byte for byte, whichever of its pictures an earlier run did."""
-    names = [f"{n}.png" for n in range(10)]
-    root, out, panel = tmp_path / "in", tmp_path / "out", tmp_path / "panel.png"
-    root.mkdir()
-    for n, name in enumerate(names):
-        noise(12, 9, "RGBA" if n == 1 else "RGB", seed=n).save(root / name)
-    assert upscale(command(tmp_path, weights, root, lr_size=4, panel=str(panel))) == 0
-    whole = panel.read_bytes()
-    for missing in ([], ["0.png", "3.png", "9.png"], ["8.png"], names):
-        panel.unlink()
-        for name in missing:
-            (out / name).unlink()
-        assert upscale(command(tmp_path, weights, root, lr_size=4, panel=str(panel), skip_existing=True)) == 0
-        assert panel.read_bytes() == whole
-        assert f"side by side: {panel}" in capsys.readouterr().out
-
-    # What cannot be shown makes room for the next, and is no failure.
-    panel.unlink()
-    (out / "2.png").write_bytes(b"no picture")
-    noise(8, 8).save(out / "4.png")
-    added: list[str] = []
-    real = files.PanelRows.add
-    monkeypatch.setattr(
-        files.PanelRows, "add", lambda rows, job, *rest: [added.append(job.source.name), real(rows, job, *rest)]
-    )
-    assert upscale(command(tmp_path, weights, root, lr_size=4, panel=str(panel), skip_existing=True)) == 0
-    printed = capsys.readouterr().out
-    assert f"nothing left to do: 10 results were there already, in {out}" in printed
-    assert f"note: 2 x left out of the panel: {out}/2.png: is no picture that Pillow knows" in printed
-    assert f"; {out}/4.png: has 8x8 pixels, and these options give 40x32\n" in printed
-    assert added == [name for name in names if name not in ("2.png", "4.png")]
-    panel.unlink()
-    assert upscale(command(tmp_path, weights, root, lr_size=3, panel=str(panel), skip_existing=True)) == 0
-    printed = capsys.readouterr().out
-    assert f"no panel {panel}: there is no picture to show\n" in printed
-    assert "note: 8 x left out of the panel: " in printed
-    assert "; and 3 more\n" in printed
-    assert not panel.exists()
-    with pytest.raises(ValueError, match="would overwrite a result; choose another --panel"):
-        upscale(command(tmp_path, weights, root, panel=str(out / "0.png"), skip_existing=True))
-
-
-def test_a_panel_that_cannot_be_written_is_named(
-    tmp_path: Path, weights: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    root, out, panel = faces(tmp_path / "in", "a.png", "b.png"), tmp_path / "out", tmp_path / "panel.png"
-    real, calls = os.fsync, []
-
-    def full(handle: int) -> None:
-        calls.append(handle)
-        if len(calls) > 2:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        real(handle)
-
-    monkeypatch.setattr(os, "fsync", full)
-    assert upscale(command(tmp_path, weights, root, panel=str(panel))) == 1
-    error = capsys.readouterr().err
-    assert f"error: cannot write the panel {panel}: the disk is full (No space left on device); free some" in error
-    assert f"2 of 2 pictures had been written to {out}; the same command with --skip_existing makes the panel" in error
-    assert upscale(command(tmp_path, weights, root, panel=str(panel), skip_existing=True)) == 1
-    assert "2 results were there already; the same command makes the panel" in capsys.readouterr().err
-    monkeypatch.setattr(os, "fsync", real)
-    assert upscale(command(tmp_path, weights, root, panel=str(panel), skip_existing=True)) == 0
-    assert panel.exists()
-    calls.clear()
-    monkeypatch.setattr(os, "fsync", full)
-    assert upscale(command(tmp_path, weights, root, panel=str(panel), force=True)) == 1
-    how = f"with --skip_existing in place of --force makes the panel when the older {panel} is removed"
-    assert f"the same command {how}\n" in capsys.readouterr().err
 
 
 def test_settings_are_looked_at_where_nothing_is_left_to_do(tmp_path: Path, weights: str) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from aminet_fast import AMINet, Expects
 from aminet_fast.restoration import upscale_images
 from aminet_fast.restoration.tiling import process_tiles, tile_starts, tile_weights
-from tests.restoration.inputs import Lopsided, assert_same, bicubic, brightened, noise, save_network
+from tests.restoration.inputs import Lopsided, assert_same, bicubic, brightened, noise
 
 
 class Darken(nn.Module):
@@ -27,11 +27,6 @@ class Darken(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.shapes.append(tuple(x.shape))
         return x - 64 / 127.5
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return save_network(tmp_path_factory.mktemp("net"))
 
 
 def test_identity_network_gives_bicubic_in_order() -> None:

