@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from aminet_fast.restoration.detectors import DetectorError
 from aminet_fast.restoration.photograph import restore_photograph
 from aminet_fast.web.limits import Limits
 from tests.harness import ROOT
@@ -82,17 +83,17 @@ def client_of(server: Server, folder: Path) -> Any:
     return Client(server.url, verbose=False, analytics_enabled=False, download_files=str(folder / "downloads"))
 
 
-def click_restore(page: Any, upload: Path) -> None:
+def give(page: Any, upload: Path) -> None:
     page.set_input_files(UPLOAD, upload)
     page.wait_for_selector("#photograph img", timeout=30_000)
-    page.click("#restore")
 
 
 def test_upload_look_and_download(page: Any, upload: Path, server: Server, tmp_path: Path) -> None:
     assert page.locator("#png").is_disabled()
     assert not page.locator("#faces").is_visible()
     with watched() as elsewhere:
-        click_restore(page, upload)
+        give(page, upload)
+        page.click("#restore")
         page.wait_for_selector("#numbered img", timeout=60_000)
     assert elsewhere == []
     assert page.inner_text("#summary").startswith("3 faces found: 3 restored, 0 left out. 160x140 to 640x560")
@@ -132,8 +133,9 @@ def test_upload_look_and_download(page: Any, upload: Path, server: Server, tmp_p
 def test_options_of_the_page(page: Any, upload: Path) -> None:
     page.click("#scale label:has-text('2')")
     page.click("text=More options")
+    give(page, upload)  # meanwhile the box is there: what is typed into it while it is being made is lost
     page.fill("#chosen textarea, #chosen input", "2")
-    click_restore(page, upload)
+    page.click("#restore")
     page.wait_for_selector("#numbered img", timeout=60_000)
     summary = page.inner_text("#summary")
     assert summary.startswith("3 faces found: 1 restored, 2 left out. Left out: number 1, 3 (not chosen).")
@@ -149,6 +151,14 @@ def test_errors_are_one_line(page: Any, tmp_path: Path, server: Server) -> None:
     page.click("#restore")
     page.wait_for_selector("text=notes.png is no picture that Pillow knows", timeout=30_000)
     assert "Traceback" not in page.content()
+
+
+def test_what_stops_a_detector_is_said_in_its_words() -> None:
+    need("gradio")
+    from aminet_fast.web.page import _line
+
+    assert _line(DetectorError("detector y.onnx failed: no such layer")) == "detector y.onnx failed: no such layer"
+    assert "its console says where" in _line(RuntimeError("no such layer"))
 
 
 def test_endpoint(server: Server, upload: Path, tmp_path: Path) -> None:

@@ -8,12 +8,14 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from aminet_fast.commands import cli
-from aminet_fast.web.server import LocalFilesOnly, WebConfig, loopback_only, private_folder, refuse_taken
+from aminet_fast.commands.signals import _Terminated
+from aminet_fast.web.server import LocalFilesOnly, WebConfig, _end, loopback_only, private_folder, refuse_taken
 from tests.harness import ROOT
 
 
@@ -127,6 +129,22 @@ def test_addresses_are_not_fetched(path: str, status: int) -> None:
 
     asyncio.run(LocalFilesOnly(answer)({"path": path}, None, send))
     assert sent[0]["status"] == status
+
+
+@pytest.mark.parametrize(("signalled", "status"), [(KeyboardInterrupt, 130), (_Terminated, 143)])
+def test_a_second_signal_ends_at_once(
+    signalled: type[KeyboardInterrupt], status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(*, wait: bool = True) -> None:
+        if wait:
+            raise signalled
+
+    statuses: list[int] = []
+    monkeypatch.setattr(os, "_exit", statuses.append)
+    (tmp_path / "visitors").mkdir()
+    _end(SimpleNamespace(job=SimpleNamespace(end=end, busy=True), close=lambda verbose: None), tmp_path / "visitors")
+    assert statuses == [status]
+    assert not (tmp_path / "visitors").exists()
 
 
 def test_help_loads_neither_gradio_nor_torch() -> None:
