@@ -11,10 +11,12 @@ from torch import Tensor
 from ..reference.frm import norm_act_conv_ref
 from . import backends
 from ._arguments import arguments, image, parameter
+from ._devices import triton_problem
 from ._library import (
     DTYPES,
     Needs,
     autocasts,
+    cuda_kernels,
     describe,
     differentiable,
     empty_as,
@@ -27,13 +29,13 @@ from .extension import load
 
 library.define(
     "norm_act_conv_fwd(Tensor x, Tensor scale, Tensor shift, Tensor weight, float slope, int stride, bool reflect,"
-    " bool upsample, bool moments, Tensor? packed=None) -> (Tensor y, Tensor mean, Tensor var)"
+    ' bool upsample, bool moments, Tensor? packed=None, str backend="auto") -> (Tensor y, Tensor mean, Tensor var)'
 )
 # Gradients that are not needed come back with no elements.
 library.define(
     "norm_act_conv_bwd(Tensor dy, Tensor? dmean, Tensor? dvar, Tensor x, Tensor scale, Tensor shift, Tensor weight,"
     " Tensor y, Tensor mean, float slope, int stride, bool reflect, bool upsample, bool need_input, bool need_weight,"
-    " Tensor? packed=None) -> (Tensor dx, Tensor dscale, Tensor dshift, Tensor dweight)"
+    ' Tensor? packed=None, str backend="auto") -> (Tensor dx, Tensor dscale, Tensor dshift, Tensor dweight)'
 )
 # One for each weight, without elements where none is of use.
 library.define(
@@ -41,6 +43,44 @@ library.define(
     " -> Tensor[]"
 )
 backends.register("norm_act_conv", "cpu", "cpu", lambda: load("_C")[1])
+
+
+def _given(*arguments: Any) -> tuple[Tensor, Tensor, int, bool]:
+    """x, the weight, stride and upsample, of the forward's arguments or the backward's."""
+    first, options = (3, 9) if isinstance(arguments[4], Tensor) else (0, 4)  # places of x and of slope
+    return arguments[first], arguments[first + 3], arguments[options + 1], arguments[options + 3]
+
+
+def _out(size: int, stride: int, upsample: bool) -> int:
+    """Rows of y for so many of x, or columns."""
+    return (size * (2 if upsample else 1) - 1) // stride + 1
+
+
+def _about(*arguments: Any) -> tuple[Tensor, int]:
+    x, *_ = _given(*arguments)
+    return x, x.shape[1]
+
+
+def _refuses(*arguments: Any) -> str:
+    """Why csrc/cuda/norm_act_conv.cu does not take these."""
+    x, weight, stride, upsample = _given(*arguments)
+    (n, c, h, w), k = x.shape, weight.shape[0]
+    if c % 8 or k % 8:
+        return f"it is for multiples of 8 inputs and outputs, not for {c} and {k}"
+    if c * k >= 2**23:
+        return f"it is for fewer than 2**23 inputs times outputs, not for {c} and {k}"
+    if min(h, w) < 2:
+        return "maps of one row or one column"
+    if upsample and stride == 2:
+        return "a stride of 2 with upsample"
+    if not n:
+        return "there are no images"
+    if max(c * h * w, k * _out(h, stride, upsample) * _out(w, stride, upsample)) >= 2**31:
+        return "an image has 2**31 elements or more"
+    return ""
+
+
+cuda_kernels("norm_act_conv", about=_about, refuses=_refuses, tf32=("fwd", "bwd"))
 triton_kernels("norm_act_conv", ("fwd", "bwd", "prepack"))
 
 _take = arguments(
@@ -71,7 +111,10 @@ def norm_act_conv(
     Batch normalisation is such a scale and shift (`batch_norm_affine`). The padded activation is not kept for backward
     but made again. With `upsample` the map is doubled by nearest neighbours before it is padded; it is never written
     either. float32 and float64 of stride 1 need fewer products than the convolution has, as in Winograd's F(2x2, 3x3):
-    an infinity becomes NaN in its whole tile.
+    an infinity becomes NaN in its whole tile. On CUDA devices backend="cuda" asks for the compiled kernels, in forward
+    and backward. They take multiples of eight inputs and outputs and maps of at least 2x2, and no stride with
+    `upsample`; Triton's serve everything else, and one line in the log says so. Products of float32 are exact on CUDA
+    devices unless torch.backends.cuda.matmul.allow_tf32 or its successor allows TF32.
 
     Args:
         x: [N, C, H, W] of float32, float64, bfloat16 or float16, in any layout; channels_last is the fastest.
@@ -100,11 +143,12 @@ def norm_act_conv(
         raise ValueError(f"norm_act_conv: stride must be 1 or 2, got {stride!r}")
     if padding not in PADDINGS:
         raise ValueError(f"norm_act_conv: padding must be one of {', '.join(PADDINGS)}, got {padding!r}")
-    if backends.choose("norm_act_conv", x.device.type, backend, x.dtype) == "reference":
+    chosen = backends.choose("norm_act_conv", x.device.type, backend, x.dtype)
+    if chosen == "reference":
         return _reference(x, scale, shift, weight, slope, stride, padding, upsample, moments)
     _check_packed(packed, weight)
     reflect = padding == "reflect"
-    y, mean, var = _call(x, scale, shift, weight, slope, stride, reflect, upsample, moments, packed)
+    y, mean, var = _call(x, scale, shift, weight, slope, stride, reflect, upsample, moments, packed, chosen)
     return (y, mean, var) if moments else (y, None, None)
 
 
@@ -128,9 +172,10 @@ def norm_act_conv_prepack(
         backend: "auto", "reference", "cpu", "triton" or "cuda"; None: AMINET_FAST_BACKEND, else "auto".
 
     Returns:
-        For each weight a tensor [1-d], or None where the operator would not use it. On CUDA devices it is of `dtype`,
-        as large as the weight or 16 / 9 of it, once for each direction. On the CPU it serves the forward in float32 and
-        float64, of the weight's own dtype, up to 16 / 9 as large and filled up to 16 outputs.
+        For each weight a tensor [1-d], or None where the operator would not use it. On CUDA devices with Triton it is
+        of `dtype`, as large as the weight or 16 / 9 of it, once for each direction; with `upsample` and backward it has
+        the weight once more. On the CPU it serves the forward in float32 and float64, of the weight's own dtype, up to
+        16 / 9 as large and filled up to 16 outputs.
 
     Raises:
         TypeError, ValueError: an argument is not as above; the message names it.
@@ -143,7 +188,7 @@ def norm_act_conv_prepack(
     first = weights[0]
     dtype = first.dtype if dtype is None else dtype
     chosen = backends.choose("norm_act_conv", first.device.type, backend, dtype)
-    if chosen == "reference" or dtype not in DTYPES:
+    if chosen == "reference" or dtype not in DTYPES or not _packs_on(first.device.type):
         return [None] * len(weights)
     flags = [int(upsample) for upsample in upsamples]
     with torch.no_grad():
@@ -151,9 +196,20 @@ def norm_act_conv_prepack(
     return [packed if packed.numel() else None for packed in found]
 
 
-def packed_taps(stride: int, upsample: bool) -> int:
-    """Weights of a tap set in either direction, see kernels/norm_act_conv_plan.py."""
-    return 9 if not upsample else 16 if stride == 1 else 4
+@torch.compiler.assume_constant_result
+def _packs_on(device: str) -> bool:
+    """Whether norm_act_conv_prepack, which on CUDA devices is Triton's alone, can serve tensors there."""
+    return device != "cuda" or not triton_problem()
+
+
+def packed_taps(stride: int, upsample: bool, backward: bool) -> int:
+    """Matrices of C times K that a weight is packed into on a GPU; kernels/norm_act_conv_plan.py has their order.
+
+    As many for the gradient of x as for the forward. With upsample nine more follow, the plain weights: the compiled
+    kernels take that gradient by another way, a convolution of stride 2 over sums of 2x2 of y's gradient.
+    """
+    taps = 9 if not upsample else 16 if stride == 1 else 4
+    return taps * (2 if backward else 1) + (9 if backward and upsample and stride == 1 else 0)
 
 
 def _check_packed(packed: Tensor | None, weight: Tensor) -> None:
@@ -201,13 +257,13 @@ def _forward_fake(
     upsample: bool,
     moments: bool,
     packed: Tensor | None = None,
+    backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]:
     torch._check(x.device == scale.device and x.device == weight.device)
     n, c, h, w = x.shape
     torch._check(weight.shape[1] == c and scale.shape[0] == c and shift.shape[0] == c)
-    factor, k = 2 if upsample else 1, weight.shape[0]
-    h, w = (h * factor - 1) // stride + 1, (w * factor - 1) // stride + 1
-    y = x.new_empty((n, h, w, k)).permute(0, 3, 1, 2)
+    k = weight.shape[0]
+    y = x.new_empty((n, _out(h, stride, upsample), _out(w, stride, upsample), k)).permute(0, 3, 1, 2)
     dtype, kept = torch.promote_types(x.dtype, torch.float32), k if moments else 0
     return y, x.new_empty(kept, dtype=dtype), x.new_empty(kept, dtype=dtype)
 
@@ -230,6 +286,7 @@ def _backward_fake(
     need_input: bool,
     need_weight: bool,
     packed: Tensor | None = None,
+    backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     torch._check(dy.shape[0] == x.shape[0] and dy.shape[1] == weight.shape[0])
     dweight = empty_as(weight) if need_weight else weight.new_empty(0)
@@ -252,7 +309,7 @@ def _packed_size(weight: Tensor, stride: int, upsample: bool, dtype: torch.dtype
     """The kernels' rules too: csrc/cpu/norm_act_conv.cpp, kernels/norm_act_conv_tiles.py."""
     outputs, inputs = weight.shape[:2]
     if weight.device.type != "cpu":
-        return packed_taps(stride, upsample) * outputs * inputs * (2 if backward else 1)
+        return packed_taps(stride, upsample, backward) * outputs * inputs
     if dtype != weight.dtype or dtype.itemsize < 4 or (upsample and stride == 2):
         return 0
     parts = 16 if stride == 1 and not upsample else 9
@@ -260,7 +317,7 @@ def _packed_size(weight: Tensor, stride: int, upsample: bool, dtype: torch.dtype
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    x, scale, shift, weight, *ctx.options, ctx.moments, packed = inputs
+    x, scale, shift, weight, *ctx.options, ctx.moments, packed, ctx.backend = inputs
     y, mean, var = output
     # Without moments y is not read again, and need not be kept.
     ctx.save_for_backward(x, scale, shift, weight, y if ctx.moments else mean, mean, packed)
@@ -273,10 +330,11 @@ def _backward(ctx: Any, needs: Needs, dy: Tensor, dmean: Tensor, dvar: Tensor) -
     through = (dmean, dvar) if ctx.moments else (None, None)
     *tensors, packed = ctx.saved_tensors
     dx, dscale, dshift, dweight = torch.ops.aminet_fast.norm_act_conv_bwd(
-        dy, *through, *tensors, *ctx.options, x or scale or shift, weight, packed
+        dy, *through, *tensors, *ctx.options, x or scale or shift, weight, packed, ctx.backend
     )
     gradients = zip((dx, dscale, dshift, dweight), (x, scale, shift, weight), strict=True)
-    return *(gradient if needed else None for gradient, needed in gradients), None, None, None, None, None, None
+    of_tensors = [gradient if needed else None for gradient, needed in gradients]
+    return *of_tensors, *[None] * 7  # slope, stride, reflect, upsample, moments, packed, backend
 
 
 autocasts("norm_act_conv", "x")

@@ -2,6 +2,7 @@
 #include "cpu/norm_act_conv.h"
 
 #include <array>
+#include <string>
 #include <tuple>
 
 #include "cpu/norm_act_conv_plan.h"
@@ -95,7 +96,8 @@ Tensor in_chunks(const ConvPlan& plan, const Tensor& weight, RowUnits units, cha
 
 std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& input, const Tensor& scale, const Tensor& shift,
                                            const Tensor& weight, double slope, int64_t stride, bool reflect,
-                                           bool upsample, bool moments, const std::optional<Tensor>& packed) {
+                                           bool upsample, bool moments, const std::optional<Tensor>& packed,
+                                           const std::string& /* backend: of GPUs */) {
   const ConvPlan plan = plan_of(input, scale, shift, weight, {slope, stride, reflect, upsample});
   const NormActConvShape& s = plan.shape;
   const bool tiled = s.tiling != Tiling::none;

@@ -1,5 +1,6 @@
 // aminet_fast::norm_act_conv_bwd for CPU tensors; the schemas are in aminet_fast/ops/norm_act_conv.py.
 #include <array>
+#include <string>
 #include <tuple>
 
 #include "cpu/norm_act_conv.h"
@@ -180,7 +181,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad, const st
                                                     const Tensor& scale, const Tensor& shift, const Tensor& weight,
                                                     const Tensor& y, const Tensor& mean, double slope, int64_t stride,
                                                     bool reflect, bool upsample, bool need_input, bool need_weight,
-                                                    const std::optional<Tensor>&) {
+                                                    const std::optional<Tensor>&, const std::string&) {
   const ConvPlan plan = plan_of(input, scale, shift, weight, {slope, stride, reflect, upsample});
   const NormActConvShape& s = plan.shape;
   STD_TORCH_CHECK(grad.dim() == 4 && grad.size(0) == s.images && grad.size(1) == s.outputs &&

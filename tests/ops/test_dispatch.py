@@ -289,7 +289,7 @@ class Asked(TorchDispatchMode):
 @pytest.mark.skipif(load("_C")[0] is None, reason=f"needs the CPU extension: {load('_C')[1]}")
 def test_on_the_cpu_the_argument_says_nothing() -> None:
     with Asked() as asked:
-        for operator in ("channel_attention", "multiscale_dwconv", "rdfe_front", "skaf_descriptor"):
+        for operator in ("channel_attention", "multiscale_dwconv", "norm_act_conv", "rdfe_front", "skaf_descriptor"):
             check_numbers(first_case(operator), torch.float32, backend="cpu")
     # There weights are packed for forward alone.
     assert asked.asked == set(CHOOSING) - {"aminet_fast::skaf_descriptor_bwd_packed"}
