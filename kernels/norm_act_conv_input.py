@@ -12,7 +12,8 @@ from .norm_act_conv_plan import Plan
 from .norm_act_conv_sums import ChannelSums
 from .norm_act_conv_tiles import pixels_of, tile_of, tuned
 
-FOLD_BLOCK = 1024
+BLOCK = 1024
+BORDER = 256  # fewer of a border, whose elements take many registers: more programs on a multiprocessor
 
 
 @triton.jit
@@ -27,40 +28,86 @@ def _through_moments(dy, y, mean, dmean, dvar, at, k, exists, n, MOMENTS: tl.con
 
 
 @triton.jit
-def _output_gradient(
-    dy, y, mean, dmean, dvar, to, n, elements, out_h, out_w, also_top, also_bottom, also_left, also_right,
-    K: tl.constexpr, MOMENTS: tl.constexpr, FOLD: tl.constexpr, BLOCK: tl.constexpr,
+def _inside(
+    dy, y, mean, dmean, dvar, to, pid, n, elements, out_h, out_w, K: tl.constexpr, MOMENTS: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """to [N, out_h, out_w, K], with FOLD two rows and two columns more: those that Axis tells of."""
-    start = tl.program_id(0).to(tl.int64) * BLOCK
+    """A block of dy's own elements, in vectors: eight channels from a multiple of eight are neighbours in `to` too."""
+    start = pid.to(tl.int64) * BLOCK
     exists = tl.arange(0, BLOCK) < tl.minimum(elements - start, BLOCK).to(tl.int32)
+    line = out_w * K
+    top = start // line  # the row that the first element is in, of all images'
+    image = top // out_h
+    first = (top - image * out_h).to(tl.int32)
+    inside = (start - top * line).to(tl.int32) + tl.arange(0, BLOCK)
+    passed = inside // line
+    inside -= passed * line
+    at = start + tl.arange(0, BLOCK)
+    k = (at % K).to(tl.int32)
+    value = _through_moments(dy, y, mean, dmean, dvar, at, k, exists, n, MOMENTS)
+    passed += 2 * ((first + passed) // out_h)  # with the border's between images
+    here = to + ((image * (out_h + 2) + first + 1) * (out_w + 2) + 1) * K
+    tl.store(here + passed * ((out_w + 2) * K) + inside, value.to(to.dtype.element_ty), mask=exists)
+
+
+@triton.jit
+def _border(
+    dy, y, mean, dmean, dvar, to, pid, n, elements, out_h, out_w, also_top, also_bottom, also_left, also_right,
+    K: tl.constexpr, MOMENTS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """A block of the borders: of an image the row before it, the one behind it, and the ends of the rows between."""
+    start = pid.to(tl.int64) * BLOCK
+    exists = tl.arange(0, BLOCK) < tl.minimum(elements - start, BLOCK).to(tl.int32)
+    before = start // K  # pixels of borders, of all images'
+    inside = (start - before * K).to(tl.int32) + tl.arange(0, BLOCK)
+    k = inside % K
+    line = out_w + 2
+    ring = 2 * (line + out_h)
+    first = before // ring
+    pixel = (before - first * ring).to(tl.int32) + inside // K
+    passed = pixel // ring
+    image = first + passed
+    pixel -= passed * ring
+    end = pixel - 2 * line
+    row = tl.where(pixel < line, -1, tl.where(end < 0, out_h, end // 2))
+    column = tl.where(end >= 0, tl.where(end % 2 == 0, -1, out_w), tl.where(pixel < line, pixel, pixel - line) - 1)
+    there = ((image * (out_h + 2) + row + 1) * line + column + 1) * K + k
+    row_too = tl.where(row < 0, also_top, tl.where(row == out_h, also_bottom, -1))
+    column_too = tl.where(column < 0, also_left, tl.where(column == out_w, also_right, -1))
+    row, column = tl.minimum(tl.maximum(row, 0), out_h - 1), tl.minimum(tl.maximum(column, 0), out_w - 1)
+    value = tl.zeros([BLOCK], tl.float32)
+    for way in range(4):
+        r, c = tl.where(way >= 2, row_too, row), tl.where(way % 2 == 1, column_too, column)
+        used = exists & (r >= 0) & (r < out_h) & (c >= 0) & (c < out_w)
+        at = ((image * out_h + r) * out_w + c) * K + k
+        value += _through_moments(dy, y, mean, dmean, dvar, at, k, used, n, MOMENTS)
+    tl.store(to + there, value.to(to.dtype.element_ty), mask=exists)
+
+
+@triton.jit
+def _output_gradient(
+    dy, y, mean, dmean, dvar, to, n, elements, of_borders, inner, out_h, out_w, also_top, also_bottom, also_left,
+    also_right, K: tl.constexpr, MOMENTS: tl.constexpr, FOLD: tl.constexpr, BLOCK: tl.constexpr, BORDER: tl.constexpr,
+):  # fmt: skip
+    """to [N, out_h, out_w, K], with FOLD two rows and two columns more: those that Axis tells of.
+
+    The first `inner` programs write what is dy's own, the others the border.
+    """
+    pid = tl.program_id(0)
     if FOLD:
-        line = (out_w + 2) * K
-        top = start // line  # the row that the first element is in, of all images'
-        inside = (start - top * line).to(tl.int32) + tl.arange(0, BLOCK)
-        passed = inside // line
-        inside -= passed * line
-        k = inside % K
-        column = inside // K - 1
-        above = top % (out_h + 2)
-        image = top // (out_h + 2)
-        row = above.to(tl.int32) + passed
-        images = row // (out_h + 2)
-        row = row - images * (out_h + 2) - 1
-        row_too = tl.where(row < 0, also_top, tl.where(row == out_h, also_bottom, -1))
-        column_too = tl.where(column < 0, also_left, tl.where(column == out_w, also_right, -1))
-        row, column = tl.minimum(tl.maximum(row, 0), out_h - 1), tl.minimum(tl.maximum(column, 0), out_w - 1)
-        value = tl.zeros([BLOCK], tl.float32)
-        for i in tl.static_range(2):
-            for j in tl.static_range(2):
-                r, c = (row_too if i == 1 else row), (column_too if j == 1 else column)
-                there = exists & (r >= 0) & (r < out_h) & (c >= 0) & (c < out_w)
-                at = (((image + images) * out_h + r) * out_w + c) * K + k
-                value += _through_moments(dy, y, mean, dmean, dvar, at, k, there, n, MOMENTS)
+        if pid < inner:
+            _inside(dy, y, mean, dmean, dvar, to, pid, n, elements, out_h, out_w, K, MOMENTS, BLOCK)
+        else:
+            _border(
+                dy, y, mean, dmean, dvar, to, pid - inner, n, of_borders, out_h, out_w, also_top, also_bottom,
+                also_left, also_right, K, MOMENTS, BORDER,
+            )  # fmt: skip
     else:
+        start = pid.to(tl.int64) * BLOCK
+        exists = tl.arange(0, BLOCK) < tl.minimum(elements - start, BLOCK).to(tl.int32)
         at = start + tl.arange(0, BLOCK)
         value = _through_moments(dy, y, mean, dmean, dvar, at, (at % K).to(tl.int32), exists, n, MOMENTS)
-    tl.store(to + start + tl.arange(0, BLOCK), value.to(to.dtype.element_ty), mask=exists)
+        tl.store(to + at, value.to(to.dtype.element_ty), mask=exists)
 
 
 @triton.jit
@@ -147,9 +194,11 @@ def output_gradient(dy: Tensor, through: tuple[Tensor, Tensor, Tensor, Tensor] |
     to = dy.new_empty((n, h + halo, w + halo, k))
     y, mean, dmean, dvar = through or (dy, dy, dy, dy)
     rows, columns = plan.rows, plan.columns
-    _output_gradient[(triton.cdiv(to.numel(), FOLD_BLOCK),)](
-        dy, y, mean, dmean, dvar, to, float(n * h * w), to.numel(), h, w, rows.also_low, rows.also_high,
-        columns.also_low, columns.also_high, K=k, MOMENTS=through is not None, FOLD=plan.reflect, BLOCK=FOLD_BLOCK,
+    inner, of_borders = triton.cdiv(dy.numel(), BLOCK), to.numel() - dy.numel()
+    _output_gradient[(inner + triton.cdiv(of_borders, BORDER),)](
+        dy, y, mean, dmean, dvar, to, float(n * h * w), dy.numel(), of_borders, inner, h, w, rows.also_low,
+        rows.also_high, columns.also_low, columns.also_high, K=k, MOMENTS=through is not None, FOLD=plan.reflect,
+        BLOCK=BLOCK, BORDER=BORDER,
     )  # fmt: skip
     return to
 

@@ -134,6 +134,14 @@ class Plan:
     def back_taps(self) -> list[tuple[int, int]]:
         return _products(self.rows.back_sets, self.columns.back_sets)
 
+    @cached_property
+    def plain_taps(self) -> list[tuple[int, int]]:
+        """Behind nearest x2 the weights themselves, from the last to the first, of which the compiled backward is made.
+
+        The gradient of the small map is a convolution of stride 2, by these, over sums of 2x2 of dy.
+        """
+        return _products([[W2, W1, W0]], [[W2, W1, W0]]) if self.rows.doubled else []
+
 
 def _products(rows: list[list[int]], columns: list[list[int]]) -> list[tuple[int, int]]:
     return [(i, j) for of_row in rows for of_column in columns for i in of_row for j in of_column]

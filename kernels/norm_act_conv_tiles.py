@@ -17,7 +17,7 @@ from torch import Tensor
 from ._common import cdiv, next_power_of_2
 from .norm_act_conv_plan import Plan, plan_of
 
-PACK_BLOCK = 256
+PACK_SIDE = 16  # of a tile: a thread has two weights [k, c], and a row of 16 bits is a sector of 32 bytes
 FEW = 256  # fewer programs than this leave multiprocessors idle: smaller tiles then
 # BK, num_warps and num_stages. What is loaded is normed and activated before it is multiplied: a deeper block waits
 # less often for memory, a shallower one leaves room for more of them. float32 is multiplied in plain registers.
@@ -105,48 +105,78 @@ def activated(
     return value.to(x.dtype.element_ty)
 
 
+@triton.constexpr_function
+def _count(taps: tuple[tuple[int, ...], ...], layer: int) -> int:
+    return len(taps[layer])
+
+
+@triton.constexpr_function
+def _sums(taps: tuple[tuple[int, ...], ...], layer: int, tap: int, row: int, column: int) -> int:
+    """Whether a tap, 8 * its set of rows + that of columns, has that weight."""
+    return (taps[layer][tap] >> (3 + row)) & (taps[layer][tap] >> column) & 1
+
+
 @triton.jit
-def _pack_one(
-    weight, packed, K, C, stride_k, stride_c, stride_h, stride_w, entry, back, tap, sets_h, sets_w, BLOCK: tl.constexpr
+def _store_sums(
+    values, to, K, C, k, c, exists, TAPS: tl.constexpr, LAYER: tl.constexpr, TURNED: tl.constexpr, SIDE: tl.constexpr
 ):
-    """The place `entry` of packed: [C, K], or [K, C] where `back`; the sum of the weights in the tap's set."""
-    within = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    exists = within < K * C
-    columns = tl.where(back, C, K)
-    row = within // columns
-    column = within - row * columns
-    source = weight + tl.where(back, row, column) * stride_k + tl.where(back, column, row) * stride_c
-    bits_h, bits_w = sets_h >> (3 * tap).to(tl.int64), sets_w >> (3 * tap).to(tl.int64)
-    total = tl.zeros([BLOCK], tl.float32)
-    for i in tl.static_range(3):
-        for j in tl.static_range(3):
-            wanted = ((bits_h >> i) & (bits_w >> j) & 1) == 1
-            total += tl.load(source + i * stride_h + j * stride_w, mask=exists & wanted, other=0.0).to(tl.float32)
-    tl.store(packed + entry * K * C + within, total.to(packed.dtype.element_ty), mask=exists)
+    """A tile's place in the matrices [K, C], or [C, K] if TURNED, of taps; values: its nine weights [SIDE, SIDE]."""
+    if TURNED:
+        to += c[:, None] * K + k[None, :]
+        exists = tl.trans(exists)
+    else:
+        to += k[:, None] * C + c[None, :]
+    size = tl.cast(K, tl.int64) * C
+    for tap in tl.static_range(_count(TAPS, LAYER)):
+        total = tl.zeros([SIDE, SIDE], tl.float32)
+        for i in tl.static_range(9):
+            if _sums(TAPS, LAYER, tap, i // 3, i % 3):
+                total += values[i]
+        value = total.to(to.dtype.element_ty)
+        if TURNED:  # after the rounding: it goes through shared memory
+            value = tl.trans(value)
+        tl.store(to + tap * size, value, mask=exists)
+
+
+@triton.jit
+def _pack_tile(
+    weight, packed, tile, K, C, stride_k, stride_c, stride_h, stride_w, FORWARD: tl.constexpr, BACK: tl.constexpr,
+    LAYER: tl.constexpr, SIDE: tl.constexpr,
+):  # fmt: skip
+    """SIDE x SIDE of a weight's [K, C], read once, to all of its matrices."""
+    across = tl.cdiv(C, SIDE)
+    k = tile // across * SIDE + tl.arange(0, SIDE)
+    c = tile % across * SIDE + tl.arange(0, SIDE)
+    exists = (k < K)[:, None] & (c < C)[None, :]
+    source = weight + k.to(tl.int64)[:, None] * stride_k + c.to(tl.int64)[None, :] * stride_c
+    values = ()
+    for i in tl.static_range(9):
+        value = tl.load(source + (i // 3 * stride_h + i % 3 * stride_w), mask=exists, other=0.0)
+        values = values + (value.to(tl.float32),)  # noqa: RUF005
+    _store_sums(values, packed, K, C, k, c, exists, FORWARD, LAYER, TURNED=True, SIDE=SIDE)
+    behind = tl.cast(K, tl.int64) * C * _count(FORWARD, LAYER)
+    _store_sums(values, packed + behind, K, C, k, c, exists, BACK, LAYER, TURNED=False, SIDE=SIDE)
 
 
 @triton.jit
 def _pack(
-    weights, packed, sizes, strides, sets_h, sets_w, back_h, back_w, FORWARD: tl.constexpr, BACK: tl.constexpr,
-    COUNT: tl.constexpr, BLOCK: tl.constexpr,
+    weights, packed, sizes, strides, FORWARD: tl.constexpr, BACK: tl.constexpr, COUNT: tl.constexpr,
+    SIDE: tl.constexpr,
 ):  # fmt: skip
-    """Of each of COUNT weights its FORWARD[i] taps, then its BACK[i] taps for the gradient of the input."""
-    entry = tl.program_id(1)
+    """Of each of COUNT weights its taps [C, K] for the forward, FORWARD[i], and [K, C] for what is backward, BACK[i].
+
+    A program takes a tile of one of the weights. The taps are constants: one that is a single weight is no more than a
+    store.
+    """
+    tile = tl.program_id(0)
     for i in tl.static_range(COUNT):
-        if (tl.program_id(2) == i) & (entry < FORWARD[i] + BACK[i]):
-            back = entry >= FORWARD[i]
-            _pack_one(
-                weights[i], packed[i], sizes[i][0], sizes[i][1], strides[i][0], strides[i][1], strides[i][2],
-                strides[i][3], entry, back, tl.where(back, entry - FORWARD[i], entry),
-                tl.where(back, back_h[i], sets_h[i]).to(tl.int64), tl.where(back, back_w[i], sets_w[i]).to(tl.int64),
-                BLOCK,
+        tiles = tl.cdiv(sizes[i][0], SIDE) * tl.cdiv(sizes[i][1], SIDE)
+        if (tile >= 0) & (tile < tiles):
+            _pack_tile(
+                weights[i], packed[i], tile, sizes[i][0], sizes[i][1], strides[i][0], strides[i][1], strides[i][2],
+                strides[i][3], FORWARD, BACK, LAYER=i, SIDE=SIDE,
             )  # fmt: skip
-
-
-def _bits(taps: list[tuple[int, int]]) -> tuple[int, int]:
-    """The sets of rows and of columns of the 3x3 weight that each tap sums, three bits each."""
-    rows, columns = (sum(tap[axis] << (3 * i) for i, tap in enumerate(taps)) for axis in (0, 1))
-    return rows, columns
+        tile -= tiles
 
 
 def pack(
@@ -154,24 +184,30 @@ def pack(
 ) -> list[Tensor]:
     """Weights [K, C, 3, 3] -> for each [taps, C, K] and behind it [taps, K, C], in one launch.
 
-    The first is for the forward, the other for the gradient of the input.
+    The first is for the forward, the other for the gradient of the input; of both directions the compiled kernels'
+    [taps, K, C] come last.
     """
-    taps = [(plan.forward_taps if forward else [], plan.back_taps if backward else []) for plan in plans]
+    ahead = [_numbers(plan.forward_taps) if forward else () for plan in plans]
+    back = [
+        (_numbers(plan.back_taps) if backward else ()) + (_numbers(plan.plain_taps) if forward and backward else ())
+        for plan in plans
+    ]
     sizes = [(w.shape[0], w.shape[1]) for w in weights]
     packed = [
-        w.new_empty((len(ahead) + len(back)) * w.shape[0] * w.shape[1], dtype=dtype)
-        for w, (ahead, back) in zip(weights, taps, strict=True)
+        w.new_empty((len(one) + len(other)) * k * c, dtype=dtype)
+        for w, (k, c), one, other in zip(weights, sizes, ahead, back, strict=True)
     ]
-    bits = [(*_bits(ahead), *_bits(back)) for ahead, back in taps]
-    blocks = max(cdiv(k * c, PACK_BLOCK) for k, c in sizes)
-    entries = max(len(ahead) + len(back) for ahead, back in taps)
-    _pack[blocks, entries, len(weights)](
-        tuple(weights), tuple(packed), tuple(sizes), tuple(w.stride() for w in weights),
-        *map(tuple, zip(*bits, strict=True)), FORWARD=tuple(len(ahead) for ahead, _ in taps),
-        BACK=tuple(len(back) for _, back in taps),
-        COUNT=len(weights), BLOCK=PACK_BLOCK,
+    tiles = sum(cdiv(k, PACK_SIDE) * cdiv(c, PACK_SIDE) for k, c in sizes)
+    _pack[(tiles,)](
+        tuple(weights), tuple(packed), tuple(sizes), tuple(w.stride() for w in weights), FORWARD=tuple(ahead),
+        BACK=tuple(back), COUNT=len(weights), SIDE=PACK_SIDE,
     )  # fmt: skip
     return packed
+
+
+def _numbers(taps: list[tuple[int, int]]) -> tuple[int, ...]:
+    """Taps as constants of the kernel."""
+    return tuple(8 * rows + columns for rows, columns in taps)
 
 
 def packed_for(weight: Tensor, packed: Tensor | None, like: Tensor, stride: int, plan: Plan, backward: bool) -> Tensor:
@@ -183,9 +219,10 @@ def packed_for(weight: Tensor, packed: Tensor | None, like: Tensor, stride: int,
     usual = plan_of(2, 2, stride, plan.reflect, plan.rows.upsample)
     (k, c), ahead = weight.shape[:2], len(usual.forward_taps)
     shape = (len(taps), k, c) if backward else (len(taps), c, k)
-    whole = (ahead + len(usual.back_taps)) * k * c
+    behind = ahead + len(usual.back_taps)
+    whole = (behind + len(usual.plain_taps)) * k * c
     sizes = (whole,) if backward else (whole, ahead * k * c)
     same = taps == (usual.back_taps if backward else usual.forward_taps)
     if packed is None or packed.dtype != like.dtype or packed.numel() not in sizes or not same:
         return pack([weight], [plan], like.dtype, not backward, backward)[0].view(shape)
-    return (packed[ahead * k * c :] if backward else packed[: ahead * k * c]).view(shape)
+    return (packed[ahead * k * c : behind * k * c] if backward else packed[: ahead * k * c]).view(shape)
