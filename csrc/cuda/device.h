@@ -16,11 +16,10 @@
 #define AMINET_DYNAMIC_SHARED(T, name)                                \
   extern __shared__ __align__(16) unsigned char aminet_dynamic_raw[]; \
   T* name = reinterpret_cast<T*>(aminet_dynamic_raw)
-// A kernel that wants more than 48 KiB says so once a device; it costs a microsecond, so only those that do pay it.
+// A kernel that wants more than 48 KiB says so; it costs a microsecond, so only those that do pay it.
 #define AMINET_LAUNCH(kernel, grid, block, bytes, stream, ...)                                                      \
   do {                                                                                                              \
-    if ((bytes) > 48 * 1024)                                                                                        \
-      aminet::checked(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)));       \
+    if ((bytes) > 48 * 1024) aminet::allow_shared(reinterpret_cast<const void*>(kernel), int(bytes));               \
     kernel<<<grid, block, bytes, stream>>>(__VA_ARGS__);                                                            \
     aminet::checked(cudaGetLastError());                                                                            \
   } while (false)
@@ -46,6 +45,21 @@ namespace aminet {
 inline void checked(cudaError_t code) {
   if (code != cudaSuccess) throw std::runtime_error(std::string("aminet_fast: CUDA: ") + cudaGetErrorString(code));
 }
+
+#ifdef __CUDACC__
+// Lets a kernel have so much dynamic shared memory on the current device: all that there is, because launches of other
+// threads, and those that a graph has captured, may want more of it than this one.
+inline void allow_shared(const void* kernel, int bytes) {
+  cudaFuncAttributes about;
+  checked(cudaFuncGetAttributes(&about, kernel));
+  if (about.maxDynamicSharedSizeBytes >= bytes) return;
+  int device = 0, most = 0;
+  checked(cudaGetDevice(&device));
+  checked(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  checked(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               most - static_cast<int>(about.sharedSizeBytes)));
+}
+#endif
 
 template <typename T>
 __host__ __device__ constexpr T ceil_div(T a, T b) {
