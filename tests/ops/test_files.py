@@ -30,11 +30,9 @@ ABSENT = {
     ),
     "csrc/cuda/skaf_gate.cu": "light: on GPUs Triton's is its only form",
     "csrc/cuda/multiscale_dwconv.cu": "the network calls rdfe_front, which has these convolutions inside",
-    "csrc/cuda/norm_act_conv.cu": "on GPUs Triton's is its only form yet",
     "tests/ops/test_channel_moments.py": "tests/ops/test_norm_act_conv.py has its tests",
     "benchmarks/bench_batch_norm_affine.py": "too short to time alone: a training step has it",
     "benchmarks/bench_channel_moments.py": "a training step has it",
-    "docs/kernels/norm_act_conv.md": "the header of kernels/norm_act_conv.py describes it",
 }
 # Files in these places that are no operator's.
 OTHERS = {

@@ -26,16 +26,20 @@ assert ops.__all__
 
 
 class Emulated(TorchDispatchMode):
-    """Runs operators that csrc/cuda implements by the emulator, whatever the table says, unless they refuse."""
+    """Runs operators that csrc/cuda implements by the emulator, whatever the table says, unless they refuse.
 
-    def __init__(self) -> None:
+    operator: the one whose library is loaded, where others run beside it.
+    """
+
+    def __init__(self, operator: str = "") -> None:
         super().__init__()
+        self.prefix = operator and f"{operator}_"
         self.ran: list[str] = []  # and what was refused, with the reason
         self.refused = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func._schema.name.removeprefix("aminet_fast::")
-        if name == func._schema.name or name not in _library._implemented:
+        if name == func._schema.name or name not in _library._implemented or not name.startswith(self.prefix):
             return func(*args, **(kwargs or {}))
         given, _ = _library._without_backend(True, args)
         if problem := _library._implemented[name](*given):  # another kernel serves the call, as on a GPU
