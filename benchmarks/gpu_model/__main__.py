@@ -27,7 +27,7 @@ def estimate(options: argparse.Namespace) -> int:
     numbers = modelled(options.mode, options.batch or BATCHES[options.mode], options.dtype, options.compiled)
     from . import report
 
-    print(report.text(numbers))
+    print(report.details(numbers, options.operator) if options.operator else report.text(numbers))
     if options.json:
         options.json.write_text(json.dumps(numbers, indent=1) + "\n")
     return 0
@@ -71,6 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, help="images a call; else 32 in training, 1 in inference")
     parser.add_argument("--dtype", choices=("bf16", "fp32"), default="bf16", help="bf16: autocast in training")
     parser.add_argument("--compiled", action="store_true", help="CUDA C++ wherever an operator has it")
+    parser.add_argument("--operator", help="print its kernels at each size instead: norm_act_conv")
     parser.add_argument("--json", type=Path, help="file for the numbers")
     parser.add_argument("--refit", type=Path, metavar="RESULTS", help="factors.json anew, from results-A.jsonl")
     parser.add_argument("--confirm", type=Path, metavar="RESULTS", help="aminet_fast/ops/confirmed.json, from the same")

@@ -97,6 +97,8 @@ def size_of(operator: str, args: Any) -> str:
     if operator.startswith("norm_act_conv"):
         weight = next((t for t in given if t.dim() == 4 and tuple(t.shape[2:]) == (3, 3)), None)
         if weight is not None:
-            x = next((t for t in images if t.shape[1] == weight.shape[1]), image)
-            return f"{weight.shape[1]}->{weight.shape[0]}@{x.shape[2]}"
+            maps = [t for t in given if t.dim() == 4 and t is not weight]  # x; or dy, x, y
+            x = maps[min(1, len(maps) - 1)]
+            stride, _, upsample, *_ = (value for value in args if type(value) in (int, bool))
+            return f"{weight.shape[1]}->{weight.shape[0]}@{x.shape[2]}{' x2' * upsample}{' /2' * (stride == 2)}"
     return f"{image.shape[1]}@{image.shape[2]}"

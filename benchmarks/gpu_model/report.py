@@ -66,6 +66,10 @@ def by_size(launch: Launch) -> str:
     return f"{by_operator(launch)} {launch.size}".strip()
 
 
+def by_kernel_and_size(launch: Launch) -> str:
+    return f"{by_size(launch)} {launch.name}"
+
+
 def counts(launches: list[Launch]) -> dict[str, int]:
     """What is counted exactly; bytes of image_cast_bytes are those read and written."""
     kinds = Counter(launch.kind for launch in launches)
@@ -106,12 +110,25 @@ def summary(launches: list[Launch], estimates: list[Estimate], floors: dict[str,
         "operators": table(by_operator),
         "kernels": table(by_kernel),
         "sizes": table(by_size),
+        "sizes_and_kernels": table(by_kernel_and_size),
     }
 
 
 def _row(row: Row, floor: float | None) -> dict[str, Any]:
     found = {"launches": row.launches, "us": round(row.us, 1), "static_us": round(row.static, 1), "bound": row.bound}
     return found | ({"floor_us": round(floor, 1)} if floor else {}) | ({"unknown": row.unknown} if row.unknown else {})
+
+
+def details(found: dict[str, Any], operator: str) -> str:
+    """One operator's kernels at each size, for people."""
+    lines = [f"{'pass, size and kernel':84} {'launches':>8} {'us':>8} {'busiest unit':>13}  bound by"]
+    total = 0.0
+    for name, row in found["sizes_and_kernels"].items():
+        if name.startswith(f"{operator}_"):
+            total += row["us"]
+            numbers = f"{row['launches']:8} {row['us']:8.1f} {row['static_us']:13.1f}  {row['bound']}"
+            lines.append(f"{shortened(name.removeprefix(operator + '_'), 84):84} {numbers}")
+    return "\n".join([*lines, f"{'together':84} {'':8} {total:8.1f}"])
 
 
 def shortened(name: str, length: int) -> str:
