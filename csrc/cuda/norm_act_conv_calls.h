@@ -20,7 +20,7 @@ constexpr int64_t kEnoughBlocks = 90;
 constexpr int64_t kSplitBlocks = 264;
 #else  // so that images small enough for the emulator take all ways
 constexpr int64_t kEnoughBlocks = 2;
-constexpr int64_t kSplitBlocks = 3;
+constexpr int64_t kSplitBlocks = 20;
 #endif
 constexpr int64_t kTwoBlocks = 112 * 1024;        // bytes of shared memory that leave room for another block
 constexpr int64_t kMostPartial = 20 * 1024 * 1024;  // bytes of all splits' sums for the weight

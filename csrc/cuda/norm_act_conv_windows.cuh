@@ -241,10 +241,9 @@ __global__ void __launch_bounds__(S::threads, BLOCKS)
     wait_async<0>();
     __syncthreads();
     finish.template take<P, S>(products, sums, g, at, phase / g.columns.phases, phase % g.columns.phases, ring);
-    if (phase + static_cast<int>(gridDim.z) < phases) {
-      __syncthreads();  // what is left in the ring has been read
+    // It has a barrier before it writes to the ring, which has been read by then.
+    if (phase + static_cast<int>(gridDim.z) < phases)
       stages.begin(ring, weights, entries, rows, g, w, cut, phase + gridDim.z);
-    }
   }
   __syncthreads();
   finish.template end<S>(sums, ring);
