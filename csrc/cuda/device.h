@@ -131,6 +131,20 @@ struct Parameter {
   }
 };
 
+// A Parameter to write.
+struct Gradient {
+  void* data;
+  bool wide;
+
+  template <typename T>
+  __device__ __forceinline__ void put(int64_t i, float v) const {
+    if (wide)
+      static_cast<float*>(data)[i] = v;
+    else
+      static_cast<T*>(data)[i] = narrow<T>(v);
+  }
+};
+
 template <typename T>
 __device__ __forceinline__ T warp_sum(T v) {
 #pragma unroll

@@ -40,7 +40,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& input, const Tensor& sc
   by_product(call.x, tf32, [&](auto product) {
     using P = typename decltype(product)::type;
     using T = Data<P>;
-    by_shape<P, false>(g, call.inputs, call.outputs, shared_bytes(call.x), [&](auto choice, const Cut& cut) {
+    by_shape<P, false>(g, call.inputs, call.outputs, shared_bytes(), [&](auto choice, const Cut& cut) {
       using S = typename decltype(choice)::S;
       const int64_t parts = tiles_of(g, S::height, S::width) * g.rows.phases * g.columns.phases;
       Tensor partial = floats(call.x, moments ? (2 * kept + 1) * parts : 0);

@@ -44,8 +44,6 @@ struct Gradients {
   }
 };
 
-inline Result result_of(Tensor& t) { return {t.mutable_data_ptr(), t.scalar_type() == ScalarType::Float}; }
-
 // What both gradients read after nearest x2.
 template <typename T>
 void sum2x2(const Call& call, const Gradients& gradients, Tensor& keep, const Kept& kept, cudaStream_t stream) {
@@ -67,7 +65,7 @@ inline ChannelParts input_gradient(const Call& call, const Gradients& gradients,
   by_product(call.x, tf32, [&](auto product) {
     using P = typename decltype(product)::type;
     using T = Data<P>;
-    by_shape<P, true>(g, call.outputs, call.inputs, shared_bytes(call.x), [&](auto choice, const Cut& cut) {
+    by_shape<P, true>(g, call.outputs, call.inputs, shared_bytes(), [&](auto choice, const Cut& cut) {
       using S = typename decltype(choice)::S;
       parts = tiles_of(g, S::height, S::width) * phase_blocks<S>(g, cut);
       partial = floats(call.x, 2 * call.inputs * parts);
@@ -112,7 +110,7 @@ void run_weights(const Call& call, const Windows& one, const Values& other, cons
     cut.octets = ceil_div(all, cut.slices);
     using S = WeightShape<P, 6, sizeof(Data<P>) == 2 ? 8 : 3>;
     const Window w = window_of(g, S::height, S::width, cut.octets, kOctetUnits<Data<P>>, S::threads);
-    if (weight_bytes<S>(w) <= shared_bytes(call.x) || cut.octets == 1) break;
+    if (weight_bytes<S>(w) <= shared_bytes() || cut.octets == 1) break;
   }
   cut.slices = ceil_div(all, cut.octets);
   cut.pairs = ceil_div(kTaps * cut.octets, 2);
@@ -170,7 +168,7 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
   const int64_t keeps = need_weight || upsample ? call.back.images * kept.pixels_of_image() * call.outputs : 0;
   Tensor keep = torch::stable::empty({keeps}, call.x.scalar_type(), std::nullopt, call.x.device());
   channels = input_gradient(call, gradients, weight, packed, tf32, made, of_channels, keep, device.stream);
-  channels.dscale = result_of(dscale), channels.dshift = result_of(dshift);
+  channels.dscale = gradient_of(dscale), channels.dshift = gradient_of(dshift);
   if (need_input)
     dx = laid_out(made, format_of(input));
   else
@@ -179,7 +177,7 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
     dweight = torch::stable::empty({weight.size(0), weight.size(1), weight.size(2), weight.size(3)},
                                    weight.scalar_type(), std::nullopt, weight.device(), std::nullopt, format_of(weight));
     weights = weight_gradient(call, keep, tf32, of_weights, device.stream);
-    weights.dweight = result_of(dweight);
+    weights.dweight = gradient_of(dweight);
     for (int d = 0; d < 4; ++d) weights.stride[d] = dweight.stride(d);
     if (!upsample) std::swap(weights.stride[0], weights.stride[1]);
   }

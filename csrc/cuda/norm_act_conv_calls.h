@@ -25,15 +25,7 @@ constexpr int64_t kSplitBlocks = 20;
 constexpr int64_t kTwoBlocks = 112 * 1024;        // bytes of shared memory that leave room for another block
 constexpr int64_t kMostPartial = 20 * 1024 * 1024;  // bytes of all splits' sums for the weight
 
-inline int64_t shared_bytes([[maybe_unused]] const Tensor& on) {
-#ifdef __CUDACC__
-  int bytes = 0;
-  checked(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, on.get_device_index()));
-  return std::min<int64_t>(bytes, kTwoBlocks);
-#else
-  return std::min<int64_t>(static_cast<int64_t>(emulated::shared_limit()), kTwoBlocks);
-#endif
-}
+inline int64_t shared_bytes() { return std::min<int64_t>(shared_memory_of_a_block(), kTwoBlocks); }
 
 inline Tensor floats(const Tensor& beside, int64_t count) {
   return torch::stable::empty({count}, ScalarType::Float, std::nullopt, beside.device());

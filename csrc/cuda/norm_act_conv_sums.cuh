@@ -5,32 +5,18 @@
 
 namespace aminet::nac {
 
-// A parameter's gradient, of its strides: of the data's type, or wide: float.
-struct Result {
-  void* data;
-  bool wide;
-
-  template <typename T>
-  __device__ __forceinline__ void put(int64_t at, float v) const {
-    if (wide)
-      static_cast<float*>(data)[at] = v;
-    else
-      static_cast<T*>(data)[at] = narrow<T>(v);
-  }
-};
-
 struct ChannelParts {
   const float* partial;  // [2][channels][parts]
   int64_t parts;
   int channels;  // 0: there are none
-  Result dscale, dshift;
+  Gradient dscale, dshift;
 };
 
 struct WeightParts {
   const float* partial;  // [splits][9][ones][others]
   int splits;
   int ones, others;
-  Result dweight;
+  Gradient dweight;
   int64_t stride[4];  // of ones, others, row, column
 };
 

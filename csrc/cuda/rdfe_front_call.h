@@ -56,18 +56,6 @@ Sizes sizes_of(const Tensor& y) {
           static_cast<int>(y.size(3))};
 }
 
-// What one block may have: 99 to 227 KiB.
-int shared_memory_of_a_block() {
-#ifdef __CUDACC__
-  int device = 0, bytes = 0;
-  checked(cudaGetDevice(&device));
-  checked(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  return bytes;
-#else
-  return static_cast<int>(emulated::shared_limit());
-#endif
-}
-
 // x, or a copy where it does not begin at a multiple of 16 bytes.
 Tensor on_vectors(const Tensor& x) {
   if (reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0) return x;

@@ -16,8 +16,6 @@
 namespace aminet::rdfe {
 namespace {
 
-Gradient gradient_of(Tensor& t) { return {t.mutable_data_ptr(), t.scalar_type() == ScalarType::Float}; }
-
 // dW, db and dscale of the call's sums; each where it is wanted.
 template <typename T>
 void fold_sums(FoldCall fold, bool parameters, Tensor* dscale, int images, cudaStream_t stream) {

@@ -30,20 +30,6 @@ struct Unit {
   int hidden;
 };
 
-// A Parameter to write.
-struct Gradient {
-  void* data;
-  bool wide;
-
-  template <typename T>
-  __device__ __forceinline__ void put(int64_t i, float v) const {
-    if (wide)
-      static_cast<float*>(data)[i] = v;
-    else
-      static_cast<T*>(data)[i] = narrow<T>(v);
-  }
-};
-
 // The same number, which the compiler cannot know to be: what is worked out from it need not wait in registers, and it
 // is not worked out again where it does.
 __device__ __forceinline__ int unseen(int v) {

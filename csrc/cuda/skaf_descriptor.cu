@@ -39,16 +39,6 @@ constexpr int64_t kEnoughBlocks = 2;
 constexpr int64_t kSplitBlocks = 2;
 #endif
 
-int64_t most_shared_bytes([[maybe_unused]] const Tensor& on) {
-#ifdef __CUDACC__
-  int bytes = 0;
-  checked(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, on.get_device_index()));
-  return bytes;
-#else
-  return static_cast<int64_t>(emulated::shared_limit());
-#endif
-}
-
 int64_t tiles_of(const Image& at, int rows, int width) {
   return at.images * ceil_div(at.height, rows) * ceil_div(at.width, width);
 }
@@ -141,7 +131,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& input, const std::vector<Tensor
                   convs,
                   from,
                   device.stream,
-                  most_shared_bytes(x)};
+                  shared_memory_of_a_block()};
   by_dtype(x, [&](auto type) {
     using T = typename decltype(type)::type;
     if (std::is_same_v<T, float> && !tf32) {

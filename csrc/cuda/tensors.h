@@ -77,6 +77,20 @@ T* room_of(Tensor& t) {
   return static_cast<T*>(t.mutable_data_ptr());
 }
 
+// Shared memory that a block may have on the current device: 99 to 227 KiB.
+inline int shared_memory_of_a_block() {
+#ifdef __CUDACC__
+  int device = 0, bytes = 0;
+  checked(cudaGetDevice(&device));
+  checked(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  return bytes;
+#else
+  return static_cast<int>(emulated::shared_limit());
+#endif
+}
+
+inline Gradient gradient_of(Tensor& t) { return {t.mutable_data_ptr(), t.scalar_type() == ScalarType::Float}; }
+
 // Room for [N, C, H, W], channels_last, of x's dtype and on its device.
 inline Tensor empty_image(const Tensor& x, int64_t n, int64_t c, int64_t h, int64_t w) {
   return torch::stable::empty({n, c, h, w}, x.scalar_type(), std::nullopt, x.device(), std::nullopt,
