@@ -6,7 +6,6 @@ Each operator's cases run in one process; see tests/harness/cuda/. test_harness.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 
@@ -16,12 +15,8 @@ from tests.harness import ROOT
 from tests.harness.cuda import build
 
 OPERATORS = [source.stem for source in build.sources()]
-if shutil.which(os.environ.get("CXX", "g++")) is None:
-    pytest.skip("there is no C++ compiler", allow_module_level=True)
-try:
-    build.cuda_headers()
-except FileNotFoundError as error:
-    pytest.skip(str(error), allow_module_level=True)
+if reason := build.problem():
+    pytest.skip(reason, allow_module_level=True)
 
 
 def emulate(operator: str, *options: str, **environ: str) -> None:

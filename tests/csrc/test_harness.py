@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from functools import cache
@@ -17,12 +16,8 @@ from tests.harness import ROOT
 from tests.harness.cuda import build, faulty
 from tests.tolerances import rounded_to_tf32
 
-if shutil.which(os.environ.get("CXX", "g++")) is None:
-    pytest.skip("there is no C++ compiler", allow_module_level=True)
-try:
-    build.cuda_headers()
-except FileNotFoundError as error:
-    pytest.skip(str(error), allow_module_level=True)
+if reason := build.problem():
+    pytest.skip(reason, allow_module_level=True)
 
 emulated = torch.ops.aminet_fast_emulated
 # The first that sees a fault, in the order of what they cost: the numbers or the emulator's own checks, in every order

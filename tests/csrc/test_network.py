@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import shutil
 from collections import Counter, defaultdict
 
 import pytest
@@ -19,12 +17,8 @@ from tests.harness.triton.cases_norm_act_conv import packed_by_hand
 from tests.network.test_autocast_network import error, results, role, typical
 from tests.network.test_model_parity import pair, train_once
 
-if shutil.which(os.environ.get("CXX", "g++")) is None:
-    pytest.skip("there is no C++ compiler", allow_module_level=True)
-try:
-    build.cuda_headers()
-except FileNotFoundError as problem:
-    pytest.skip(str(problem), allow_module_level=True)
+if reason := build.problem():
+    pytest.skip(reason, allow_module_level=True)
 
 
 pytestmark = pytest.mark.gpuless

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,12 +11,8 @@ from aminet_fast.ops import norm_act_conv as public
 from tests.harness.cuda import build
 from tests.tolerances import rounded_to_tf32
 
-if shutil.which(os.environ.get("CXX", "g++")) is None:
-    pytest.skip("there is no C++ compiler", allow_module_level=True)
-try:
-    build.cuda_headers()
-except FileNotFoundError as error:
-    pytest.skip(str(error), allow_module_level=True)
+if reason := build.problem():
+    pytest.skip(reason, allow_module_level=True)
 
 
 pytestmark = pytest.mark.gpuless

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -43,6 +44,17 @@ def cuda_headers() -> str:
         if (home / "cuda_bf16.h").exists():
             return str(home)
     raise FileNotFoundError(f"cuda_bf16.h is in none of {', '.join(map(str, homes))}")
+
+
+def problem() -> str:
+    """Why nothing can be compiled here against the emulator, "" if it can."""
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        return "there is no C++ compiler"
+    try:
+        cuda_headers()
+    except FileNotFoundError as error:
+        return str(error)
+    return ""
 
 
 def sources() -> list[Path]:
