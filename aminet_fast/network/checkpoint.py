@@ -6,14 +6,15 @@ import re
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 from .state_dicts import networks_in
 
 FORMAT, VERSION = "aminet_fast.checkpoint", 1
-_LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")  # a pickled torch.serialization.MAGIC_NUMBER
+# How torch.save began a file before PyTorch 1.6: a pickled torch.serialization.MAGIC_NUMBER.
+_LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")
 RUN = {  # what a run needs to go on, and of which type it is
     "step": int, "config": dict, "model_config": dict, "model": dict, "optimizer": dict, "ema": dict | None,
     "rng": list, "faces": str, "world": int, "seconds": float, "best": float, "loss_sum": float, "loss_count": int,
@@ -68,31 +69,28 @@ def check_checkpoint(path: Path, state: dict[str, Any], needs: Iterable[str]) ->
 def read_archive(path: Path) -> Any:
     """What `torch.save` wrote, on the CPU, with nothing but tensors and plain values allowed in it.
 
-    Raises CheckpointError: empty, cut short, damaged, with code in it, or of another program.
+    Raises FileNotFoundError, and CheckpointError: empty, cut short, damaged, with code in it, or of another program.
     """
-    if not path.stat().st_size:
-        raise CheckpointError(f"{path} is cut short or no checkpoint (it is empty); copy or download it again")
-    if not _is_legacy(path):
-        _check_archive(path)
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(_refusal(path, error)) from error
+    with path.open("rb") as file:  # opened once: a run that goes on may delete or replace it meanwhile
+        begins = file.read(len(_LEGACY))
+        if not begins:
+            raise CheckpointError(f"{path} is cut short or no checkpoint (it is empty); copy or download it again")
+        if begins != _LEGACY:
+            _check_archive(path, file)
+        file.seek(0)
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise CheckpointError(_refusal(path, error)) from error
 
 
-def _is_legacy(path: Path) -> bool:
-    """Whether a file is as `torch.save` wrote them before PyTorch 1.6: pickles, the first of them a magic number."""
-    with path.open("rb") as file:
-        return file.read(len(_LEGACY)) == _LEGACY
-
-
-def _check_archive(path: Path) -> None:
+def _check_archive(path: Path, file: BinaryIO) -> None:
     """Raises CheckpointError unless the file is an archive as torch.save writes it, every byte of it as written.
 
     The zip's checksums find a damaged byte, which torch.load does not.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
             if any(name.endswith("/constants.pkl") for name in names):
                 raise CheckpointError(f"{path} is no checkpoint: it is a TorchScript program, for torch.jit.load")

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from aminet_fast import AMINet, AMINetConfig
+from aminet_fast.network import checkpoint
 from aminet_fast.network.checkpoint import FORMAT, VERSION, CheckpointError, read_checkpoint
 
 
@@ -36,6 +37,24 @@ def test_foreign_and_newer_files_say_what_they_are(tmp_path: Path) -> None:
         read_checkpoint(path)
     torch.save({"format": "aminet_fast.checkpoint", "version": 1, "x": Path("code")}, path)
     with pytest.raises(CheckpointError, match="does not load"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("at", ["_check_archive", "torch.load"])
+def test_a_file_that_its_run_deletes_meanwhile_is_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    path = tmp_path / "x.pt"
+    torch.save({"format": FORMAT, "version": VERSION, "w": torch.arange(1000.0)}, path)
+    reading = checkpoint.torch.load if at == "torch.load" else checkpoint._check_archive
+
+    def deleted_just_before(*given: Any, **options: Any) -> Any:
+        path.unlink()
+        return reading(*given, **options)
+
+    monkeypatch.setattr(f"{checkpoint.__name__}.{at}", deleted_just_before)
+    assert torch.equal(read_checkpoint(path)["w"], torch.arange(1000.0))
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*x\.pt"):
         read_checkpoint(path)
 
 
