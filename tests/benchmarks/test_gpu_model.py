@@ -277,6 +277,51 @@ def test_a_count_at_no_known_place_makes_loops_unknown() -> None:
     assert found.unknown == 3
 
 
+PRODUCT = "HMMA.16816.F32.BF16 R4, R4, R8, R4"
+
+
+def test_calls_that_are_folded_into_one() -> None:
+    """One product before a loop and ten in it, to nine of which nvcc gave the line of another call."""
+    code = [
+        lined.Instruction(PRODUCT, ((AT, 12), (AT, 30)), []),
+        lined.Instruction(PRODUCT, ((AT, 12), (AT, 40)), [".L_x_1"]),
+        lined.Instruction("@P1 BRA `(.L_x_1)", (), [], ".L_x_1"),
+        lined.Instruction("EXIT", (), []),
+    ]
+    sites = [
+        flow.Site(((AT, 12), (AT, 30)), "product", 1, 9.0, 9.0),
+        flow.Site(((AT, 12), (AT, 40)), "product", 1, 2.0, 2.0),
+    ]
+    found = flow.flow(code, sites)
+    assert found.passes == pytest.approx([1, 10, 1], rel=1e-4)
+    assert found.explained == pytest.approx(1)
+
+
+def test_what_is_predicated_is_passed_by_threads_that_do_not_do_it() -> None:
+    """A quarter of the threads store, in a block that all of them pass."""
+    code = [
+        lined.Instruction("@P0 BRA `(.L_x_1)", (), [], ".L_x_1"),
+        lined.Instruction(PRODUCT, ((AT, 12),), []),
+        lined.Instruction("@P1 STS [R2], R4", ((AT, 14),), []),
+        lined.Instruction("@P2 STS.64 [R2], R4", ((AT, 14),), []),
+        lined.Instruction("STS [R3], R4", ((AT, 14),), []),
+        lined.Instruction("EXIT", (), [".L_x_1"]),
+    ]
+    sites = [
+        flow.Site(((AT, 12),), "product", 1, 1.0, 1.0),
+        flow.Site(((AT, 14),), "store shared", 16, 1.0, 0.25),
+    ]
+    found = flow.flow(code, sites)
+    assert found.passes[1] == pytest.approx(1, rel=1e-4)
+    assert found.explained == pytest.approx(1)
+
+
+def test_what_never_runs_costs_the_load_store_unit_nothing() -> None:
+    assert sass.lsu_cycles("@!PT LDS RZ, [RZ]") == 0
+    assert sass.lsu_cycles("@!P1 LDS R4, [R2]") == 1
+    assert flow.event("@!PT LDS RZ, [RZ]") is None
+
+
 def test_the_type_that_a_call_is_counted_in() -> None:
     """Parameters are float32 beside images of 16 bits, and an argmax has no say."""
     image, weight, argmax = ({"shape": [1], "stride": [1], "dtype": d} for d in ("bfloat16", "float32", "int8"))
