@@ -61,6 +61,15 @@ inline void allow_shared(const void* kernel, int bytes) {
 }
 #endif
 
+// threadIdx.x, read anew: what is made of it is made again in each pass of a loop, and does not wait in registers.
+__device__ __forceinline__ int thread_anew() {
+  int x = static_cast<int>(threadIdx.x);
+#ifdef __CUDACC__
+  asm volatile("" : "+r"(x));
+#endif
+  return x;
+}
+
 template <typename T>
 __host__ __device__ constexpr T ceil_div(T a, T b) {
   return (a + b - 1) / b;

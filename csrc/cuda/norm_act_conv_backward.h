@@ -48,10 +48,11 @@ struct Gradients {
 template <typename T>
 void sum2x2(const Call& call, const Gradients& gradients, Tensor& keep, const Kept& kept, cudaStream_t stream) {
   const int64_t octets = gradients.outputs / kOctet * call.back.images;
-  const int64_t regular = octets * kept.columns * ceil_div(kept.rows, kSumRows);
+  const int rows = rows_of_strip(kept);
+  const int64_t regular = octets * kept.columns * ceil_div(kept.rows, rows);
   const int64_t all = regular + octets * kept.slots * (kept.rows + kept.columns + kept.slots);
   AMINET_LAUNCH((sums2x2_kernel<T>), static_cast<unsigned>(ceil_div<int64_t>(all, 256)), 256, 0, stream,
-                gradients.gradient<T>(keep, kept), call.back, regular, all);
+                gradients.gradient<T>(keep, kept), call.back, rows, regular, all);
 }
 
 // dx, the blocks' sums for scale and shift, and in `keep` what the gradient of the weight reads.
@@ -83,10 +84,10 @@ inline ChannelParts input_gradient(const Call& call, const Gradients& gradients,
   return {data_of<float>(partial), parts, call.inputs, {}, {}};
 }
 
-template <typename P, int MT, int NT, typename Windows, typename Values>
+template <typename P, int PAIRS, int NT, typename Windows, typename Values>
 void run_weight(const Call& call, const Windows& one, const Values& other, const Geometry& g, WeightCut cut,
                 Tensor& partial, int& splits, cudaStream_t stream) {
-  using S = WeightShape<P, MT, NT>;
+  using S = WeightShape<P, PAIRS, NT>;
   const int groups = cut.slices * ceil_div(cut.others, S::NT * kOctet);
   const int64_t sums = static_cast<int64_t>(kTaps) * cut.ones * cut.others;
   // Two blocks for each multiprocessor of a large GPU, or one: what is between leaves some with twice the work.
@@ -96,7 +97,7 @@ void run_weight(const Call& call, const Windows& one, const Values& other, const
   cut.each = ceil_div(cut.tiles, static_cast<int>(std::clamp<int64_t>(wanted, 1, ceil_div(cut.tiles, 2))));
   splits = ceil_div(cut.tiles, cut.each);
   partial = floats(call.x, splits * sums);
-  const Window w = window_of(g, S::height, S::width, cut.octets, kOctetUnits<Data<P>>, S::threads);
+  const Window w = window_of(g, S::height, S::width, cut.octets, kOctetUnits<Data<P>>, S::threads, one.map(g));
   AMINET_LAUNCH((weight_kernel<P, S, Windows, Values>), dim3(splits, groups), S::threads, weight_bytes<S>(w),
                 stream, one, other, room_of<float>(partial), g, w, cut);
 }
@@ -108,23 +109,23 @@ void run_weights(const Call& call, const Windows& one, const Values& other, cons
   const int all = cut.ones / kOctet;
   for (cut.slices = ceil_div(all, 8);; ++cut.slices) {
     cut.octets = ceil_div(all, cut.slices);
-    using S = WeightShape<P, 6, sizeof(Data<P>) == 2 ? 8 : 3>;
+    using S = WeightShape<P, 2, sizeof(Data<P>) == 2 ? 8 : 3>;
     const Window w = window_of(g, S::height, S::width, cut.octets, kOctetUnits<Data<P>>, S::threads);
     if (weight_bytes<S>(w) <= shared_bytes() || cut.octets == 1) break;
   }
   cut.slices = ceil_div(all, cut.octets);
-  cut.pairs = ceil_div(kTaps * cut.octets, 2);
-  const auto run = [&](auto mt, auto nt) {
-    run_weight<P, decltype(mt)::value, decltype(nt)::value>(call, one, other, g, cut, partial, splits, stream);
+  const auto run = [&](auto pairs, auto nt) {
+    run_weight<P, decltype(pairs)::value, decltype(nt)::value>(call, one, other, g, cut, partial, splits, stream);
   };
   using std::integral_constant;
-  const bool few = cut.pairs <= 18;
-  if constexpr (sizeof(Data<P>) == 2) {
-    if (few && cut.others > 32) return run(integral_constant<int, 3>{}, integral_constant<int, 8>{});
-    if (!few && cut.others % 32 == 0) return run(integral_constant<int, 6>{}, integral_constant<int, 4>{});
-  }
-  if (few) return run(integral_constant<int, 3>{}, integral_constant<int, 3>{});
-  run(integral_constant<int, 6>{}, integral_constant<int, 3>{});
+  const bool few = cut.octets <= 4;  // a pair for each warp
+  constexpr bool small = sizeof(Data<P>) == 2, slots = !std::is_same_v<Windows, Activation<Data<P>>>;
+  if constexpr (small && !slots)
+    if (few && cut.others > 32) return run(integral_constant<int, 1>{}, integral_constant<int, 8>{});
+  if constexpr (small)
+    if (!few && (slots || cut.others % 32 == 0)) return run(integral_constant<int, 2>{}, integral_constant<int, 4>{});
+  if (few) return run(integral_constant<int, 1>{}, integral_constant<int, 3>{});
+  if constexpr (!small || !slots) run(integral_constant<int, 2>{}, integral_constant<int, 3>{});
 }
 
 // The blocks' sums for the weight.
@@ -136,7 +137,7 @@ inline WeightParts weight_gradient(const Call& call, const Tensor& keep, bool tf
     using P = typename decltype(product)::type;
     using T = Data<P>;
     const KeptGradient<T> gradient = {data_of<T>(keep), kept_of(call.back, call.outputs)};
-    const WeightCut cut = {found.ones, found.others, 0, 0, 0, 0, 0, doubled};
+    const WeightCut cut = {found.ones, found.others, 0, 0, 0, 0, doubled};
     if (doubled)
       run_weights<P>(call, gradient, call.activation<T>(), call.back, cut, partial, found.splits, stream);
     else

@@ -8,6 +8,7 @@
 #include "cuda/norm_act_conv_forward.cuh"
 #include "cuda/norm_act_conv_input.cuh"
 #include "cuda/norm_act_conv_pack.cuh"
+#include "cuda/norm_act_conv_resident.cuh"
 #include "cuda/norm_act_conv_sums.cuh"
 #include "cuda/norm_act_conv_sums2x2.cuh"
 #include "cuda/tensors.h"
@@ -21,6 +22,11 @@ constexpr int64_t kSplitBlocks = 264;
 #else  // so that images small enough for the emulator take all ways
 constexpr int64_t kEnoughBlocks = 2;
 constexpr int64_t kSplitBlocks = 20;
+#endif
+#if defined(__CUDACC__) || !defined(EMULATED_COUNTED)
+inline int64_t multiprocessors() { return multiprocessors_of_device(); }
+#else
+inline int64_t multiprocessors() { return 132; }
 #endif
 constexpr int64_t kTwoBlocks = 112 * 1024;        // bytes of shared memory that leave room for another block
 constexpr int64_t kMostPartial = 20 * 1024 * 1024;  // bytes of all splits' sums for the weight
@@ -101,11 +107,28 @@ unsigned phase_blocks(const Geometry& g, const Cut& cut) {
   return S::WM * S::MT < 16 && blocks < 2 * kEnoughBlocks ? static_cast<unsigned>(g.rows.phases * g.columns.phases) : 1;
 }
 
+// Whether it was: where a block's weights fit into its share of shared memory and serve it for more than one tile.
+template <typename P, typename Choice, typename Source, typename Finish>
+bool run_resident(const Source& source, const Packed& weights, const Finish& finish, const Geometry& g, const Window& w,
+                  const Cut& cut, cudaStream_t stream) {
+  using S = typename Choice::S;
+  const int64_t tiles = tiles_of(g, S::height, S::width), groups = ceil_div(cut.made, S::columns);
+  const int each = static_cast<int>(ceil_div(tiles * groups, multiprocessors() * Choice::BLOCKS));
+  const int64_t bytes = resident_bytes<S>(w, cut);
+  if (g.rows.phases * g.columns.phases > 1 || each < 2 || bytes > shared_bytes()) return false;
+  const dim3 grid(static_cast<unsigned>(ceil_div<int64_t>(tiles, each)), static_cast<unsigned>(groups));
+  AMINET_LAUNCH((resident_kernel<P, S, Choice::BLOCKS, Source, Finish>), grid, S::threads, bytes, stream, source,
+                data_of<Data<P>>(weights.held) + weights.first, finish, g, w, cut, static_cast<int>(tiles), each);
+  return true;
+}
+
 template <typename P, typename Choice, typename Source, typename Finish>
 void run_windows(const Source& source, const Packed& weights, const Finish& finish, const Geometry& g, const Cut& cut,
                  cudaStream_t stream) {
   using S = typename Choice::S;
-  const Window w = window_of(g, S::height, S::width, cut.octets, kOctetUnits<Data<P>>, S::threads);
+  const Window w = window_of(g, S::height, S::width, cut.octets, kOctetUnits<Data<P>>, S::threads, source.map(g));
+  if constexpr (!Choice::CHUNKED && std::is_same_v<Source, Activation<Data<P>>>)
+    if (run_resident<P, Choice>(source, weights, finish, g, w, cut, stream)) return;
   const dim3 grid(static_cast<unsigned>(tiles_of(g, S::height, S::width)), ceil_div(cut.made, S::columns),
                   phase_blocks<S>(g, cut));
   AMINET_LAUNCH((windows_kernel<P, S, Choice::BLOCKS, Choice::CHUNKED, Source, Finish>), grid, S::threads,
@@ -143,7 +166,7 @@ void by_shape(const Geometry& g, int depth, int made, int64_t limit, Function&& 
     if (!done && made > 24) done = attempt(Choice<Shape<P, 4, 1, 4, 8>, 2, true>{}, false);
   }
   constexpr int blocks = sizeof(Data<P>) == 2 ? 3 : 2;
-  if (!done && made <= 24) done = attempt(Choice<Shape<P, 4, 1, 1, 3>, blocks + !GRADIENT, true>{}, true);
+  if (!done && made <= 24) done = attempt(Choice<Shape<P, 4, 1, 1, 3>, blocks, true>{}, true);
   if (!done) done = attempt(Choice<Shape<P, 2, 2, 2, 4>, blocks, true>{}, true);
   STD_TORCH_CHECK(done, "norm_act_conv: no kernel's window fits into this GPU's shared memory");
 }

@@ -47,7 +47,7 @@ struct Convolved {
       of_warp<P, S, false>(products, g, at, phase_h, phase_w, room, moments);
     if (!partial) return;
     __syncthreads();
-    of_block<S>(g, at, moments, blockIdx.x * static_cast<int64_t>(g.rows.phases * g.columns.phases) +
+    of_block<S>(g, at, moments, at.tile * static_cast<int64_t>(g.rows.phases * g.columns.phases) +
                                     phase_h * g.columns.phases + phase_w);
   }
 
@@ -112,52 +112,70 @@ struct Convolved {
     return pixels;
   }
 
-  // Mean and squares of the warp's pixels to moments [WM][columns][2].
+  // Mean and squares of the warp's pixels to moments [WM][columns][2]: of each lane's, then joined.
   template <typename P, typename S, bool WHOLE>
   __device__ __forceinline__ void moments_of_warp(const Products<P, S>& products, const Geometry& g, const Place& at,
                                                   float* moments) const {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warp_n = warp % S::WN, warp_m = warp / S::WN;
-    const int pixels = pixels_of_warp<S>(g, at, warp_m);
-    const float inverse = pixels ? 1.f / static_cast<float>(pixels) : 0.f;
     bool inside[S::MT][2];
+    int pixels = 0;
 #pragma unroll
     for (int i = 0; i < S::MT; ++i)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const Cell cell = cell_of<S>(warp_m * S::MT + i, lane / 4 + 8 * half);
         inside[i][half] = WHOLE || (at.row + cell.row < g.rows.cells && at.column + cell.column < g.columns.cells);
+        pixels += inside[i][half];
       }
+    const float inverse = pixels ? 1.f / static_cast<float>(pixels) : 0.f;
+    float mean[2 * S::NT], squares[2 * S::NT];
 #pragma unroll
     for (int c = 0; c < 2 * S::NT; ++c) {
-      float sum = 0.f, squares = 0.f;
+      const auto over_pixels = [&](auto&& of) {
+        float sum = 0.f;
 #pragma unroll
-      for (int i = 0; i < S::MT; ++i)
+        for (int i = 0; i < S::MT; ++i)
 #pragma unroll
-        for (int half = 0; half < 2; ++half)
-          if (inside[i][half]) sum += products.acc[i][c / 2][2 * half + c % 2];
-      const float mean = of_column(sum) * inverse;
-#pragma unroll
-      for (int i = 0; i < S::MT; ++i)
-#pragma unroll
-        for (int half = 0; half < 2; ++half)
-          if (inside[i][half]) {
-            const float apart = products.acc[i][c / 2][2 * half + c % 2] - mean;
-            squares = __fmaf_rn(apart, apart, squares);
-          }
-      squares = of_column(squares);
-      if (lane < 4) {
-        const int column = warp_n * S::NT * kOctet + c / 2 * kOctet + lane * 2 + c % 2;
-        moments[(warp_m * S::columns + column) * 2] = mean;
-        moments[(warp_m * S::columns + column) * 2 + 1] = squares;
-      }
+          for (int half = 0; half < 2; ++half)
+            if (inside[i][half]) sum = of(sum, products.acc[i][c / 2][2 * half + c % 2]);
+        return sum;
+      };
+      mean[c] = over_pixels([](float sum, float v) { return sum + v; }) * inverse;
+      squares[c] = over_pixels([&](float sum, float v) { return __fmaf_rn(v - mean[c], v - mean[c], sum); });
     }
+    join_lanes<4, WHOLE>(mean, squares, static_cast<float>(pixels), 0, true, [&](int c, float of_mean, float of_squares) {
+      const int column = (warp_n * S::NT + c / 2) * kOctet + lane % 4 * 2 + c % 2;
+      store(moments + (warp_m * S::columns + column) * 2, Vector<float, 2>{of_mean, of_squares});
+    });
   }
 
-  // Over the lanes that have the same column.
-  static __device__ __forceinline__ float of_column(float v) {
+  // Over the lanes that have the same columns, DISTANCE and more apart: of two, each goes on with half of the columns, where
+  // these have halves. n: the lane's pixels; SAME: all have as many. write(c, mean, squares) of the columns from `first` on.
+  template <int DISTANCE, bool SAME, int COUNT, typename Write>
+  static __device__ __forceinline__ void join_lanes(const float (&mean)[COUNT], const float (&squares)[COUNT], float n,
+                                                    int first, bool writes, Write&& write) {
+    if constexpr (DISTANCE == 32) {
 #pragma unroll
-    for (int distance = 4; distance < 32; distance *= 2) v += __shfl_xor_sync(0xffffffffu, v, distance);
-    return v;
+      for (int i = 0; i < COUNT; ++i)
+        if (writes) write(first + i, mean[i], squares[i]);
+    } else {
+      constexpr bool halves = COUNT % 2 == 0;
+      constexpr int kept = halves ? COUNT / 2 : COUNT, given = COUNT - kept;  // of the upper one: the first that it has
+      const bool upper = threadIdx.x & DISTANCE;
+      const float others = SAME ? n : __shfl_xor_sync(0xffffffffu, n, DISTANCE), both = n + others;
+      const float part = SAME ? 0.5f : both > 0.f ? others / both : 0.f;
+      float joined[kept], about[kept];
+#pragma unroll
+      for (int i = 0; i < kept; ++i) {
+        const float own = upper ? mean[i + given] : mean[i], own_squares = upper ? squares[i + given] : squares[i];
+        const float sent = upper ? mean[i] : mean[i + given], sent_squares = upper ? squares[i] : squares[i + given];
+        const float apart = __shfl_xor_sync(0xffffffffu, sent, DISTANCE) - own;
+        joined[i] = __fmaf_rn(apart, part, own);
+        about[i] = own_squares + __shfl_xor_sync(0xffffffffu, sent_squares, DISTANCE) + apart * apart * (n * part);
+      }
+      join_lanes<DISTANCE * 2, SAME>(joined, about, both, upper ? first + given : first, writes && (halves || !upper),
+                                     write);
+    }
   }
 
   template <typename S>

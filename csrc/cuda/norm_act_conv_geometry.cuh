@@ -87,10 +87,9 @@ inline Axis gradient_axis(int size, int stride, bool reflect, bool upsample) {
 __host__ __device__ constexpr int inverse_of(int d) { return 65536 / d + 1; }
 __device__ __forceinline__ int over(int n, int inverse) { return n * inverse >> 16; }
 
-// How a thread goes through a window's pixels: from one to its next, in rows, columns and units.
-struct Steps {
-  int columns, inverse;  // of a row
-  int rows_on, columns_on, place_on, place_wrapped;
+// What windows are of, as it lies in memory: pixels of a row are followed by those of the next, `pitch` pixels on.
+struct Map {
+  int rows, columns, pitch, channels;
 };
 
 // What a block reads, pixel by pixel with some channels of each, in units of 16 bytes: `rows` of `columns`, and two slots
@@ -100,15 +99,20 @@ struct Window {
   int rows, columns, half, slots;
   int pixel, row;  // units from one to the next
   int step;
-  int octets, inverse_octets;    // of a pixel
-  Steps regular, all;            // without slots, and with them
+  int octets, inverse_octets;  // of a pixel
+  int inverse_columns;
+  // How a thread goes through the regular pixels: those of all threads; from one of its own to the next, in bytes of the
+  // window and elements of the map.
+  int together, rows_on, columns_on;
+  int bytes_on, bytes_wrapped;
+  int offset_on, offset_wrapped;
 
   __host__ __device__ int column_at(int c) const { return step == 2 && c < columns ? (c >> 1) + (c & 1) * half : c; }
   __host__ __device__ int units() const { return (rows + slots) * row; }
 };
 
 // height, width: cells of a block. octets: of a pixel's channels, of so many units each.
-inline Window window_of(const Geometry& g, int height, int width, int octets, int octet_units, int threads) {
+inline Window window_of(const Geometry& g, int height, int width, int octets, int octet_units, int threads, Map map = {}) {
   Window w = {};
   w.step = g.rows.step;
   w.rows = w.step * (height - 1) + g.rows.extent;
@@ -119,30 +123,34 @@ inline Window window_of(const Geometry& g, int height, int width, int octets, in
   w.row = (w.columns + w.slots) * w.pixel;
   w.octets = octets;
   w.inverse_octets = inverse_of(octets);
-  const int pixels = threads / octets;
-  const auto steps = [&](int columns) {
-    const int rows_on = pixels / columns, columns_on = pixels % columns;
-    return Steps{columns, inverse_of(columns), rows_on, columns_on, rows_on * w.row + columns_on * w.pixel,
-                 w.row - columns * w.pixel};
-  };
-  w.regular = steps(w.columns);
-  w.all = steps(w.columns + w.slots);
+  w.inverse_columns = inverse_of(w.columns);
+  w.together = threads / octets;
+  w.rows_on = w.together / w.columns;
+  w.columns_on = w.together % w.columns;
+  w.bytes_on = (w.rows_on * w.row + w.columns_on * w.pixel) * kUnitBytes;
+  w.bytes_wrapped = (w.row - w.columns * w.pixel) * kUnitBytes;
+  w.offset_on = (w.rows_on * map.pitch + w.columns_on) * map.channels;
+  w.offset_wrapped = (map.pitch - w.columns) * map.channels;
   return w;
 }
 
-// A block's first cell.
+inline __host__ __device__ Map map_of(const Geometry& g, int channels) {
+  return {g.rows.from, g.columns.from, g.columns.from, channels};
+}
+
+// A tile's first cell, and its number.
 struct Place {
-  int image, row, column;
+  int image, row, column, tile;
 };
 
 __device__ __forceinline__ Place place_of(const Geometry& g, int tile, int height, int width) {
   const int across = ceil_div(g.columns.cells, width), down = ceil_div(g.rows.cells, height), line = tile / across;
-  return {line / down, line % down * height, tile % across * width};
+  return {line / down, line % down * height, tile % across * width, tile};
 }
 
 // The next tile's.
 __device__ __forceinline__ void go_on(Place& at, const Geometry& g, int height, int width) {
-  at.column += width;
+  ++at.tile, at.column += width;
   if (at.column < g.columns.cells) return;
   at.column = 0, at.row += height;
   if (at.row >= g.rows.cells) at.row = 0, ++at.image;

@@ -14,38 +14,12 @@
 
 namespace aminet::nac {
 
-// The pixels of a thread in a window, some apart, in the order in which they lie there.
-struct Walk {
-  const Steps& steps;
-  int row, column_place, octet;
-  int place;  // units
-
-  // units: of an octet.
-  __device__ __forceinline__ Walk(const Window& w, const Steps& by, int units) : steps(by) {
-    const int first = over(threadIdx.x, w.inverse_octets);
-    octet = threadIdx.x - first * w.octets;
-    row = over(first, steps.inverse);
-    column_place = first - row * steps.columns;
-    place = row * w.row + column_place * w.pixel + octet * units;
-    if ((first + 1) * w.octets > static_cast<int>(blockDim.x)) row = w.rows + w.slots;  // left over: it has none
-  }
-  // Of the window; slots have their own.
-  __device__ __forceinline__ int column(const Window& w) const {
-    if (w.step == 1 || column_place >= w.columns) return column_place;
-    return column_place < w.half ? 2 * column_place : 2 * (column_place - w.half) + 1;
-  }
-  __device__ __forceinline__ void next() {
-    row += steps.rows_on, column_place += steps.columns_on, place += steps.place_on;
-    if (column_place >= steps.columns) column_place -= steps.columns, place += steps.place_wrapped, ++row;
-  }
-};
-
-// Where a window begins in what is read.
+// Where a window begins in what is read. shift: from a row that a window reads to its place there.
 struct Corner {
   int row, column;
 
-  __device__ __forceinline__ Corner(const Geometry& g, const Place& at)
-      : row(g.rows.step * at.row + g.rows.first), column(g.columns.step * at.column + g.columns.first) {}
+  __device__ __forceinline__ Corner(const Geometry& g, const Place& at, int shift = 0)
+      : row(g.rows.step * at.row + g.rows.first + shift), column(g.columns.step * at.column + g.columns.first + shift) {}
 };
 
 __device__ __forceinline__ bool is_in(int index, int first, int count) {
@@ -57,6 +31,83 @@ __device__ __forceinline__ T* in_window(unsigned char* window, const Window& w, 
   const int units = row * w.row + w.column_at(column) * w.pixel + octet * kOctetUnits<T>;
   return reinterpret_cast<T*>(window + units * kUnitBytes);
 }
+
+// How much of a window lies in the map, along an axis.
+struct Inside {
+  int first, count;
+
+  __device__ __forceinline__ Inside(int size, int corner, int extent)
+      : first(max(0, -corner)), count(min(extent, size - corner) - first) {}
+};
+
+// A thread's pixels of a window, one octet of each, in the order of the map. Where a pixel lies is found once; from there
+// to the next are additions, whatever the border. STEP: the window's.
+template <int STEP>
+struct Passage {
+  const Window& w;
+  Inside rows, columns;
+  int octet;
+  int row, column;  // from the first in the map on
+  int bytes;        // of the place in the window, were its columns in order
+  int offset;       // in the image that is read, elements; of no use outside
+
+  __device__ __forceinline__ Passage(const Window& of, const Map& map, const Corner& corner, int units)
+      : w(of), rows(map.rows, corner.row, w.rows), columns(map.columns, corner.column, w.columns) {
+    const int thread = thread_anew(), first = over(thread, w.inverse_octets);
+    octet = thread - first * w.octets;
+    row = over(first, w.inverse_columns);
+    column = first - row * w.columns;
+    bytes = (row * w.row + column * w.pixel + octet * units) * kUnitBytes;
+    offset = ((corner.row + row) * map.pitch + corner.column + column) * map.channels;
+    row -= rows.first, column -= columns.first;
+    if (first >= w.together) row = w.rows;  // a thread that is left over has none
+  }
+  // Whether this pixel, or one of the next, is of the window; and of the map.
+  __device__ __forceinline__ bool goes_on() const { return row < w.rows - rows.first; }
+  __device__ __forceinline__ bool goes_on_inside() const { return row < rows.count; }
+
+  __device__ __forceinline__ bool inside() const { return is_in(row, 0, rows.count) && is_in(column, 0, columns.count); }
+  __device__ __forceinline__ int place() const {
+    if constexpr (STEP == 1) return bytes;
+    const int c = column + columns.first;
+    return bytes + ((c & 1) * w.half - ((c + 1) >> 1)) * w.pixel * kUnitBytes;
+  }
+  __device__ __forceinline__ bool at_border() const { return rows.count < w.rows || columns.count < w.columns; }
+  __device__ __forceinline__ void next() {
+    row += w.rows_on, column += w.columns_on, bytes += w.bytes_on, offset += w.offset_on;
+    if (column >= w.columns - columns.first)
+      column -= w.columns, bytes += w.bytes_wrapped, offset += w.offset_wrapped, ++row;
+  }
+};
+
+// The pixels of a window outside of the map: whole rows first, then what is beside the others.
+struct Outside {
+  Inside rows, columns;
+  int of_row, inverse;  // pixels of a whole row
+  int whole, beside, pixels;
+
+  __device__ __forceinline__ Outside(const Window& w, const Map& map, const Corner& corner)
+      : rows(map.rows, corner.row, w.rows),
+        columns(map.columns, corner.column, w.columns),
+        of_row(w.columns),
+        inverse(w.inverse_columns),
+        whole((w.rows - rows.count) * w.columns),
+        beside(w.columns - columns.count),
+        pixels(whole + rows.count * beside) {}
+
+  __device__ __forceinline__ void find(int number, int& row, int& column) const {
+    if (number < whole) {
+      row = over(number, inverse);
+      column = number - row * of_row;
+      if (row >= rows.first) row += rows.count;
+    } else {
+      row = (number - whole) / beside;
+      column = number - whole - row * beside;
+      row += rows.first;
+      if (column >= columns.first) column += columns.count;
+    }
+  }
+};
 
 template <typename T>
 struct Activation {
@@ -78,6 +129,8 @@ struct Activation {
     values.narrow_from(v);
   }
 
+  __host__ __device__ Map map(const Geometry& g) const { return map_of(g, channels); }
+
   // Octets from `first` on, `count` of them, of a block's window.
   __device__ __forceinline__ void make(unsigned char* window, const Geometry& g, const Window& w, const Place& at,
                                        int first, int count, bool /* once */, int /* height */, int /* width */) const {
@@ -94,43 +147,59 @@ struct Activation {
       make_by<BATCH, 2>(window, g, w, at, first, count);
   }
 
-  // Where a row of the window comes from, kNowhere if from nowhere. Beyond the next one they are not read.
-  __device__ __forceinline__ static int source(const Axis& a, int row) {
-    return row < 0 ? a.low : row < a.from ? row : a.high;
-  }
-
   template <int BATCH, int STEP>
   __device__ __forceinline__ void make_by(unsigned char* window, const Geometry& g, const Window& w, const Place& at,
                                           int first, int count) const {
-    const bool zeros = g.rows.low < 0;
-    Walk walk(w, w.regular, kOctetUnits<T>);
-    if (walk.octet >= count) return;
     const Corner corner(g, at);
-    const int channel = (first + walk.octet) * kOctet;
+    Passage<STEP> passage(w, map(g), corner, kOctetUnits<T>);
+    if (passage.octet >= count) return;
+    const int channel = (first + passage.octet) * kOctet;
     float by[kOctet], add[kOctet];
     read_octet(by, scale + channel);
     read_octet(add, shift + channel);
     const T* image = x + static_cast<int64_t>(at.image) * g.rows.from * g.columns.from * channels + channel;
 #pragma unroll 1
-    while (walk.row < w.rows) {
+    while (passage.goes_on_inside()) {
       Octet<T> values[BATCH];
       int to[BATCH];  // bytes
-      bool there[BATCH], inside[BATCH];
+      bool inside[BATCH];
 #pragma unroll
-      for (int i = 0; i < BATCH; ++i, walk.next()) {
-        const int row = source(g.rows, corner.row + walk.row);
-        const int column = source(g.columns, corner.column + (STEP == 1 ? walk.column_place : walk.column(w)));
-        there[i] = walk.row < w.rows;
-        inside[i] = row >= 0 && column >= 0;
-        to[i] = walk.place * kUnitBytes;
-        values[i].read(image + (inside[i] ? (row * g.columns.from + column) * channels : 0));
+      for (int i = 0; i < BATCH; ++i, passage.next()) {
+        inside[i] = passage.inside();
+        to[i] = passage.place();
+        values[i].read(image + (inside[i] ? passage.offset : 0));
       }
 #pragma unroll
       for (int i = 0; i < BATCH; ++i) {
         apply(values[i], by, add);
-        if (zeros && !inside[i]) values[i].clear();  // zero padding comes after the activation
-        if (there[i]) values[i].write(reinterpret_cast<T*>(window + to[i]));
+        if (inside[i]) values[i].write(reinterpret_cast<T*>(window + to[i]));
       }
+    }
+    if (passage.at_border()) make_outside(window, image, by, add, g, w, corner, passage.octet);
+  }
+
+  // Where a row of the window comes from, kNowhere if from nowhere. Beyond the next one they are not read.
+  __device__ __forceinline__ static int source(const Axis& a, int row) {
+    return row < 0 ? a.low : row < a.from ? row : a.high;
+  }
+
+  // What lies outside of the map: reflected, or zeros, which come after the activation.
+  __device__ __forceinline__ void make_outside(unsigned char* window, const T* image, const float (&by)[kOctet],
+                                               const float (&add)[kOctet], const Geometry& g, const Window& w,
+                                               const Corner& corner, int octet) const {
+    const Outside outside(w, map(g), corner);
+#pragma unroll 1
+    for (int i = over(thread_anew(), w.inverse_octets); i < outside.pixels; i += w.together) {
+      int row, column;
+      outside.find(i, row, column);
+      const int from_row = source(g.rows, corner.row + row), from_column = source(g.columns, corner.column + column);
+      Octet<T> values;
+      values.clear();
+      if (from_row >= 0 && from_column >= 0) {
+        values.read(image + (from_row * g.columns.from + from_column) * channels);
+        apply(values, by, add);
+      }
+      values.write(in_window<T>(window, w, row, column, octet));
     }
   }
 };
@@ -201,39 +270,40 @@ struct OutputGradient {
     return found;
   }
 
+  __host__ __device__ Map map(const Geometry& g) const { return map_of(g, channels); }
+
   // once: whether this is the first time that the block makes these channels. Not for sums of rows.
   __device__ __forceinline__ void make(unsigned char* window, const Geometry& g, const Window& w, const Place& at,
                                        int first, int count, bool once, int height, int width) const {
-    Walk walk(w, w.regular, kOctetUnits<T>);
-    if (walk.octet >= count) return;
     const Corner corner(g, at);
-    const Incoming<T> from = incoming(g, at.image, first + walk.octet);
+    Passage<1> passage(w, map(g), corner, kOctetUnits<T>);
+    if (passage.octet >= count) return;
+    const Incoming<T> from = incoming(g, at.image, first + passage.octet);
     T* to = keep && once && blockIdx.y == 0
-                ? keep + at.image * kept.pixels_of_image() * channels + (first + walk.octet) * kOctet
+                ? keep + at.image * kept.pixels_of_image() * channels + (first + passage.octet) * kOctet
                 : nullptr;
-    make_of(window, from, to, walk, g, w, corner, height, width);
+    make_inside(window, from, to, passage, g, height, width);
+    if (passage.at_border()) make_zeros(window, g, w, corner, passage.octet);
     if (w.slots && has_folds(g, at, height, width))
-      make_slots(window, from, walk.octet, g, w, at, corner, height, width);
+      make_slots(window, from, passage.octet, g, w, at, corner, height, width);
   }
 
-  __device__ __forceinline__ void make_of(unsigned char* window, const Incoming<T>& from, T* to, Walk& walk,
-                                          const Geometry& g, const Window& w, const Corner& corner, int height,
-                                          int width) const {
+  __device__ __forceinline__ void make_inside(unsigned char* window, const Incoming<T>& from, T* to, Passage<1>& passage,
+                                              const Geometry& g, int height, int width) const {
     constexpr int kBatch = sizeof(T) == 2 ? 2 : 1;
+    // The block's own cells, of which it keeps what it makes.
+    const int first_row = -g.rows.first - passage.rows.first, first_column = -g.columns.first - passage.columns.first;
 #pragma unroll 1
-    while (walk.row < w.rows) {
+    while (passage.goes_on_inside()) {
       Octet<T> of_dy[kBatch], of_y[kBatch];
       int place[kBatch], offset[kBatch];
-      bool there[kBatch], inside[kBatch], own[kBatch];
+      bool inside[kBatch], own[kBatch];
 #pragma unroll
-      for (int i = 0; i < kBatch; ++i, walk.next()) {
-        const int row = corner.row + walk.row, column = corner.column + walk.column_place;
-        there[i] = walk.row < w.rows;
-        inside[i] = is_in(row, 0, g.rows.from) && is_in(column, 0, g.columns.from);
-        own[i] = inside[i] && is_in(walk.row, -g.rows.first, height) &&
-                 is_in(walk.column_place, -g.columns.first, width);
-        place[i] = walk.place * kUnitBytes;
-        offset[i] = inside[i] ? (row * g.columns.from + column) * channels : 0;
+      for (int i = 0; i < kBatch; ++i, passage.next()) {
+        inside[i] = passage.inside();
+        own[i] = to && inside[i] && is_in(passage.row, first_row, height) && is_in(passage.column, first_column, width);
+        place[i] = passage.place();
+        offset[i] = inside[i] ? passage.offset : 0;
         of_dy[i].read(from.dy + offset[i]);
         if (from.y) of_y[i].read(from.y + offset[i]);
       }
@@ -247,10 +317,22 @@ struct OutputGradient {
           for (int j = 0; j < kOctet; ++j) v[j] += __fmaf_rn(of[j], from.second[j], from.first[j]);
           of_dy[i].narrow_from(v);
         }
-        if (!inside[i]) of_dy[i].clear();
-        if (there[i]) of_dy[i].write(reinterpret_cast<T*>(window + place[i]));
-        if (to && own[i]) of_dy[i].write(to + offset[i]);  // what is kept lies as dy does
+        if (inside[i]) of_dy[i].write(reinterpret_cast<T*>(window + place[i]));
+        if (own[i]) of_dy[i].write(to + offset[i]);  // what is kept lies as dy does
       }
+    }
+  }
+
+  __device__ __forceinline__ void make_zeros(unsigned char* window, const Geometry& g, const Window& w,
+                                             const Corner& corner, int octet) const {
+    const Outside outside(w, map(g), corner);
+    Octet<T> zeros;
+    zeros.clear();
+#pragma unroll 1
+    for (int i = over(thread_anew(), w.inverse_octets); i < outside.pixels; i += w.together) {
+      int row, column;
+      outside.find(i, row, column);
+      zeros.write(in_window<T>(window, w, row, column, octet));
     }
   }
 
@@ -261,8 +343,7 @@ struct OutputGradient {
                              const Window& w, const Place& at, const Corner& corner, int height, int width) const {
     const int columns = w.columns + w.slots, pixels = (w.rows + w.slots) * columns;
 #pragma unroll 1
-    for (int i = threadIdx.x / w.octets; i < pixels; i += blockDim.x / w.octets) {
-      if ((threadIdx.x / w.octets + 1) * w.octets > blockDim.x) break;
+    for (int i = over(thread_anew(), w.inverse_octets); i < pixels; i += w.together) {
       const int row = i / columns, column = i % columns;
       if (row < w.rows && column < w.columns) continue;
       const int kept_row = kept_by(g.rows, at.row, height, w.rows, kept.rows, corner.row, row);
@@ -292,8 +373,12 @@ struct KeptGradient {
   const T* from;  // [N, rows + slots, columns + slots, channels]
   Kept kept;
 
-  __device__ __forceinline__ void copy(T* to, const T* image, int row, int column, bool inside) const {
-    const unsigned offset = static_cast<unsigned>(kept.at(row, column)) * static_cast<unsigned>(kept.channels);
+  __host__ __device__ Map map(const Geometry&) const {
+    return {kept.rows, kept.columns, kept.columns + kept.slots, kept.channels};
+  }
+
+  // Zeros where it is not inside.
+  static __device__ __forceinline__ void copy(T* to, const T* image, unsigned offset, bool inside) {
     const T* source = image + (inside ? offset : 0u);
 #pragma unroll
     for (int i = 0; i < kOctetUnits<T>; ++i)
@@ -303,21 +388,30 @@ struct KeptGradient {
   // Copies that are under way when it returns; commit_async() and wait_async() are the caller's.
   __device__ __forceinline__ void start(unsigned char* window, const Geometry& g, const Window& w, const Place& at,
                                         int first, int count, int height, int width) const {
-    const bool folds = w.slots && has_folds(g, at, height, width);
-    // Columns of slots only where there may be some: the others' places are not read.
-    Walk walk(w, folds ? w.all : w.regular, kOctetUnits<T>);
-    if (walk.octet >= count) return;
-    const T* image = from + at.image * kept.pixels_of_image() * kept.channels + (first + walk.octet) * kOctet;
-    const Corner corner(g, at);
-    const int rows = folds ? w.rows + w.slots : w.rows;
+    const Corner corner(g, at, kept.shift);
+    Passage<2> passage(w, map(g), corner, kOctetUnits<T>);
+    if (passage.octet >= count) return;
+    const T* image = from + at.image * kept.pixels_of_image() * kept.channels + (first + passage.octet) * kOctet;
 #pragma unroll 1
-    for (; walk.row < rows; walk.next()) {
-      const bool row_slot = walk.row >= w.rows, column_slot = walk.column_place >= w.columns;
-      const int row = row_slot ? kept.rows + walk.row - w.rows : corner.row + kept.shift + walk.row;
-      const int column =
-          column_slot ? kept.columns + walk.column_place - w.columns : corner.column + kept.shift + walk.column(w);
-      copy(reinterpret_cast<T*>(window + walk.place * kUnitBytes), image, row, column,
-           (row_slot || is_in(row, 0, kept.rows)) && (column_slot || is_in(column, 0, kept.columns)));
+    for (; passage.goes_on(); passage.next())
+      copy(reinterpret_cast<T*>(window + passage.place()), image, passage.offset, passage.inside());
+    if (w.slots && has_folds(g, at, height, width)) start_slots(window, image, w, corner, passage.octet);
+  }
+
+  // Rows of slots, as long as the window with its slots; then what is beside the others.
+  __device__ __forceinline__ void start_slots(unsigned char* window, const T* image, const Window& w, const Corner& corner,
+                                              int octet) const {
+    const int columns = w.columns + w.slots, whole = w.slots * columns, all = whole + w.slots * w.rows;
+#pragma unroll 1
+    for (int i = over(thread_anew(), w.inverse_octets); i < all; i += w.together) {
+      const bool row_slot = i < whole;
+      const int row = row_slot ? w.rows + i / columns : (i - whole) / w.slots;
+      const int column = row_slot ? i % columns : w.columns + (i - whole) % w.slots;
+      const bool column_slot = column >= w.columns;
+      const int kept_row = row_slot ? kept.rows + row - w.rows : corner.row + row;
+      const int kept_column = column_slot ? kept.columns + column - w.columns : corner.column + column;
+      copy(in_window<T>(window, w, row, column, octet), image, kept.at(kept_row, kept_column) * kept.channels,
+           (row_slot || is_in(kept_row, 0, kept.rows)) && (column_slot || is_in(kept_column, 0, kept.columns)));
     }
   }
   __device__ __forceinline__ void make(unsigned char* window, const Geometry& g, const Window& w, const Place& at,

@@ -10,15 +10,18 @@ namespace aminet::nac {
 
 constexpr int kSumRows = 16;
 
-// Threads: octets, columns, strips of rows, images; then octets of slots.
+inline int rows_of_strip(const Kept& kept) { return ceil_div(kept.rows, ceil_div(kept.rows, kSumRows)); }
+
+// Threads: octets, columns, strips of `rows` rows, images; then octets of slots.
 template <typename T>
-__global__ void __launch_bounds__(256) sums2x2_kernel(OutputGradient<T> gradient, Geometry g, int64_t regular, int64_t all) {
+__global__ void __launch_bounds__(256)
+    sums2x2_kernel(OutputGradient<T> gradient, Geometry g, int rows, int64_t regular, int64_t all) {
   const Kept& kept = gradient.kept;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= all) return;
   const int octets = gradient.channels / kOctet, octet = static_cast<int>(i % octets);
   const bool slot = i >= regular;
-  const int strips = ceil_div(kept.rows, kSumRows), slots = kept.slots * (kept.rows + kept.columns + kept.slots);
+  const int strips = ceil_div(kept.rows, rows), slots = kept.slots * (kept.rows + kept.columns + kept.slots);
   int64_t n = (slot ? i - regular : i) / octets;
   const int number = static_cast<int>(n % (slot ? slots : kept.columns));
   n /= slot ? slots : kept.columns;
@@ -35,7 +38,7 @@ __global__ void __launch_bounds__(256) sums2x2_kernel(OutputGradient<T> gradient
     put(row, column, gradient.summed(from, g, row, column));
     return;
   }
-  const int column = number - 1, first = strip * kSumRows, last = min(first + kSumRows, kept.rows);
+  const int column = number - 1, first = strip * rows, last = min(first + rows, kept.rows);
   float above[kOctet] = {};
 #pragma unroll 1
   for (int row = first - 1; row < last; ++row) {  // of dy

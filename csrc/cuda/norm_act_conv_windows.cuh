@@ -127,7 +127,7 @@ __device__ __forceinline__ int taps_before(const Geometry& g, int phase_h, int p
   return (phase_h ? g.rows.taps_of(0) * of_row : 0) + (phase_w ? g.rows.taps_of(phase_h) * g.columns.taps_of(0) : 0);
 }
 
-// Entries of a phase: two words each, the window's and the row of the weights, -1 where there is none.
+// Entries of a phase: two words each, the window's and the row of the weights, -1 where there is none; rows may be null.
 __device__ __forceinline__ void make_entries(uint32_t* entries, int* rows, const Geometry& g, const Window& w,
                                              const Cut& cut, int phase_h, int phase_w, int count, int units) {
   const int taps_w = g.columns.taps_of(phase_w), taps = g.rows.taps_of(phase_h) * taps_w;
@@ -138,7 +138,7 @@ __device__ __forceinline__ void make_entries(uint32_t* entries, int* rows, const
     // What fills a product up reads the phase's first tap, times weights of zero.
     entries[i] = entry_of(g, w, phase_h, phase_w, there ? tap / taps_w : 0, there ? tap % taps_w : 0,
                           there ? octet * units : 0);
-    rows[i] = there ? (before + tap) * cut.depth + octet * kOctet : -1;
+    if (rows) rows[i] = there ? (before + tap) * cut.depth + octet * kOctet : -1;
   }
 }
 

@@ -89,6 +89,18 @@ inline int shared_memory_of_a_block() {
 #endif
 }
 
+// Of the current device.
+inline int multiprocessors_of_device() {
+#ifdef __CUDACC__
+  int device = 0, count = 0;
+  checked(cudaGetDevice(&device));
+  checked(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+  return count;
+#else
+  return 1;
+#endif
+}
+
 inline Gradient gradient_of(Tensor& t) { return {t.mutable_data_ptr(), t.scalar_type() == ScalarType::Float}; }
 
 // Room for [N, C, H, W], channels_last, of x's dtype and on its device.

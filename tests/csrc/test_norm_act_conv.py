@@ -80,3 +80,24 @@ def test_gradients_round_to_tf32_only_where_that_is_allowed(emulated) -> None:
         assert largest(found, right) <= 4 * largest(plain, right)
         assert largest(of_tf32, of_rounded) <= 2e-5 * right.abs().max()
         assert largest(of_tf32, right) >= 1e-4
+
+
+@pytest.mark.parametrize("reflect", [False, True])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("outputs", [24, 40, 64])
+def test_a_block_makes_several_tiles(emulated, outputs: int, stride: int, reflect: bool) -> None:
+    """Its weights stay; the last block has fewer tiles. Moments are of y as it is rounded, to float32's last bits."""
+    torch.manual_seed(1)
+    side = (35 * stride, 40 * stride)
+    x = torch.randn(2, 24, *side).bfloat16().contiguous(memory_format=torch.channels_last)
+    scale, shift = torch.rand(24) + 0.5, torch.randn(24)
+    weight = (torch.randn(outputs, 24, 3, 3) / 216**0.5).bfloat16()
+    y, mean, var = emulated.norm_act_conv_fwd(
+        x, scale, shift, weight, SLOPE, stride, reflect, False, True, None, tf32=False
+    )
+    a = activation(x.float(), scale, shift).bfloat16().double()
+    padded = F.pad(a, (1, 1, 1, 1), "reflect" if reflect else "constant")
+    wanted = F.conv2d(padded, weight.double(), stride=stride)
+    assert largest(y, wanted) <= 2**-7 * wanted.abs().max()
+    assert largest(mean, y.double().mean((0, 2, 3))) <= 1e-6
+    assert largest(var, y.double().var((0, 2, 3), correction=0)) <= 1e-5
