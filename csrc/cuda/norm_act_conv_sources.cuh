@@ -5,8 +5,8 @@
 //                     the gradient of the weight will read it
 //     KeptGradient    what OutputGradient or norm_act_conv_sums2x2.cuh has kept
 //
-// A thread has one octet of channels of every so-many-th pixel, whose parameters it reads once. Several loads are under
-// way before the first is used.
+// A thread has one octet of channels of every so-many-th pixel, whose parameters it reads once; threads that are left over,
+// where octets do not divide a block, have none. Several loads are under way before the first is used.
 #pragma once
 
 #include "cuda/async.h"
@@ -40,7 +40,7 @@ struct Inside {
       : first(max(0, -corner)), count(min(extent, size - corner) - first) {}
 };
 
-// A thread's pixels of a window, one octet of each, in the order of the map. Where a pixel lies is found once; from there
+// A thread's pixels of a window, `octet` of each, in the order of the map. Where a pixel lies is found once; from there
 // to the next are additions, whatever the border. STEP: the window's.
 template <int STEP>
 struct Passage {
@@ -54,13 +54,12 @@ struct Passage {
   __device__ __forceinline__ Passage(const Window& of, const Map& map, const Corner& corner, int units)
       : w(of), rows(map.rows, corner.row, w.rows), columns(map.columns, corner.column, w.columns) {
     const int thread = thread_anew(), first = over(thread, w.inverse_octets);
-    octet = thread - first * w.octets;
+    octet = first < w.together ? thread - first * w.octets : w.octets;  // a thread that is left over has none
     row = over(first, w.inverse_columns);
     column = first - row * w.columns;
     bytes = (row * w.row + column * w.pixel + octet * units) * kUnitBytes;
     offset = ((corner.row + row) * map.pitch + corner.column + column) * map.channels;
     row -= rows.first, column -= columns.first;
-    if (first >= w.together) row = w.rows;  // a thread that is left over has none
   }
   // Whether this pixel, or one of the next, is of the window; and of the map.
   __device__ __forceinline__ bool goes_on() const { return row < w.rows - rows.first; }
