@@ -55,3 +55,11 @@ def test_all_cases(operator: str) -> None:
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_sanitizers(operator: str, sanitizer: str) -> None:
     emulate(operator, "--fast", "--sanitizer", sanitizer)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("sanitizer", ["address", "thread"])
+@pytest.mark.parametrize("case", ["tiles-c48-16-bit", "tiles-c24-c64"])
+def test_sanitizers_where_a_block_makes_several_tiles(case: str, sanitizer: str) -> None:
+    emulate("norm_act_conv", "--case", case, "--dtype", "bfloat16", "--sanitizer", sanitizer)
