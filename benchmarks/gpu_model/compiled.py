@@ -110,7 +110,7 @@ def _used(source: Path) -> dict[str, int]:
     """Registers of every kernel, by symbol."""
     from tests.harness.cuda import resources
 
-    return {symbol: used.registers for symbol, used in resources.used(_made(source)).items()}
+    return {symbol: used.registers for symbol, used in resources.used(_made(source), ARCH).items()}
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Compiles csrc/cuda/*.cu as setup.py does, for one architecture at a time, and keeps the objects; no GPU is needed.
+"""Compiles csrc/cuda/*.cu as setup.py does, for one architecture or one generation, and keeps the objects; no GPU.
 
 A spilled register is an error here. An object is kept by the text of its source, of every header of csrc/ that it
 includes, and of the command.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -27,6 +28,8 @@ from tests.harness import alone
 from .build import ROOT, build_plan, build_toolchain
 
 ARCHITECTURES = tuple(int(a.replace(".", "").removesuffix("+PTX")) for a in build_plan.ARCHITECTURES.split(";"))
+# Those of one generation have one PTX, but for its target's name: what takes longest is done once for them.
+GENERATIONS = tuple(tuple(of) for _, of in itertools.groupby(ARCHITECTURES, lambda architecture: architecture // 10))
 
 
 @dataclass(frozen=True)
@@ -57,26 +60,20 @@ def compiled(
     source: Path,
     architecture: int,
     *,
+    also: Sequence[int] = (),
     spills: bool = False,
     flags: Sequence[str] = (),
     folder: Path | None = None,
 ) -> Compiled:
-    """One source for one architecture (90), kept in the folder. Raises CompileError; spills: whether they are allowed.
+    """One source for one architecture (90), kept in the folder. Raises CompileError.
 
+    also: later ones of its generation, from the same PTX; the object has code for all.
+    spills: whether they are allowed.
     flags: more of them for nvcc.
     """
-    command = [str(_home() / "bin" / "nvcc"), *COMMON_NVCC_FLAGS, *build_plan.NVCC_FLAGS, *build_plan.STABLE_ABI]
-    command += [
-        "-Xptxas",
-        "-v" if spills else "-v,-Werror",
-        "-Xcompiler",
-        "-fPIC",
-        "-DPy_LIMITED_API=0x030A0000",
-        *flags,
-    ]
-    command += [f"-gencode=arch=compute_{architecture},code=sm_{architecture}"]
-    includes = [str(ROOT / "csrc"), *include_paths(), sysconfig.get_path("include")]
-    command += [f"-I{path}" for path in includes]
+    command = [*_command(), "-Xptxas", "-v" if spills else "-v,-Werror", *flags]
+    code = ",".join(f"sm_{each}" for each in (architecture, *also))
+    command += [f"-gencode=arch=compute_{architecture},code=[{code}]"]
     text = b"".join(path.read_bytes() for path in sorted(_included(source)))
     name = hashlib.sha256(text + " ".join([*command, torch.__version__, _version()]).encode()).hexdigest()[:16]
     target = (folder or _folder()) / f"{source.stem}-sm{architecture}-{name}.o"
@@ -93,12 +90,39 @@ def compiled(
                         for line in result.stderr.splitlines()
                         if "ptxas info" not in line and "bytes stack" not in line
                     ]
-                    raise CompileError("\n".join([f"{source.name} for sm_{architecture}:", result.stdout, *lines]))
+                    raise CompileError("\n".join([f"{source.name} for {code}:", result.stdout, *lines]))
                 threads = [_threads(path.read_text()) for path in Path(folder).glob("*.ptx")]
                 part.rename(target)
             found = {"log": result.stderr, "threads": {name: n for of in threads for name, n in of.items()}}
             facts.write_text(json.dumps(found))
     return Compiled(target, **json.loads(facts.read_text()))
+
+
+def ptx(source: Path, architecture: int) -> str:
+    """What one source becomes before ptxas, without names of the target and of the run."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder, "of.ptx")
+        command = [*_command(), f"-arch=compute_{architecture}", "-ptx", str(source), "-o", str(target)]
+        subprocess.run(command, capture_output=True, check=True)
+        text = target.read_text()
+    # Names of what is internal to a source have its number in this run, and with it their length.
+    text = re.sub(r"\d+_(INTERNAL|GLOBAL__N_)_[0-9a-f]{8}_\d+_(\w+?)_cu_[0-9a-f]{8}_\d+", r"\1_\2", text)
+    return re.sub(rf"\bsm_{architecture}\b|SM_{architecture}0", "", text)
+
+
+def _command() -> list[str]:
+    """nvcc with the flags that do not depend on the architecture."""
+    includes = [str(ROOT / "csrc"), *include_paths(), sysconfig.get_path("include")]
+    return [
+        str(_home() / "bin" / "nvcc"),
+        *COMMON_NVCC_FLAGS,
+        *build_plan.NVCC_FLAGS,
+        *build_plan.STABLE_ABI,
+        "-Xcompiler",
+        "-fPIC",
+        "-DPy_LIMITED_API=0x030A0000",
+        *(f"-I{path}" for path in includes),
+    ]
 
 
 def _threads(ptx: str) -> dict[str, int]:

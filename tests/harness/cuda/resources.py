@@ -27,14 +27,19 @@ class Used:
     threads: int  # of a block at most, where the kernel says so; else 0
 
 
-def used(made: nvcc.Compiled) -> dict[str, Used]:
-    """Of every kernel that ptxas -v wrote about, by name as the compiler has it."""
+def used(made: nvcc.Compiled, architecture: int) -> dict[str, Used]:
+    """Of every kernel that ptxas -v wrote about for that architecture, by name as the compiler has it."""
     found = {}
     for part in made.log.split("Compiling entry function")[1:]:
-        name, registers = re.search(r"'(\S+)'", part), re.search(r"Used (\d+) registers", part)
+        name, registers = re.search(r"'(\S+)' for 'sm_(\d+)'", part), re.search(r"Used (\d+) registers", part)
         assert name is not None, part
         assert registers is not None, part
-        spilled = sum(map(int, re.findall(r"(\d+) bytes spill (?:stores|loads)", part)))
+        if int(name[2]) != architecture:
+            continue
+        # Of the kernel's own line: the part may end with a warning about a kernel of the next architecture.
+        spills = re.search(r"stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", part)
+        assert spills is not None, part
+        spilled = int(spills[1]) + int(spills[2])
         shared = re.search(r"(\d+) bytes smem", part)
         threads = made.threads.get(name[1], 0)
         found[name[1]] = Used(int(registers[1]), spilled, int(shared[1]) if shared else 0, threads)
@@ -83,7 +88,7 @@ def report(architectures: list[int]) -> str:
     """Of all operators."""
     parts = []
     for source in sources():
-        found = {a: used(nvcc.compiled(source, a, spills=True)) for a in architectures}
+        found = {a: used(nvcc.compiled(source, a, spills=True), a) for a in architectures}
         parts.append("\n".join([f"### {source.stem}", "", *table(found)]))
     return "\n\n".join(parts)
 
