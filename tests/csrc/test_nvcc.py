@@ -33,12 +33,13 @@ for operator in sys.argv[2:]:
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("generation", nvcc.GENERATIONS, ids=lambda generation: f"sm_{generation[0]}")
+@pytest.mark.parametrize("generation", nvcc.GENERATIONS, ids=lambda of: "sm_" + "-".join(map(str, of)))
 @pytest.mark.parametrize("operator", SOURCES)
 def test_compiles_without_spills(operator: str, generation: tuple[int, ...]) -> None:
     made = nvcc.compiled(SOURCES[operator], generation[0], also=generation[1:])
     for architecture in generation:
         kernels = resources.used(made, architecture)
+        assert made.threads
         assert kernels.keys() >= made.threads.keys()
         assert not any(used.spilled for used in kernels.values())
 
@@ -80,14 +81,15 @@ __global__ void __launch_bounds__(1024) spilling(float* x) {
 
 
 def test_spills_are_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For the last of a generation too; and what the report says of such a kernel."""
+    """Also what the report says of such a kernel, for each architecture."""
     monkeypatch.setenv("AMINET_NVCC_CACHE", str(tmp_path))
     source = tmp_path / "spilling.cu"
     source.write_text(SPILLING)
     with pytest.raises(nvcc.CompileError, match="Registers are spilled to local memory in function '_Z8spillingPf'"):
         nvcc.compiled(source, 80)
-    found = resources.used(nvcc.compiled(source, 80, also=(89,), spills=True), 80)
-    assert resources.used(nvcc.compiled(source, 80, also=(89,), spills=True), 89) == found
+    made = nvcc.compiled(source, 80, also=(89,), spills=True)
+    found = resources.used(made, 80)
+    assert resources.used(made, 89) == found
     (used,) = found.values()
     assert (used.registers, used.threads, used.spilled > 0) == (64, 1024, True)
     row = resources.table({80: found})[-1]

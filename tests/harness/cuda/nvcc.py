@@ -1,4 +1,4 @@
-"""Compiles csrc/cuda/*.cu as setup.py does, for one architecture or one generation, and keeps the objects; no GPU.
+"""Compiles csrc/cuda/*.cu as setup.py does, for an architecture or a generation; keeps the objects, needs no GPU.
 
 A spilled register is an error here. An object is kept by the text of its source, of every header of csrc/ that it
 includes, and of the command.
